@@ -131,6 +131,13 @@ class FederationSetup:
         is_named = self.partition.names and clients is not None and clients.is_test is not None
         return not (is_hidden or is_named or self.tokens is not None)
 
+    def reference_positions(self, client_id: int) -> np.ndarray:
+        """Return which images (n,) of the data, or of a test split, a client is scored against."""
+        if self.reference is None:
+            return self.partition.split(client_id).test
+        mixture = self.mixtures[client_id]
+        return self.reference.positions_of(mixture, self.config.seed, client_id)
+
     def fitted_classes(self, client_id: int) -> np.ndarray:
         """Return classes (n,) of the images that a new client fits, then of its held-out ones."""
         split = self.partition.split(client_id)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.evaluation.scores import RealData
 from pipeline.federation.messages import ControlScores
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.covered import covered_ratio
 from pipeline.results.metric_names import IMAGE_TAGS
 from pipeline.results.neighbour_columns import neighbour_columns, pooled_p
@@ -46,7 +47,10 @@ def fld_excess(gap: float | None, controls: Mapping[str, ControlScores]) -> floa
 
 
 def control_rows(
-    adaptation: Adaptation, new_clients: Sequence[Mapping[str, Any]], real: RealData, seed: int
+    adaptation: Adaptation,
+    new_clients: Sequence[Mapping[str, Any]],
+    real: RealData,
+    setting: FederationSetup,
 ) -> list[dict[str, Any]]:
     """Return a row of means over clients for the adapted models and for each control.
 
@@ -55,7 +59,8 @@ def control_rows(
     reports, controls = adaptation.reports, adaptation.image_controls
     own = [{"kid": row["kid_after"], "tv": row["tv_after"], **_near(row)} for row in new_clients]
     near = [report.neighbours for report in reports]
-    reference = [real.features[report.client_id] for report in reports]
+    ids, seed = [report.client_id for report in reports], setting.config.seed
+    reference = [(real.features[one], setting.reference_positions(one)) for one in ids]
     pooled = _pooled([report.after.features for report in reports], reference, seed)
     rows = [_row(ADAPTED, own, near, seed) | pooled]
     for name in dict.fromkeys(name for some in controls for name in some):
@@ -67,8 +72,12 @@ def control_rows(
     return rows
 
 
-def _pooled(drawn: Sequence[Tensor], real: Sequence[Tensor], seed: int) -> dict[str, float | None]:
-    found = pooled_precision_recall(drawn, real, seed)
+def _pooled(
+    drawn: Sequence[Tensor], reference: Sequence[tuple[Tensor, np.ndarray]], seed: int
+) -> dict[str, float | None]:
+    """`reference`: features (n, D) and positions (n,) of each client's real images."""
+    real, positions = zip(*reference, strict=True)
+    found = pooled_precision_recall(drawn, real, seed, positions)
     return dict(zip(("precision", "recall"), found or (None, None), strict=True))
 
 

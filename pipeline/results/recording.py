@@ -173,7 +173,7 @@ def log_adaptation(
         fit_duration_s = fmean(one.fit_duration_s for one in adaptation.reports)
         tracker.log_tags({FIT_TAG: repr(fit_duration_s)})
     if adaptation.image_controls:
-        controls = control_rows(adaptation, rows, real, setting.config.seed)
+        controls = control_rows(adaptation, rows, real, setting)
         tracker.log_table(CONTROLS_TABLE, as_columns(controls))
         tracker.log_tags(image_tags(controls, with_worlds))
     if tracker.keeps_files:

@@ -7,6 +7,7 @@ the balls of real ones, recall that of real images in the balls of generated one
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,35 +19,71 @@ MAX_IMAGES = 2000  # of each set, over all clients
 
 
 def pooled_precision_recall(
-    generated: Sequence[Tensor], real: Sequence[Tensor], seed: int
+    generated: Sequence[Tensor],
+    real: Sequence[Tensor],
+    seed: int,
+    images: Sequence[np.ndarray] | None = None,
 ) -> tuple[float, float] | None:
     """Return precision and recall of several clients' features (n, D) together.
 
     Balls shrink with the number of images. Both sets therefore have equally many of each client,
     chosen at random, and at most `MAX_IMAGES` in all: of more clients, as many have an image each,
-    chosen at random too. None where too few are left for a ball, or where features have no numbers.
-    DataError if the clients differ in number.
+    chosen at random too. `images`: for each client, the numbers (n,) of its real images, None where
+    clients share none; one that several have counts for one of them, since at distance 0 from
+    itself it would shrink its own ball. None where too few are left for a ball, or where features
+    have no numbers. DataError if the clients differ in number.
     """
     if len(generated) != len(real):
         raise DataError(f"expected as many clients, got {len(generated)} and {len(real)}")
+    if not real or real[0].shape[1] == 0:
+        return None
     limit = per_client(len(real))
     counts = [min(len(g), len(r), limit) for g, r in zip(generated, real, strict=True)]
     order = numpy_generator(seed, "precision_recall_clients").permutation(len(counts))
     for left_out in order[MAX_IMAGES:]:
         counts[left_out] = 0
-    if sum(counts) <= NEIGHBOURHOOD or real[0].shape[1] == 0:
+    rows = [_order(len(own), seed, i) for i, own in enumerate(real)]
+    if images is None:
+        rows = [own[:num] for own, num in zip(rows, counts, strict=True)]
+    else:
+        rows = _each_once(rows, images, counts)
+    if sum(map(len, rows)) <= NEIGHBOURHOOD:
         return None
-    drawn, known = (
-        torch.cat([some(f, n, seed, i) for i, (f, n) in enumerate(zip(sets, counts, strict=True))])
-        for sets in (generated, real)
-    )
-    return _precision_recall(drawn.double(), known.double())
+    pairs = enumerate(zip(generated, rows, strict=True))
+    drawn = [some(f, len(own), seed, i) for i, (f, own) in pairs]
+    known = [f[torch.from_numpy(own)] for f, own in zip(real, rows, strict=True)]
+    return _precision_recall(torch.cat(drawn).double(), torch.cat(known).double())
 
 
 def some(features: Tensor, num: int, seed: int, client: int) -> Tensor:
     """Return a random choice of one client's features, in random order; all if it has no more."""
-    order = numpy_generator(seed, "precision_recall", client).permutation(len(features))
-    return features[torch.from_numpy(order[:num])]
+    return features[torch.from_numpy(_order(len(features), seed, client)[:num])]
+
+
+def _order(num: int, seed: int, client: int) -> np.ndarray:
+    return numpy_generator(seed, "precision_recall", client).permutation(num)
+
+
+def _each_once(
+    rows: Sequence[np.ndarray], images: Sequence[np.ndarray], counts: Sequence[int]
+) -> list[np.ndarray]:
+    """Return up to `counts` of each client's `rows`, so that no image is there twice.
+
+    Clients take turns, so that none is favoured: each takes the next of its rows whose image is
+    left.
+    """
+    taken, chosen = set[int](), [list[int]() for _ in rows]
+    pairs = zip(rows, images, strict=True)
+    rests = [iter(zip(own.tolist(), numbers[own].tolist(), strict=True)) for own, numbers in pairs]
+    for turn in range(max(counts, default=0)):
+        for own, num, rest in zip(chosen, counts, rests, strict=True):
+            if turn < num:
+                for row, image in rest:
+                    if image not in taken:
+                        own.append(row)
+                        taken.add(image)
+                        break
+    return [np.array(own, dtype=np.int64) for own in chosen]
 
 
 def per_client(num_clients: int) -> int:

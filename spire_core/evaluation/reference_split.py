@@ -20,7 +20,11 @@ class ReferenceSplit:
     labels: np.ndarray
 
     def images_of(self, mixture: np.ndarray, seed: int, client_id: int) -> np.ndarray:
-        """Return a client's reference, (n, C, H, W): images with its class mixture (K,).
+        """Return a client's reference, (n, C, H, W): images with its class mixture (K,)."""
+        return self.images[self.positions_of(mixture, seed, client_id)]
+
+    def positions_of(self, mixture: np.ndarray, seed: int, client_id: int) -> np.ndarray:
+        """Return which images (n,) of the split a client's reference has. Clients may share some.
 
         They are drawn without replacement, as a function of the seed and the client's id.
         """
@@ -30,7 +34,7 @@ class ReferenceSplit:
             rng.choice(np.flatnonzero(self.labels == label), num, replace=False)
             for label, num in enumerate(reference_counts(mixture, held))
         ]
-        return self.images[np.concatenate(chosen)]
+        return np.concatenate(chosen)
 
 
 def reference_counts(mixture: np.ndarray, held: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Precision and recall of several clients together."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -68,3 +69,45 @@ def test_too_few_images_have_none() -> None:
     assert pooled_precision_recall([torch.zeros(9, 0)], [torch.zeros(9, 0)], 0) is None
     with pytest.raises(DataError, match="as many clients, got 1 and 2"):
         pooled_precision_recall([line(1)], [line(1), line(2)], 0)
+
+
+def test_an_image_of_two_clients_counts_once() -> None:
+    """Of real 0, 1, 2, 3 the ball of 3 reaches 5.5; twice each, it reaches 4."""
+    real, drawn, same = [line(0, 1, 2, 3)] * 2, [line(5.5, 5.5)] * 2, [np.arange(4)] * 2
+    assert pooled_precision_recall(drawn, real, 0, same) == (1.0, 0.0)
+    own = [np.arange(4), np.arange(4, 8)]
+    assert pooled_precision_recall(drawn, real, 0, own) == (0.0, 0.0)
+
+
+def test_clients_that_share_images_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six clients with the same thousand images have as many of them each, and as many draws."""
+    sets: list[Tensor] = []
+    monkeypatch.setattr(module, "_precision_recall", lambda *both: sets.extend(both) or (0.0, 0.0))
+    order = [np.random.default_rng(i).permutation(1000) for i in range(6)]
+    drawn = [torch.full((512, 1), float(i)) for i in range(6)]
+    pooled_precision_recall(drawn, [line(*own) for own in order], 0, order)
+    generated, real = sets
+    assert sorted(real.flatten().tolist()) == list(range(1000))
+    assert generated.flatten().long().bincount().tolist() == [167] * 4 + [166] * 2
+
+
+def test_clients_without_a_shared_image_have_what_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_IMAGES", 90)
+    noise = torch.Generator().manual_seed(0)
+    real, drawn = ([torch.randn(n, 4, generator=noise) for n in (40, 70, 9)] for _ in range(2))
+    own = np.split(np.random.default_rng(0).permutation(119), [40, 110])
+    found = pooled_precision_recall(drawn, real, 7)
+    assert found == pooled_precision_recall(drawn, real, 7, own)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_true_images_score_alike_whether_clients_share_their_reference(seed: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(512, 8, generator=noise) for _ in range(6)]
+    everything = torch.randn(1000, 8, generator=noise)
+    order = [np.random.default_rng(i).permutation(1000) for i in range(6)]
+    shared = pooled_precision_recall(drawn, [everything[own] for own in order], seed, order)
+    others = [torch.randn(1000, 8, generator=noise) for _ in range(6)]
+    apart = pooled_precision_recall(drawn, others, seed)
+    assert shared is not None
+    assert shared == pytest.approx(apart, abs=0.05)

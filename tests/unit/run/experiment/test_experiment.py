@@ -147,7 +147,7 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
         k: v for k, v in plain.metrics.items() if "duration" not in k
     }
     seed = result.setting.config.seed
-    found = control_rows(result.adaptation, rows_of(result), result.real, seed)
+    found = control_rows(result.adaptation, rows_of(result), result.real, result.setting)
     rows = {row["control"]: row for row in found}
     nearest = "nearest_draws" if method == "spire" else "nearest_images"
     assert list(rows) == ["adapted", "copies", "fresh", nearest]

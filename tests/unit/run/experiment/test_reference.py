@@ -1,6 +1,5 @@
 """Scores against images of the test split: their images, and all that stays with held-out ones."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.control_rows import control_rows
 from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
+from spire_core.evaluation.precision_recall import pooled_precision_recall
 from spire_core.evaluation.reference_split import reference_counts
 from spire_core.training.fit import to_float
 
@@ -59,6 +59,8 @@ def test_a_reference_has_the_clients_mixture_out_of_the_test_split(
     for client_id, features in real.features.items():
         images = worker.client_data(client_id).reference_images(setting.config.seed)
         labels = setting.reference.labels[[at[image.numpy().tobytes()] for image in images]]
+        positions = setting.reference_positions(client_id)
+        assert torch.equal(images, torch.from_numpy(setting.reference.images[positions]))
         counts = reference_counts(setting.mixtures[client_id], held)
         assert np.bincount(labels, minlength=10).tolist() == counts.tolist()
         assert torch.equal(features, worker.evaluator.extractor.features(to_float(images)))
@@ -83,6 +85,8 @@ def test_held_out_images_are_the_reference_unless_a_test_split_is(
 ) -> None:
     (setting, own), (_, other) = (opened(mnist_root, tmp_path, name) for name in REFERENCES)
     for client_id in setting.new_ids:
+        images = setting.images[setting.reference_positions(client_id)]
+        assert np.array_equal(own.client_data(client_id).reference_images(0).numpy(), images)
         assert torch.equal(own.reference_features(client_id), own.real_features(client_id))
         assert torch.equal(own.real_features(client_id), other.real_features(client_id))
         assert not torch.equal(
@@ -132,11 +136,28 @@ def test_it_changes_kid_and_nothing_else(results: list[Result]) -> None:
 
 def test_precision_and_recall_are_of_it(results: list[Result]) -> None:
     other = results[1]
-    rows = control_rows(other.adaptation, rows_of(other), other.real, other.setting.config.seed)
-    held = replace(other.real, features=results[0].real.features)
-    again = control_rows(other.adaptation, rows_of(other), held, other.setting.config.seed)
+    rows = control_rows(other.adaptation, rows_of(other), other.real, other.setting)
+    own = results[0]
+    again = control_rows(other.adaptation, rows_of(other), own.real, own.setting)
     pairs = [[(row["precision"], row["recall"]) for row in one] for one in (rows, again)]
     assert pairs[0] != pairs[1]
+
+
+def test_an_image_in_the_references_of_several_clients_counts_once(
+    results: list[Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = results[1]
+    at = [report.client_id for report in result.adaptation.reports]
+    drawn = [own["fresh"].features for own in result.adaptation.image_controls]
+    real = [result.real.features[client_id] for client_id in at]
+    seed = result.setting.config.seed
+    shared = {i: np.arange(len(own)) % 8 for i, own in zip(at, real, strict=True)}
+    monkeypatch.setattr(FederationSetup, "reference_positions", lambda _, i: shared[i])
+    rows = control_rows(result.adaptation, rows_of(result), result.real, result.setting)
+    (row,) = (row for row in rows if row["control"] == "fresh")
+    found = pooled_precision_recall(drawn, real, seed, list(shared.values()))
+    assert (row["precision"], row["recall"]) == found
+    assert found != pooled_precision_recall(drawn, real, seed)
 
 
 def test_a_client_that_arrives_later_is_scored_by_its_own_images(results: list[Result]) -> None:
