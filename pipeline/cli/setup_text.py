@@ -15,7 +15,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
 from pipeline.runs.start import located
 from spire_core.partition.coverage import Coverage, coverages
-from spire_core.partition.split import ClientSplit, Partition
+from spire_core.partition.split import NUM_SHOWN, ClientSplit, Partition
 
 NAMES_WIDTH = 60  # letters of all classes' names
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
@@ -28,7 +28,7 @@ def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
     """Return the data of each client; of a very large population, those of its first clients.
 
     Clients that exist have names, and captions of their training images if the data have any.
-    `world`: the average coverage of new clients, where there is any.
+    `world`: the average coverage of these new clients by these others, where there is any.
     """
     shown, labels, class_names = partition.shown, data.labels, data.class_names
     counts = shown.class_counts(labels, len(class_names))
@@ -82,18 +82,23 @@ def partition_text(partition: dict[str, Any]) -> str:
         shown += of_kind[:MAX_ROWS]
         left_out += len(of_kind[MAX_ROWS:])
     table = aligned(header, [_partition_row(c, names, is_wide) for c in shown])
+    coverage = _coverage_text(partition["world"], partition["num_left_out"] > 0)
     rest = f"\n(and {left_out} more clients)" if left_out else ""
-    return f"{table}{rest}{_coverage_text(partition['world'])}\npartition {partition['hash']}"
+    return f"{table}{rest}{coverage}\npartition {partition['hash']}"
 
 
-def _coverage_text(world: Mapping[str, float]) -> str:
-    """Return how far new clients are from the others, "" where that is unknown."""
+def _coverage_text(world: Mapping[str, float], is_part: bool) -> str:
+    """Return how far new clients are from the others, "" where that is unknown.
+
+    `is_part`: whether only the first clients count. A hull of more clients is no farther.
+    """
     if not world:
         return ""
     hull, nearest = world["hull_tv"], world["nearest_tv"]
+    which = f" (at most: of the first {NUM_SHOWN} clients of each kind)" if is_part else ""
     return (
         f"\nnew clients' class mixtures, on average: TV {hull:.3f} from the convex hull of the "
-        f"others', {nearest:.3f} from the nearest"
+        f"others', {nearest:.3f} from the nearest{which}"
     )
 
 

@@ -17,7 +17,11 @@ from spire_core.partition.coverage import Coverage, coverages
 
 
 def coverage_texts(setting: FederationSetup) -> dict[str, str]:
-    """Return how far new clients' class mixtures are from pre-training clients', on average."""
+    """Return how far new clients' class mixtures are from pre-training clients', on average.
+
+    With an independent partition the first clients of each kind count, so that distances to all
+    pre-training clients are at most these.
+    """
     found = _coverages(setting)
     if not found:
         return {}

@@ -23,7 +23,7 @@ from spire_core.partition.schemes import Held, draw_held, independent_images, of
 from spire_core.partition.sizes import EqualSizes
 from spire_core.rng import numpy_generator
 
-NUM_SHOWN = 100  # clients of an independent partition that are hashed and shown
+NUM_SHOWN = 100  # clients of an independent partition that are hashed, shown, and cover new ones
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pipeline.evaluation.diagnosis import ADVICE, DIAGNOSIS, NONE
 from pipeline.results.metric_names import HULL_TV, NEAREST_TV
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
+from spire_core.config.partition import INDEPENDENT
+from spire_core.partition.split import NUM_SHOWN
 from sweeps.report.differences import REFERENCE
 from sweeps.report.groups import (
     EXTRACTOR,
     UNSET,
     Group,
+    as_number,
     by_method,
     by_task,
     method_of,
@@ -21,6 +24,11 @@ from sweeps.report.row_runs import FILE
 
 MAX_NAMED = 6
 NOISE_COHORT = "privacy.rounds.noise_cohort"
+NUMBERS = ("federation.num_clients", "federation.num_new_clients")
+AMONG_FIRST = (
+    f"; with more clients these are of the first {NUM_SHOWN} of each kind, and distances to all "
+    "are at most these"
+)
 NO_KID = "no KID, which needs features: eval.extractor=none"
 
 
@@ -76,7 +84,14 @@ def _coverage(used: Sequence[TrackedRun]) -> dict[str, str]:
     return {
         "Coverage": f"new clients' class mixtures lie, on average, at TV {span(hull)} from the "
         f"convex hull of the pre-training clients', and at {span(nearest)} from the nearest of them"
+        + (AMONG_FIRST if any(_has_more(run.params) for run in used) else "")
     }
+
+
+def _has_more(params: Mapping[str, str]) -> bool:
+    """Return whether a run has more clients than its coverage is of."""
+    is_drawn = params.get("partition.name") == INDEPENDENT
+    return is_drawn and any((as_number(params.get(k, "")) or 0) > NUM_SHOWN for k in NUMBERS)
 
 
 def _from_rows(used: Sequence[TrackedRun]) -> dict[str, str]:

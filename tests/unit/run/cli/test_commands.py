@@ -306,6 +306,15 @@ def test_data_show_tells_and_draws(spire, tmp_path: Path) -> None:
         assert picture.width > 100
 
 
+@pytest.mark.parametrize("num_clients", [100, 101])
+def test_data_show_says_of_which_clients_coverage_is(spire, num_clients: int) -> None:
+    words = ["partition=independent", "partition.client_size=40"]
+    said = spire("data", "show", "smoke", *words, f"federation.num_clients={num_clients}").out
+    [coverage] = [line for line in said.splitlines() if "convex hull" in line]
+    which = " (at most: of the first 100 clients of each kind)"
+    assert coverage.endswith(which) == (num_clients > 100)
+
+
 def test_data_fetch_leaves_what_is_intact(spire, mnist_root: Path) -> None:
     said = spire("data", "fetch", "mnist", "--json")
     assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist")}

@@ -118,3 +118,17 @@ def test_facts_name_the_guidance_of_all_and_the_scales_of_new_clients() -> None:
     assert facts_of([plain], [plain])["Sampling"].endswith("guidance 1.0")
     told = facts_of([plain, choosing], [plain, choosing])["Sampling"]
     assert told.endswith("guidance 1.0, of new clients their own, out of (1.0, 2.0)")
+
+
+@pytest.mark.parametrize(
+    ("partition", "num_clients", "is_part"),
+    [("independent", "1000", True), ("independent", "100", False), ("iid", "1000", False)],
+)
+def test_facts_say_of_which_clients_coverage_is(
+    partition: str, num_clients: str, is_part: bool
+) -> None:
+    params = {"partition.name": partition, "federation.num_clients": num_clients}
+    tags = {"world.hull_tv": "0.1", "world.nearest_tv": "0.2"}
+    one = replace(run("spire", 0), params={"method.name": "spire", **params}, tags=tags)
+    told = facts_of([one], [one])["Coverage"]
+    assert told.endswith("distances to all are at most these") == is_part
