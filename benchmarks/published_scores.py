@@ -36,7 +36,12 @@ def by_seed(rows: Sequence[Row], one: Published) -> dict[tuple[str, str], float]
         if one.measure != COVERED_RATIO:
             known = [score for row in own if (score := score_of(row, one.measure)) is not None]
             scores[pair] = fmean(known)
-        elif (ratio := covered_ratio(client_numbers(own))) is not None:
+        elif (ratio := covered_ratio(client_numbers(own))) == 0:
+            raise DataError(
+                f"expected a KID above zero of clients that are not covered on seed {pair[0]}, got "
+                f"none of {one.method}: without a ratio, it has no {COVERED_RATIO}"
+            )
+        elif ratio is not None:
             scores[pair] = ratio
     if not scores:
         raise DataError(f"expected runs of {one.method} where {one.where or 'anything'}, got none")

@@ -55,7 +55,14 @@ KIDS = (  # with captions none of these orders anything
 )
 TARGET = ("diffusion.prediction", "diffusion.schedule", "diffusion.num_timesteps")  # of the loss
 SCALES = ("ratio", "difference")
-NO_RATIO = ("final/adapt_forgetting_global", NN_EXCESS, FLD_EXCESS)  # zero or below, if all is well
+# Measures of one scale alone: three are zero or below, if all is well, and one is a ratio.
+NO_RATIO = dict.fromkeys(("final/adapt_forgetting_global", NN_EXCESS, FLD_EXCESS), "difference")
+SCALE_OF = {**NO_RATIO, COVERED_RATIO: "ratio"}
+WHY = {
+    "difference": "it may be zero or below, which has no ratio; add it, and a margin in its own "
+    "units",
+    "ratio": "it is 0 where a run has no ratio, which is no value; leave out scale",
+}
 SAME_FOR_ALL = ("resources.", "tracking.", "data.root")
 # Settings of a task: scores of runs that differ in them cannot be compared.
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
@@ -223,30 +230,20 @@ def _whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_primaries(found: Sequence[Primary]) -> None:
     """Raise ConfigError for a scale that a measure cannot have, or a `where` that no run shows."""
     for one in found:
-        require(
-            one.scale != "ratio" or one.measure not in NO_RATIO,
-            f"scale: difference for a primary comparison of {one.measure}",
-            one.scale,
-            "it may be zero or below, which has no ratio; add it, and a margin in its own units",
-        )
+        scale = SCALE_OF.get(one.measure, one.scale)
+        expected = f"scale: {scale} for a primary comparison of {one.measure}"
+        require(one.scale == scale, expected, one.scale, WHY[scale])
         for name in (key for side in one.sides for key in side.where):
             _check_where(name)
 
 
 def _check_where(name: str) -> None:
     """Raise ConfigError for a key of `where` that does not tell runs apart."""
-    known = list(known_keys(Config))
-    if name not in known:
-        raise ConfigError(
-            f"expected known keys in a primary where, got {name!r}: {key_hint(name, known)}"
-        )
-    if name == "seed" or name.startswith(SAME_FOR_ALL):
-        raise ConfigError(
-            f"expected settings that tell runs apart in a primary where, got {name!r}: every "
-            "comparison is over all seeds and wherever runs were computed, so leave it out"
-        )
-    if name.startswith(NO_PARAMS):
-        raise ConfigError(
-            f"expected settings that runs record in a primary where, got {name!r}: no run has it "
-            "among its parameters, so name another setting in which the trials differ"
-        )
+    known, place, got = list(known_keys(Config)), "in a primary where", repr(name)
+    require(name in known, f"known keys {place}", got, key_hint(name, known))
+    is_same = name == "seed" or name.startswith(SAME_FOR_ALL)
+    advice = "every comparison is over all seeds and wherever runs were computed, so leave it out"
+    require(not is_same, f"settings that tell runs apart {place}", got, advice)
+    advice = "no run has it among its parameters, so name another setting in which trials differ"
+    is_recorded = not name.startswith(NO_PARAMS)
+    require(is_recorded, f"settings that runs record {place}", got, advice)

@@ -10,8 +10,9 @@ COVERED_TV = 0.05  # the hull TV of a client up to which it counts as covered
 def covered_ratio(clients: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the mean KID of covered new clients by that of the others.
 
-    None without clients of both kinds. 0 where the others score no KID above zero: a comparison of
-    ratios refuses such a run, in place of leaving it out for what it scored.
+    None without clients of both kinds. 0 where the others score no KID above zero, which stands for
+    no ratio: comparisons are of ratios alone, and refuse such a run in place of leaving it out for
+    what it scored.
     `clients`: numbers of new clients by the columns of their rows. All share a run's backbone and
     steps, so that between methods this ratio differs by what coverage does to each.
     """

@@ -326,6 +326,13 @@ def test_what_may_be_zero_has_no_ratio(measure: str) -> None:
     check_primaries(primaries([one | {"scale": "difference"}]))
 
 
+def test_a_ratio_has_no_difference_since_0_stands_for_none() -> None:
+    one = {"method": "fedavg_ft", "measure": COVERED_RATIO}
+    with pytest.raises(ConfigError, match=f"expected scale: ratio .* of {COVERED_RATIO}, got diff"):
+        check_primaries(primaries([one | {"scale": "difference"}]))
+    check_primaries(primaries([one]))
+
+
 def test_answers_say_that_they_are_primary() -> None:
     found = found_of({"method": "fedavg_ft"}, {"method": "local"})
     first, second = primary_answers(found)

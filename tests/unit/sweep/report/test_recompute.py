@@ -79,6 +79,10 @@ def test_covered_clients_are_compared_with_the_others_of_their_run() -> None:
     assert mean == pytest.approx(0.5 / 0.7)
     assert ratio == pytest.approx((0.7 / 0.5) ** (1 / 3))  # the third pair's is 1
     assert pairs == 3
+    below = [row | {"kid_after": "-0.1"} if row["hull_tv"] == "0.3" else row for row in rows]
+    for one in lines[:3]:
+        with pytest.raises(DataError, match="expected a KID above zero of clients that"):
+            published_values(below, [one])
     with pytest.raises(DataError, match=r"expected runs of fedavg_ft where hull_tv<0.1, got none"):
         published_values(rows, lines[3:])
 
