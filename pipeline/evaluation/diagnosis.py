@@ -189,14 +189,15 @@ def heldout_rise(heldout: Mapping[int, Tensor], kept_epoch: int) -> str | None:
     """Return in words how far the kept epoch's loss is above the lowest; None within noise.
 
     `heldout`: loss (n,) on each held-out image, by epoch. The noise combines the standard error of
-    the differences image by image and the curve's jitter.
+    the differences image by image, which a single image does not have, and the curve's jitter.
     """
     if len(heldout) < MIN_POINTS:
         return None
     means = {epoch: float(losses.mean()) for epoch, losses in sorted(heldout.items())}
     low = min(means, key=means.__getitem__)
     differences = (heldout[kept_epoch] - heldout[low]).double()
-    error = float(differences.std()) / len(differences) ** 0.5
+    num = len(differences)
+    error = float(differences.std()) / num**0.5 if num > 1 else 0.0
     noise = float(np.hypot(error, jitter(list(means.values()))))
     if float(differences.mean()) <= max(MIN_LOSS_RISE * means[low], NUM_ERRORS * noise):
         return None

@@ -49,7 +49,7 @@ def controls_table(groups: Sequence[Group], rows: Rows) -> Table | None:
                     found.append((*head(group), name, *cells))
         for is_part, alike in gathered(having, sets_aside).items():
             some = ", some set aside" if is_part else ""
-            source = max(alike, key=lambda group: len(group.runs))
+            source = max(alike, key=lambda group: sum(bool(rows.get(r.run_id)) for r in group.runs))
             for control, name in SHARED.items():
                 if (cells := _cells(source, control, rows)) is not None:
                     found.append((label(task), "", "", name + some, *cells))

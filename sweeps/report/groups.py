@@ -12,12 +12,21 @@ from typing import TypeVar
 
 from pipeline.config.data import DATASETS
 from pipeline.config.equivalence import reads
-from pipeline.results.metric_names import NN_CHANCE, NN_EXCESS, NN_P, NN_SHARE
+from pipeline.results.metric_names import (
+    CLIENTS_DELTA,
+    CLIENTS_EPSILON,
+    DELTA,
+    EPSILON,
+    NN_CHANCE,
+    NN_EXCESS,
+    NN_P,
+    NN_SHARE,
+)
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
 from sweeps.primary import HELDOUT, TARGET, TASK
-from sweeps.report.stats import Estimate, combined_p, estimate
+from sweeps.report.stats import Estimate, combined_p, estimate, greatest
 
 UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path")
@@ -45,6 +54,8 @@ SCORES = {  # by which a best setting is chosen: the first that any run has
     "final/pretrain_kid_mean": "pre-training clients' KID after the last round",
     HELDOUT: "new clients' final held-out loss",
 }
+PROMISES = (EPSILON, DELTA, CLIENTS_EPSILON, CLIENTS_DELTA)
+NO_MEANS = {NN_P: combined_p, **dict.fromkeys(PROMISES, greatest)}  # of several seeds
 
 Values = tuple[tuple[str, str], ...]  # parameters that vary, with one choice of their values
 Pair = tuple[int, str]  # a seed, and the hash of the partition that it gave
@@ -78,9 +89,9 @@ class Group:
         return {pair: math.log(value) for pair, value in values.items()} if is_positive else {}
 
     def estimate(self, key: str) -> Estimate | None:
-        """Return a metric's mean over seeds, of p-values the one of all; None if no run has it."""
+        """Return a metric's mean over seeds, or as `NO_MEANS` has it; None if no run has it."""
         values = list(self.values(key).values())
-        summary = combined_p if key == NN_P else estimate
+        summary = NO_MEANS.get(key, estimate)
         return summary(values, missing=len(self.runs) - len(values))
 
 

@@ -6,7 +6,7 @@ the 97.5 % quantile at n - 1 degrees of freedom.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
 from typing import TypeVar
 
@@ -41,6 +41,17 @@ def estimate(values: Sequence[float], missing: int = 0) -> Estimate | None:
     if num > 1:
         half_width = t_quantile(num - 1) * stdev(values) / math.sqrt(num)
     return Estimate(fmean(values), half_width, num, min(values), max(values), missing)
+
+
+def greatest(values: Sequence[float], missing: int = 0) -> Estimate | None:
+    """Return the highest of values over seeds, without an interval where they differ.
+
+    Of guarantees such as epsilon it is the one that holds for all; a mean is none.
+    """
+    found = estimate(values, missing)
+    if found is None or found.low == found.high:
+        return found
+    return replace(found, mean=found.high, half_width=None)
 
 
 def combined_p(values: Sequence[float], missing: int = 0) -> Estimate | None:

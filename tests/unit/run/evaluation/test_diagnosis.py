@@ -150,6 +150,15 @@ def test_a_heldout_loss_rises_by_more_than_its_noise() -> None:
     assert heldout_rise(by_epoch([0.6, 0.8, 0.8], 0.0), 2) is None  # too short to say
 
 
+def test_the_loss_of_a_single_heldout_image_rises_by_more_than_its_jitter() -> None:
+    restless, steady = [1.0, 0.7, 1.0, 0.6, 0.9, 0.7], [1.0, 0.8, 0.6, 0.7, 0.8]
+    found = [
+        heldout_rise({epoch: torch.tensor([loss]) for epoch, loss in enumerate(losses)}, last)
+        for losses, last in ((restless, 5), (steady, 4))
+    ]
+    assert found == [None, "held-out loss rose from 0.6 after epoch 2 to 0.8"]
+
+
 def spread(means: list[float], std: float) -> dict[int, tuple[float, float]]:
     return {epoch: (mean, std) for epoch, mean in enumerate(means)}
 

@@ -96,6 +96,11 @@ def test_runs_without_controls_are_in_no_row() -> None:
     assert [(row["method"], row["n"]) for row in rows] == [("spire", 1)] * 2 + [("", 1)] * 2
 
 
+def test_shared_controls_are_of_the_method_with_the_most_runs_that_have_them() -> None:
+    rows = rows_of({key: ROWS[key] for key in ("spire-0", "fedavg_ft-0", "fedavg_ft-1")})
+    assert [row["n"] for row in rows if row["method"] == ""] == [2, 2]
+
+
 def test_the_p_value_of_a_method_is_that_of_all_its_seeds() -> None:
     spire, *_ = group_runs(RUNS)
     found = spire.estimate("final/adapt_nn_p")

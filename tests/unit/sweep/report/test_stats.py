@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from pipeline.results.metric_names import NN_P
+from pipeline.results.metric_names import CLIENTS_DELTA, CLIENTS_EPSILON, DELTA, EPSILON, NN_P
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.config.client import ClientConfig
 from sweeps.report.choice import best_groups, choosing_metric, lowest
@@ -23,6 +23,7 @@ from sweeps.report.stats import (
     Estimate,
     combined_p,
     estimate,
+    greatest,
     paired,
     t_quantile,
     t_tails,
@@ -80,6 +81,21 @@ def test_an_interval_worked_out_by_hand() -> None:
 def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
     assert estimate([5.0]) == Estimate(5.0, None, 1, 5.0, 5.0)
     assert estimate([]) is None
+
+
+def test_of_guarantees_the_weakest_holds_for_all_seeds() -> None:
+    assert greatest([]) is None
+    assert greatest([4.0, 4.0]) == estimate([4.0, 4.0])
+    found = greatest([4.0, 8.0, 5.0], missing=1)
+    assert found == Estimate(8.0, None, 3, 4.0, 8.0, 1)
+    assert cell_text(found) == "8 (n=3)"
+
+
+@pytest.mark.parametrize("key", [EPSILON, DELTA, CLIENTS_EPSILON, CLIENTS_DELTA])
+def test_a_groups_promise_is_its_weakest(key: str) -> None:
+    runs = [replace(run("spire", seed), finals={key: 1.0 + seed}) for seed in (0, 1)]
+    found = group_runs(runs)[0].estimate(key)
+    assert found == Estimate(2.0, None, 2, 1.0, 2.0)
 
 
 def test_pairs_are_those_that_both_have() -> None:
