@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.report.captions import has_text
 from sweeps.report.client_dots import ClientRows
-from sweeps.report.coverage import STEP, change_text, ratio_text
-from sweeps.report.differences import REFERENCE
-from sweeps.report.groups import Group, as_number, by_task, label, pair_of
+from sweeps.report.coverage import STEP, change_text, ratio_text, rivals
+from sweeps.report.groups import Group, as_number, label, pair_of
 from sweeps.report.regression import Line, Point, mixed_line
 from sweeps.report.tables import Cell, Table, made_table
 
@@ -51,7 +49,7 @@ def client_lines(chosen: Sequence[Group], clients: ClientRows) -> list[ClientLin
     `chosen`: each method's best group in each task; `clients`: their new clients' scores, by run.
     """
     found: list[ClientLine] = []
-    for method, pairs in _rivals(chosen).items():
+    for method, pairs in rivals(chosen).items():
         points = [_points(*pair, clients, stratum) for stratum, pair in enumerate(pairs)]
         told = [(label(pair[0].task), own) for pair, own in zip(pairs, points, strict=True) if own]
         lines = [(task, tuple(own), mixed_line(own)) for task, own in told]
@@ -87,16 +85,6 @@ def _answer(one: ClientLine) -> str:
 
 def _ends(one: ClientLine) -> tuple[float, float]:
     return min(point.x for point in one.points), max(point.x for point in one.points)
-
-
-def _rivals(chosen: Sequence[Group]) -> dict[str, list[tuple[Group, Group]]]:
-    """Return each method's group with SPIRE's, of each task where KID orders anything."""
-    rivals: dict[str, list[tuple[Group, Group]]] = {}
-    for here in by_task(chosen).values():
-        ours = [group for group in here if group.method == REFERENCE and not has_text(here)]
-        for theirs in (group for group in here if ours and group is not ours[0]):
-            rivals.setdefault(theirs.method, []).append((theirs, ours[0]))
-    return rivals
 
 
 def _points(theirs: Group, ours: Group, clients: ClientRows, stratum: int) -> list[Point]:

@@ -22,7 +22,7 @@ from sweeps.report.client_dots import client_pictures
 from sweeps.report.clients import clients_of, controls_of, curves_of
 from sweeps.report.contents import Report
 from sweeps.report.controls import controls_table
-from sweeps.report.coverage import coverage_answers, coverage_table
+from sweeps.report.coverage import coverage_answers, coverage_notes, coverage_table
 from sweeps.report.coverage_dots import coverage_pictures
 from sweeps.report.differences import (
     differences_table,
@@ -97,7 +97,7 @@ def composed(material: Material, name: str, folder: Path, rows: Path | None) -> 
     tables += [runs_table(material.runs), parameters_table(material.groups)]
     of_clients = client_pictures(chosen, clients) + coverage_pictures(lines)
     of_budgets = budget_pictures(material.groups, metric)
-    notes = notes_of(material.groups, chosen, metric) + unplanned
+    notes = notes_of(material.groups, chosen, metric) + coverage_notes(chosen) + unplanned
     return Report(
         name=name,
         folder=folder,

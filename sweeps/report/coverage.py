@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pipeline.results.metric_names import HULL_TV
 from sweeps.report.captions import has_text
 from sweeps.report.differences import REFERENCE
-from sweeps.report.groups import Group, Pair, by_task, pair_of
+from sweeps.report.groups import Group, Pair, by_task, label, pair_of
 from sweeps.report.regression import Line, Point, fitted_line
-from sweeps.report.stats import Estimate
+from sweeps.report.stats import Estimate, log_ratios
 from sweeps.report.tables import Cell, Table, made_table
 
 KID = "final/adapt_kid_after"
@@ -66,22 +66,49 @@ def _answer(place: str, row: dict[str, Cell]) -> str:
     )
 
 
+def coverage_notes(chosen: Sequence[Group]) -> list[str]:
+    """Return a note of the tasks that a method's line lacks, because of a KID that has no ratio."""
+    notes = []
+    for method, pairs in rivals(chosen).items():
+        gone = [label(pair[0].task) for pair in pairs if _has_no_ratio(*pair)]
+        if gone and len(pairs) > 1:
+            notes.append(
+                f"Lead and coverage: {method} is compared without {'; '.join(gone)}, where a KID "
+                "is not above zero."
+            )
+    return notes
+
+
+def rivals(chosen: Sequence[Group]) -> dict[str, list[tuple[Group, Group]]]:
+    """Return each method's group with SPIRE's, of each task where KID orders anything."""
+    found: dict[str, list[tuple[Group, Group]]] = {}
+    for here in by_task(chosen).values():
+        ours = [group for group in here if group.method == REFERENCE and not has_text(here)]
+        for theirs in (group for group in here if ours and group is not ours[0]):
+            found.setdefault(theirs.method, []).append((theirs, ours[0]))
+    return found
+
+
 def _points(chosen: Sequence[Group]) -> dict[str, list[Point]]:
     """Return each method's pairs with SPIRE, over all tasks: hull TV, log ratio, seed."""
-    points: dict[str, list[Point]] = {}
-    for here in by_task(chosen).values():
-        if has_text(here):
-            continue
-        for ours in (group for group in here if group.method == REFERENCE):
-            for group in (group for group in here if group is not ours):
-                points.setdefault(group.method, []).extend(_pairs(group, ours))
-    return points
+    return {
+        method: [point for pair in pairs for point in _pairs(*pair)]
+        for method, pairs in rivals(chosen).items()
+    }
 
 
 def _pairs(theirs: Group, ours: Group) -> list[Point]:
-    hull, own, other = _hull_tv(theirs) | _hull_tv(ours), ours.logs(KID), theirs.logs(KID)
-    shared = [pair for pair in other if pair in own and pair in hull]
-    return [Point(hull[pair], other[pair] - own[pair], pair[0]) for pair in shared]
+    hull, leads = (
+        _hull_tv(theirs) | _hull_tv(ours),
+        log_ratios(theirs.values(KID), ours.values(KID)),
+    )
+    return [Point(hull[pair], lead, pair[0]) for pair, lead in leads.items() if pair in hull]
+
+
+def _has_no_ratio(theirs: Group, ours: Group) -> bool:
+    both = theirs.values(KID).keys() & ours.values(KID).keys()
+    known = both & (_hull_tv(theirs) | _hull_tv(ours)).keys()
+    return bool(known) and not _pairs(theirs, ours)
 
 
 def _hull_tv(group: Group) -> dict[Pair, float]:

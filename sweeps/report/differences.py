@@ -32,7 +32,7 @@ from sweeps.report.groups import (
     sortable,
     without,
 )
-from sweeps.report.stats import Estimate, estimate, paired
+from sweeps.report.stats import Estimate, estimate, paired, paired_logs
 from sweeps.report.tables import COMPARED, Cell, Table, compared, made_table
 
 REFERENCE = "spire"
@@ -105,7 +105,7 @@ def differences_table(groups: Sequence[Group], chosen_by: str) -> Table | None:
                     if difference is not None:
                         cells = (label(task), method, name, how if has_settings else "")
                         has_logs = metric in RATIOS and how == OWN_BEST
-                        logs = (here, method, metric, by, Group.logs)
+                        logs = (here, method, metric, by, paired_logs)
                         ratio = own_best_difference(*logs) if has_logs else None
                         rows.append((*cells, *compared(difference), ratio))
     columns = ("task", "method", "score", "compared at", *COMPARED, "log ratio")
@@ -117,13 +117,13 @@ def own_best_difference(
     method: str,
     metric: str,
     chosen_by: str,
-    read: Callable[[Group, str], Scores] = Group.values,
+    difference: Callable[[Scores, Scores], Estimate | None] = paired,
 ) -> Estimate | None:
-    """Return a method minus SPIRE, each at its own best setting; `read` takes a group's scores."""
+    """Return the difference of a method from SPIRE, each at its own best setting."""
     chosen = {group.method: group for group in best_groups(groups, chosen_by)}
     if REFERENCE not in chosen or not comparable(chosen[method], chosen[REFERENCE], metric):
         return None
-    return paired(read(chosen[method], metric), read(chosen[REFERENCE], metric))
+    return difference(chosen[method].values(metric), chosen[REFERENCE].values(metric))
 
 
 def same_setting_difference(
@@ -165,8 +165,9 @@ def setting_differences_table(groups: Sequence[Group], chosen_by: str) -> Table 
                 if place not in at:
                     continue
                 theirs, ours = at[place]
-                difference = paired(theirs.values(metric), ours.values(metric))
-                ratio = paired(theirs.logs(metric), ours.logs(metric)) if metric in RATIOS else None
+                both = theirs.values(metric), ours.values(metric)
+                difference = paired(*both)
+                ratio = paired_logs(*both) if metric in RATIOS else None
                 if difference is not None:
                     rows.append((label(task), label(place), method, *compared(difference), ratio))
                     metrics.add(metric)

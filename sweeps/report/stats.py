@@ -130,6 +130,22 @@ def paired(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> Estimate |
     return estimate([theirs[key] - ours[key] for key in theirs if key in ours])
 
 
+def log_ratios(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> dict[Key, float]:
+    """Return log(theirs / ours) of the keys that both have.
+
+    Empty if one of these scores is not above zero.
+    """
+    both = {key: (theirs[key], ours[key]) for key in theirs if key in ours}
+    if any(min(pair) <= 0 for pair in both.values()):
+        return {}
+    return {key: math.log(first) - math.log(second) for key, (first, second) in both.items()}
+
+
+def paired_logs(theirs: Mapping[Key, float], ours: Mapping[Key, float]) -> Estimate | None:
+    """Return the mean of log(theirs / ours) as `log_ratios`; None where there are none."""
+    return estimate([*log_ratios(theirs, ours).values()])
+
+
 def verdict(difference: Estimate) -> str:
     """Return `lower` or `higher` where the interval excludes zero, else `cannot tell`."""
     if difference.half_width is None or abs(difference.mean) <= difference.half_width:

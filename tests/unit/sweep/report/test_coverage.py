@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.report.choice import best_groups
-from sweeps.report.coverage import coverage_answers, coverage_table
+from sweeps.report.coverage import coverage_answers, coverage_notes, coverage_table
 from sweeps.report.groups import group_runs
 from sweeps.report.regression import Point, fitted_line
 from sweeps.report.stats import Estimate
@@ -167,6 +167,28 @@ def test_a_task_without_a_pair_is_not_among_those_that_differ() -> None:
     chosen = best_groups(group_runs(told), KID)
     [answer] = coverage_answers(coverage_table(chosen), chosen)
     assert answer.startswith("Coverage and what else 3 tasks differ in: ")
+
+
+def test_a_world_is_left_out_for_a_pair_without_a_ratio_alone_and_a_note_says_so() -> None:
+    """A seed that SPIRE has not run is in no pair, whatever the other method scored there."""
+    methods = ("spire", "fedavg_ft")
+    told = runs({0.0: 1.25, 0.1: 1.0, 0.2: 0.8, 0.3: 0.7}, methods)
+    [more] = [one for one in runs({0.2: 0.8}, methods, 4) if one.run_id == "fedavg_ft-3-0.2"]
+    chosen = best_groups(group_runs([*told, replace(more, finals={KID: -0.001})]), KID)
+    assert coverage_table(chosen) == coverage_table(best_groups(group_runs(told), KID))
+    assert coverage_notes(chosen) == []
+    below = [replace(r, finals={KID: 0.0}) if r.run_id == "spire-1-0.2" else r for r in told]
+    chosen = best_groups(group_runs(below), KID)
+    table = coverage_table(chosen)
+    assert table is not None
+    [row] = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    assert (row["pairs"], row["to"]) == (9, 0.3)
+    assert coverage_notes(chosen) == [
+        "Lead and coverage: fedavg_ft is compared without num_clients=200, where a KID is not "
+        "above zero."
+    ]
+    one_world = [one for one in below if one.run_id.endswith("-0.2")]
+    assert coverage_notes(best_groups(group_runs(one_world), KID)) == []
 
 
 def test_one_world_or_one_method_has_no_slope() -> None:

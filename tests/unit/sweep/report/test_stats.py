@@ -309,6 +309,34 @@ def test_seeds_that_lack_a_setting_are_in_no_mean_over_settings() -> None:
     assert (found.mean, found.num) == (pytest.approx(0.3), 2)
 
 
+@pytest.mark.parametrize(
+    ("others", "ratio"),
+    [
+        ([run("local", 2, -0.1)], pytest.approx(math.log(2))),  # in no pair
+        ([run("local", 2, 0.0), run("spire", 2, 0.1)], None),
+    ],
+)
+def test_a_seed_that_is_in_no_pair_costs_no_log_ratio(
+    others: list[TrackedRun], ratio: float | None
+) -> None:
+    runs = [run(method, seed, kid) for method, kid in AFTER.items() for seed in (0, 1)]
+    table = differences_table(group_runs([*runs, *others]), KID)
+    assert table is not None
+    (row,) = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
+    found = row.get("log ratio")
+    assert (found.mean if isinstance(found, Estimate) else found) == ratio
+    settings = [whole(r) for d_emb in (4, 8) for r in _with_d_emb([*runs, *others], d_emb)]
+    table = setting_differences_table(group_runs(settings), KID)
+    assert table is not None
+    for cells in table.rows:
+        found = dict(zip(table.columns, cells, strict=True)).get("log ratio")
+        assert (found.mean if isinstance(found, Estimate) else found) == ratio
+
+
+def _with_d_emb(runs: list[TrackedRun], d_emb: int) -> list[TrackedRun]:
+    return [replace(one, params={**one.params, "model.d_emb": str(d_emb)}) for one in runs]
+
+
 def test_methods_are_compared_at_their_own_best_settings_on_the_same_seeds() -> None:
     runs = [run("spire", s, k, adapt__lr=0.02) for s, k in ((0, 1.0), (1, 2.0), (2, 3.0))]
     runs += [run("local", s, k, adapt__lr=0.1) for s, k in ((0, 1.5), (1, 2.5), (2, 3.8))]
