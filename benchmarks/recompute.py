@@ -22,8 +22,6 @@ from benchmarks.published_values import Families, published_values
 from benchmarks.quotes import is_in, unlisted
 from spire_core.errors import DataError
 from sweeps.design.load import load_sweep, sweep_names
-from sweeps.design.planned import planned_runs
-from sweeps.primary import primaries
 from sweeps.report.choice import best_groups, choosing_metric
 from sweeps.report.client_coverage import ClientLine, client_coverage_table, client_lines
 from sweeps.report.controls import controls_table
@@ -36,8 +34,9 @@ from sweeps.report.differences import (
 from sweeps.report.files import ESTIMATED, csv_text
 from sweeps.report.groups import Group, as_number, group_runs
 from sweeps.report.planes import plane_table
-from sweeps.report.primary import Finding, findings, primary_table
+from sweeps.report.primary import Finding, primary_table
 from sweeps.report.prompts import prompts_table
+from sweeps.report.recorded import plan_of, planned_findings
 from sweeps.report.row_runs import (
     AUDIT_METRICS,
     Row,
@@ -200,12 +199,11 @@ def families_of(found: Sequence[Finding]) -> Families:
 
 
 def findings_of(study: str, groups: Sequence[Group]) -> list[Finding]:
-    """Return the primary comparisons of a study's runs; none of a study without a built-in file."""
+    """Return the primary comparisons of the runs that a study's built-in file plans; else none."""
     if study not in sweep_names():
         return []
-    sweep = load_sweep(study)
-    compared, metric = primaries(sweep.primary), choosing_metric(groups)
-    return findings(compared, groups, metric, planned_runs(sweep, compared), len(sweep.seeds))
+    found, _ = planned_findings(plan_of(load_sweep(study)), groups)
+    return found
 
 
 def studies(docs: Path = DOCS) -> list[Path]:

@@ -162,24 +162,6 @@ class Side:
         return method == self.method and agree(params, self.counting)
 
 
-def planned_tasks(primary: Primary, planned: Sequence[Run]) -> list[dict[str, str]]:
-    """Return the tasks of the planned runs on either side of a comparison, each once.
-
-    A task is given by those of its settings in which planned runs differ.
-    """
-    wholes = [
-        {key: value for key, value in sorted(params.items()) if key.startswith(TASK)}
-        for _, params in planned
-    ]
-    keys = [key for key in next(iter(wholes), ()) if len({whole[key] for whole in wholes}) > 1]
-    tasks = [
-        {key: whole[key] for key in keys}
-        for whole, run in zip(wholes, planned, strict=True)
-        if any(side.fits(*run) for side in primary.sides)
-    ]
-    return [task for i, task in enumerate(tasks) if task not in tasks[:i]]
-
-
 def agree(params: Mapping[str, str], wanted: Mapping[str, Any]) -> bool:
     """Return whether a run's params have these values."""
     return all(_is_same(params.get(key), value) for key, value in wanted.items())

@@ -14,6 +14,7 @@ coverage_dots    these clients and their lines as figures
 regression   lines through points in clusters
 clients      numbers of single clients, from the store or from rows
 primary      the comparisons that a study is about, tested
+recorded     the same as a sweep has recorded them, on the runs that it planned
 planes       scores over two settings
 budgets      scores and attacks against the privacy budget of one image
 epochs       new clients along their epochs

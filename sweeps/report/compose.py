@@ -37,8 +37,9 @@ from sweeps.report.forest import primary_pictures
 from sweeps.report.groups import Group
 from sweeps.report.origins import origin_of, parameters_table
 from sweeps.report.planes import plane_picture, plane_table
-from sweeps.report.primary import primary_answers, primary_table, recorded_findings
+from sweeps.report.primary import primary_answers, primary_table
 from sweeps.report.prompts import prompt_epochs_table, prompts_table
+from sweeps.report.recorded import recorded_findings
 from sweeps.report.runs import runs_table
 from sweeps.report.samples import partition_pictures, sample_pictures
 from sweeps.report.stretches import Stretches
@@ -87,7 +88,7 @@ def composed(material: Material, name: str, folder: Path, rows: Path | None) -> 
     """
     config, metric, chosen = material.config, material.metric, material.chosen
     origin = origin_of(config, material.parent, material.used)
-    found, unplanned = recorded_findings(origin.sweep_file, material.groups, metric)
+    found, unplanned = recorded_findings(origin.sweep_file, material.groups)
     clients = clients_of(config, chosen, material.stretches)
     lines = client_lines(chosen, clients)
     coverages = coverage_table(chosen), client_coverage_table(lines)

@@ -6,8 +6,8 @@ any other parameter is a setting that a method may choose.
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.config.data import DATASETS
@@ -81,12 +81,6 @@ class Group:
             return self.values("final/pretrain_kid_mean") | self.values(TUNED_KID)
         known = [run for run in self.runs if is_known(run.finals.get(key))]
         return {pair_of(run): run.finals[key] for run in known}
-
-    def logs(self, key: str) -> dict[Pair, float]:
-        """Return a metric's logarithm by seed; empty if one value is not above zero."""
-        values = self.values(key)
-        is_positive = all(value > 0 for value in values.values())
-        return {pair: math.log(value) for pair, value in values.items()} if is_positive else {}
 
     def estimate(self, key: str) -> Estimate | None:
         """Return a metric's mean over seeds, or as `NO_MEANS` has it; None if no run has it."""
@@ -205,15 +199,6 @@ def without(group: Group, prefixes: tuple[str, ...]) -> Values:
 def shared(group: Group) -> Values:
     """Return the settings in which other methods can agree with a group."""
     return without(group, OWN)
-
-
-def on_seeds(groups: Iterable[Group], seeds: Collection[int]) -> list[Group]:
-    """Return the groups with their runs on these seeds alone, without those that have none."""
-    kept = [
-        replace(group, runs=tuple(run for run in group.runs if seed_of(run) in seeds))
-        for group in groups
-    ]
-    return [group for group in kept if group.runs]
 
 
 def by_task(groups: Iterable[Group]) -> dict[Values, list[Group]]:

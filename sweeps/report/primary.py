@@ -2,20 +2,24 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config.build import build
-from pipeline.config.safe_yaml import read_plain
+from pipeline.config.equivalence import reads
 from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS, NN_SHARE
-from spire_core.errors import ConfigError
-from sweeps.design.config import SweepConfig
-from sweeps.design.planned import planned_runs
-from sweeps.primary import MEASURES, Primary, Run, agree, planned_tasks, primaries
+from spire_core.config.method import find_method
+from sweeps.design.planned import planned_tasks, whole_tasks
+from sweeps.primary import MEASURES, Primary, Run, agree
 from sweeps.report.choice import best_groups, comparable
-from sweeps.report.groups import Group, Values, by_task, label, on_seeds
-from sweeps.report.origins import SWEEP_FILE
-from sweeps.report.stats import Estimate, equivalence_p, holm_within, paired, two_sided_p
+from sweeps.report.groups import Group, Values, label, sortable
+from sweeps.report.stats import (
+    Estimate,
+    equivalence_p,
+    holm_within,
+    paired,
+    paired_logs,
+    two_sided_p,
+)
 from sweeps.report.tables import Cell, Table, made_table
 
 LEVEL = 0.05
@@ -75,32 +79,6 @@ class Finding:
         return f"{math.exp(mean):.3g} [{', '.join(f'{end:.3g}' for end in ends)}]"
 
 
-def recorded_findings(
-    sweep_file: str, groups: Sequence[Group], chosen_by: str
-) -> tuple[list[Finding], list[str]]:
-    """Return the primary comparisons that a sweep's run recorded when it began, and notes.
-
-    `sweep_file`: the sweep's settings as YAML; "" of a report without a sweep.
-    """
-    sweep = read_plain(sweep_file, SWEEP_FILE) if sweep_file else {}
-    compared, planned, notes = list[Primary](), [], []
-    try:
-        compared = primaries(sweep.get("primary", ()))
-        planned = planned_runs(build(SweepConfig, sweep), compared) if compared else []
-    except ConfigError as error:  # of an earlier version, or with plugins that are not here
-        what = "corrected for tasks that have not run" if compared else "among these tables"
-        notes = [f"Primary comparisons are not {what}: {error}."]
-    seeds = tuple(sweep.get("seeds", ()))
-    meant = on_seeds(groups, seeds) if seeds else groups
-    more = sum(len(group.runs) for group in groups) - sum(len(group.runs) for group in meant)
-    if compared and more:
-        notes.append(
-            f"Primary comparisons leave out {more} runs on seeds that were added to the sweep "
-            "after it had recorded these."
-        )
-    return findings(compared, meant, chosen_by, planned, len(seeds)), notes
-
-
 def findings(
     compared: Sequence[Primary],
     groups: Sequence[Group],
@@ -111,7 +89,8 @@ def findings(
     """Return the primary comparisons of a report's groups, those of a family corrected together.
 
     Each is made in every task that has one of its sides, and counts also where the other has not
-    run, or neither though one is `planned`; one that no task has counts once. Both sides stand at
+    run, or neither though one is `planned`; one that no task has counts once. A method that does
+    not read a setting of the task stands in all tasks that differ in it alone. Both sides stand at
     their best setting by the compared score, or by `chosen_by` where that one is in `NO_CHOICE`:
     the least copied are not the best. `num_seeds`: those of the study.
     """
@@ -141,32 +120,49 @@ def _compared(
         [group for group in groups if side.fits(group.method, group.runs[0].params)]
         for side in primary.sides
     ]
-    theirs, ours = ({group.task: group for group in best_groups(side, by)} for side in sides)
+    theirs, ours = (best_groups(side, by) for side in sides)
+    wanted = planned_tasks(primary, planned)
+    keys = {key for task in wanted for key in task}
+    in_order = sorted([*theirs, *ours], key=lambda group: sortable(group.task))
     found = [
-        _found(primary, task, theirs.get(task), ours.get(task))
-        for task in by_task(groups)
-        if task in theirs or task in ours
+        _found(primary, task, _standing(theirs, task), _standing(ours, task))
+        for task in whole_tasks(_task(group) for group in in_order if _reads(group, keys))
     ]
-    has_run = [group.runs[0].params for side in sides for group in side]
-    for task in planned_tasks(primary, planned):
+    has_run = [group.runs[0].params for side in sides for group in side if _reads(group, keys)]
+    for task in wanted:
         if not any(agree(params, task) for params in has_run):
             found.append(Finding(primary, tuple(task.items()), None))
     return found or [Finding(primary, (), None)]
 
 
-def _found(primary: Primary, task: Values, method: Group | None, other: Group | None) -> Finding:
+def _reads(group: Group, keys: Iterable[str]) -> bool:
+    """Return whether a group's method reads all of these settings."""
+    method = find_method(group.method)
+    return method is None or all(reads(method, key) for key in keys)
+
+
+def _task(group: Group) -> dict[str, str]:
+    """Return the settings of a group's task that its method reads."""
+    return {key: value for key, value in group.task if _reads(group, [key])}
+
+
+def _standing(groups: Sequence[Group], task: Mapping[str, str]) -> Group | None:
+    """Return the group that stands in a task: it agrees in all that its method reads."""
+    return next((group for group in groups if _task(group).items() <= task.items()), None)
+
+
+def _found(
+    primary: Primary, task: Mapping[str, str], method: Group | None, other: Group | None
+) -> Finding:
+    alone = Finding(primary, tuple(task.items()), None)
     if method is None or other is None or not comparable(method, other, primary.measure):
-        return Finding(primary, task, None)
-    both = (method, other)
-    theirs, ours = (one.values(primary.measure) for one in both)
+        return alone
+    theirs, ours = (one.values(primary.measure) for one in (method, other))
     if primary.scale == "difference":
-        return Finding(primary, task, paired(theirs, ours))
-    pairs = theirs.keys() & ours.keys()
-    not_positive = [pair for pair in pairs if min(theirs[pair], ours[pair]) <= 0]
-    if not_positive:
-        return Finding(primary, task, None, num_not_positive=len(not_positive))
-    logs = [{pair: math.log(own[pair]) for pair in own if pair in pairs} for own in (theirs, ours)]
-    return Finding(primary, task, paired(*logs))
+        return replace(alone, effect=paired(theirs, ours))
+    lowest = [min(theirs[pair], ours[pair]) for pair in theirs.keys() & ours.keys()]
+    num_not_positive = sum(score <= 0 for score in lowest)
+    return replace(alone, effect=paired_logs(theirs, ours), num_not_positive=num_not_positive)
 
 
 def primary_table(found: Sequence[Finding]) -> Table | None:

@@ -1,5 +1,6 @@
 """Primary comparisons: against scipy, Holm by hand, and on runs that are written out by hand."""
 
+import itertools
 import math
 import random
 from dataclasses import replace
@@ -17,15 +18,14 @@ from pipeline.results.metric_names import (
 from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
-from sweeps.design.planned import planned_runs
-from sweeps.primary import HELDOUT, Primary, Run, Side, check_primaries, planned_tasks, primaries
+from sweeps.design.planned import planned_configs, planned_tasks, run_of
+from sweeps.primary import HELDOUT, Primary, Run, Side, check_primaries, primaries
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import (
     Finding,
     findings,
     primary_answers,
     primary_table,
-    recorded_findings,
 )
 from sweeps.report.stats import Estimate, equivalence_p, estimate, holm, two_sided_p
 
@@ -401,8 +401,8 @@ def test_a_comparison_is_named_once() -> None:
 
 def study(*values: dict, **axes: list) -> tuple[list[Primary], list[Run]]:
     """Return comparisons, and the runs that a study with these axes plans."""
-    compared = primaries(values)
-    return compared, planned_runs(SweepConfig(name="study", preset="smoke", axes=axes), compared)
+    configs = planned_configs(SweepConfig(name="study", preset="smoke", axes=axes))
+    return primaries(values), [run_of(config) for config in configs]
 
 
 RATES = [{"method": "spire"}, {"method": "fedavg_ft", "adapt.lr": 0.1}]
@@ -460,25 +460,6 @@ def test_a_planned_task_is_that_of_a_whole_trial() -> None:
     assert dict(found[2].task)["partition.name"] == "iid"
 
 
-def test_a_recorded_file_that_is_refused_by_now_is_a_note() -> None:
-    file = "name: study\npreset: gone\nseeds: [0, 1, 2, 3, 4]\nprimary: [{method: fedavg_ft}]\n"
-    (found,), (note,) = recorded_findings(file, group_runs(RUNS), KID)
-    assert found.verdict == "higher on 4 of 5 seeds"
-    assert note.startswith("Primary comparisons are not corrected for tasks that have not run: exp")
-    assert recorded_findings("", group_runs(RUNS), KID) == ([], [])
-
-
-def test_seeds_that_were_added_later_are_left_out() -> None:
-    file = "name: study\npreset: smoke\nseeds: [0, 1]\nprimary: [{method: fedavg_ft}]\n"
-    (found,), notes = recorded_findings(file, group_runs(RUNS), KID)
-    assert found.effect is not None
-    assert (found.effect.num, found.num_seeds) == (2, 2)
-    assert notes[-1].startswith("Primary comparisons leave out 4 runs on seeds that were added")
-    early = [one for one in RUNS if int(one.params["seed"]) < 2]
-    (alone,), _ = recorded_findings(file, group_runs(early), KID)
-    assert (alone.effect, alone.p) == (found.effect, found.p)
-
-
 def test_held_out_losses_of_different_targets_are_not_compared() -> None:
     """A loss is the error of what the network predicts, whose scale is another one."""
     alike = [replace(one, finals=one.finals | {HELDOUT: one.finals[KID]}) for one in RUNS]
@@ -497,14 +478,6 @@ def test_held_out_losses_of_different_targets_are_not_compared() -> None:
     assert len({group.task for group in group_runs(other)}) == 1
 
 
-@pytest.mark.parametrize("entry", ["measure: final/adapt_gone", "gone: 1", "method: gone"])
-def test_a_recorded_comparison_that_is_unknown_by_now_is_a_note(entry: str) -> None:
-    file = f"name: study\npreset: smoke\nseeds: [0]\nprimary: [{{{entry}}}]\n"
-    found, (note,) = recorded_findings(file, group_runs(RUNS), KID)
-    assert found == []
-    assert note.startswith("Primary comparisons are not among these tables: expected ")
-
-
 def test_what_no_run_shows_is_no_task_of_its_own_and_a_search_plans_none() -> None:
     axes = {"privacy.adapt.epsilon": [8, None], "data.path": ["a", "b"], "model.d_emb": [4, 8]}
     (one,), planned = study({"method": "fedavg_ft"}, rate=RATES, **axes)
@@ -514,4 +487,29 @@ def test_what_no_run_shows_is_no_task_of_its_own_and_a_search_plans_none() -> No
     ]
     assert planned_tasks(one, []) == []
     drawn = SweepConfig(name="a", search="optuna", num_trials=2, axes={"client.lr": [0.1, 0.2]})
-    assert planned_runs(drawn, [one]) == []
+    assert planned_configs(drawn) == []
+
+
+def test_a_method_stands_in_all_tasks_that_differ_in_what_it_does_not_read() -> None:
+    """FedAvg adapts nothing, so that a budget of adaptation is nothing to it."""
+    budget = "privacy.adapt.epsilon"
+    how = [{"method": "spire", budget: epsilon} for epsilon in (8, 1, None)]
+    at_8 = {"method": "fedavg", "where": {budget: 8}}
+    compared, planned = study({"method": "fedavg"}, at_8, how=[*how, {"method": "fedavg"}])
+    assert [len(planned_tasks(one, planned)) for one in compared] == [3, 1]
+    runs = [run("fedavg", seed, 0.1 * factor, 0.2) for seed, factor in enumerate(FACTORS)]
+    runs = [replace(one, params={**one.params, budget: "None"}) for one in runs]
+    for seed, (epsilon, kid) in itertools.product(range(4), (("8.0", 0.1), ("1.0", 0.2))):
+        one = run("spire", seed, kid, 0.2)
+        runs.append(replace(one, params={**one.params, budget: epsilon}))
+    logs = {"8.0": [math.log(f) for f in FACTORS], "1.0": [math.log(f / 2) for f in FACTORS]}
+    for when in (planned, []):
+        found = findings(compared, group_runs(runs), KID, when)
+        assert len(found) == 3 + bool(when)  # without a budget SPIRE has not run yet
+        known = [one for one in found if one.effect is not None]
+        assert [dict(one.task)[budget] for one in known] == ["1.0", "8.0", "8.0"]
+        for one in known:
+            assert one.effect is not None
+            assert one.effect.mean == pytest.approx(sum(logs[dict(one.task)[budget]]) / 4)
+    for begun in (runs[:4], runs[4:], [one for one in runs if one.params[budget] != "8.0"]):
+        assert len(findings(compared, group_runs(begun), KID, planned)) == 4  # as at the end
