@@ -17,7 +17,7 @@ from sweeps.design.config import SweepConfig
 from sweeps.design.planned import axis_keys, counting, planned_configs, run_of
 from sweeps.primary import Primary, agree, primaries
 from sweeps.report.choice import choosing_metric
-from sweeps.report.groups import Group, group_runs, method_of, seed_of, varying
+from sweeps.report.groups import IGNORED, Group, group_runs, method_of, seed_of, varying
 from sweeps.report.origins import SWEEP_FILE
 from sweeps.report.primary import Finding, findings
 
@@ -81,13 +81,14 @@ def planned_findings(plan: Plan, groups: Sequence[Group]) -> tuple[list[Finding]
 def planned_groups(plan: Plan, groups: Sequence[Group]) -> list[Group]:
     """Return the groups of the runs that a plan has: one of its trials on one of its seeds.
 
-    A run is known by the settings on the axes and those in which runs differ. Fingerprints would
-    not do: they hold paths, which are other ones on another machine, and those of older versions
-    hold fewer settings. So a folder on an axis tells no runs apart.
+    A run is known by the settings on the axes and those in which runs differ, but for those that
+    never set runs apart, which rows do not have. Fingerprints would not do: they hold paths, which
+    are other ones on another machine, and those of older versions hold fewer settings. So a folder
+    on an axis tells no runs apart.
     """
     runs = _runs(groups)
     tags = {tag.removeprefix(AXIS) for run in runs for tag in run.tags if tag.startswith(AXIS)}
-    keys = {*plan.keys, *varying(runs), *tags}
+    keys = {key for key in (*plan.keys, *varying(runs), *tags) if not key.startswith(IGNORED)}
     trials = [(config.method.name, counting(config, keys)) for config in plan.configs]
 
     def is_planned(run: TrackedRun) -> bool:

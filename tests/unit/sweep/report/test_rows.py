@@ -36,6 +36,17 @@ FINALS = {  # means over the clients of the tables below
     },
     "local": {"final/adapt_kid_after": 1.5},
 }
+SWEEP = {
+    "name": "study",
+    "axes": {
+        "fit": [
+            {"method": "spire", "adapt.lr": 0.02, "eval.controls": True},
+            {"method": "local", "adapt.lr": 0.1, "eval.controls": False},
+        ]
+    },
+    "seeds": [4, 5],
+    "primary": [{"method": "local"}],
+}
 NEW, LAST = "tables/new_clients.json", "tables/pretrain_round_3.json"
 AUDITED = "tables/privacy_clients.json"
 
@@ -47,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
     shutil.copy(new_database, root)
     config = TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
     with Tracker.start(config, "study", {"spire.kind": "sweep"}) as parent:
-        parent.log_dict({"name": "study", "primary": [{"method": "local"}]}, "config/sweep.yaml")
+        parent.log_dict(SWEEP, "config/sweep.yaml")
         kids = {"client_id": [7, 8], "kid_after": [0.125, 0.075], "tv_after": [0.3, 0.1 + 0.2]}
         kids |= {"kid_copies": [0.25, 0.75], "nn_share": [0.5, 0.75]}
         mean = {"control": ["adapted", "copies"], "kid": [0.1, 0.5], "tv": [0.3, None]}
