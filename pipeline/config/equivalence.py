@@ -26,8 +26,8 @@ LOCAL_LAYER_KEYS += ("adapt.local_init",)
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.betas", "client.precision", "client.compile", "adapt.num_images")
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
-# Settings that runs were stored without. At their defaults, but for `STORED_WITHOUT`, they are no
-# part of a fingerprint.
+# Settings that runs were stored without. At their defaults, or at `OFF`, they are no part of a
+# fingerprint.
 ADDED = ("data.metadata", "data.clients", "data.captions")
 ADDED += ("model.text", "model.words", "client.text_dropout", "eval.text_guidance")
 ADDED += ("model.text_encoder", "model.text_dim")
@@ -50,8 +50,9 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.max_update_norm": None,
     "federation.secure_aggregation": False,
 }
-SWITCHED_OFF = {"eval.controls": False}  # where it is not the default
-STORED_WITHOUT = {"eval.controls": False}  # what it was when runs were stored without a setting
+# What stands for a setting that is switched off, or that a run was stored without, where that is
+# not its default.
+OFF = {"eval.controls": False}
 _DEFAULT = object()
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
 NUMBERS = 2
@@ -119,7 +120,7 @@ def _can_have_controls(config: Config) -> bool:
 def _at_defaults(config: Config, keys: Iterable[str]) -> Config:
     """Return the configuration with some settings at what stands for them where nothing reads them.
 
-    That is their defaults, but for `NO_ROUNDS` and `SWITCHED_OFF`.
+    That is their defaults, but for `NO_ROUNDS` and `OFF`.
     """
     changes: dict[str, Any] = {}
     for key in keys:
@@ -127,7 +128,7 @@ def _at_defaults(config: Config, keys: Iterable[str]) -> Config:
         inside = changes
         for group in groups:
             inside = inside.setdefault(group, {})
-        inside[name] = (NO_ROUNDS | SWITCHED_OFF).get(key, _DEFAULT)
+        inside[name] = (NO_ROUNDS | OFF).get(key, _DEFAULT)
     return _changed(config, changes)
 
 
@@ -145,8 +146,8 @@ def _changed(group: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def scores_controls(config: Config) -> bool:
-    """Return whether new clients' controls are scored: wanted, and not switched off."""
-    return canonical(config).eval.controls
+    """Return whether new clients' controls are scored: they are wanted, and can be."""
+    return config.eval.controls and _can_have_controls(config)
 
 
 def fingerprint(config: Config) -> str:
@@ -192,7 +193,7 @@ def _leave_plugins_of_rounds(settings: dict[str, Any], method: Method) -> None:
 def _determining(config: Config) -> dict[str, Any]:
     """Return the canonical settings that determine the result, by group, and `NUMBERS`.
 
-    Those in `ADDED` are left out where they have their defaults, or `STORED_WITHOUT`.
+    Those in `ADDED` are left out where they have their defaults, or are `OFF`.
     """
     settings = {
         group: {name: value for name, value in values.items() if determines(f"{group}.{name}")}
@@ -215,7 +216,7 @@ def _determining(config: Config) -> dict[str, Any]:
         settings["adapt"]["val_fraction"] = f"{config.set_aside}, apart"
         if config.adapt.guidance is not None:  # not as when it was chosen by images that are scored
             settings["adapt"]["guidance"] = ["other noise", *config.adapt.guidance]
-    defaults = flattened(Config().as_dict()) | STORED_WITHOUT
+    defaults = flattened(Config().as_dict()) | OFF
     for key in ADDED:
         group, _, name = key.partition(".")
         if settings[group][name] == defaults[key]:

@@ -98,10 +98,8 @@ def _points(chosen: Sequence[Group]) -> dict[str, list[Point]]:
 
 
 def _pairs(theirs: Group, ours: Group) -> list[Point]:
-    hull, leads = (
-        _hull_tv(theirs) | _hull_tv(ours),
-        log_ratios(theirs.values(KID), ours.values(KID)),
-    )
+    hull = _hull_tv(theirs) | _hull_tv(ours)
+    leads = log_ratios(theirs.values(KID), ours.values(KID))
     return [Point(hull[pair], lead, pair[0]) for pair, lead in leads.items() if pair in hull]
 
 

@@ -196,6 +196,31 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
         assert all(row["steps"] == -(-row["num_train"] // 16) for row in clients)  # of one epoch
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("method=local", ["copies", "fresh", "nearest_images"]),
+        ("method.episodes=1 client.emb_first_steps=1", ["copies", "fresh", "nearest_images"]),
+        ("partition=iid partition.style=rotation", ["copies", "nearest_draws"]),
+        (
+            "partition=independent partition.client_size=64 federation.num_clients=2000",
+            ["copies", "fresh", "nearest_draws"],
+        ),
+        (
+            "privacy.rounds.epsilon=8 client.engine=loop client.opt_state=reset",
+            ["copies", "fresh", "nearest_draws"],
+        ),
+    ],
+)
+def test_each_kind_of_run_has_the_controls_that_it_can_have(
+    words: str, expected: list[str], mnist_root: Path, tmp_path: Path
+) -> None:
+    more = (*words.split(), "adapt.early_stopping=false", "adapt.epochs=1", "eval.controls=true")
+    found = stopped_early(mnist_root, tmp_path, 1, *more).adaptation.image_controls
+    assert len(found) > 0
+    assert all(list(own) == expected for own in found)
+
+
 @pytest.mark.parametrize("method", ["spire", "shared_rep"])
 def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
     method: str, mnist_root: Path, tmp_path: Path
