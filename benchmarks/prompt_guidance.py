@@ -24,8 +24,8 @@ from torch import Tensor
 from pipeline.cli.tables import aligned
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.text_scores import text_scores
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
+from pipeline.config.meaning import fingerprint
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from pipeline.cli.tables import aligned
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
+from pipeline.config.meaning import fingerprint
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.revision import git_revision
 from pipeline.inference.saved_run import SavedRun

@@ -14,7 +14,7 @@ from pipeline.audit.outcome import Audit
 from pipeline.audit.round_messages import observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
 from pipeline.clients.worker import ClientWorker
-from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import held_back

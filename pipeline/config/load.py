@@ -7,7 +7,7 @@ imported as it is needed: actors get records that are read already.
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +49,8 @@ def overridden(config: Config, words: Sequence[str]) -> Config:
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
+    is_resolved = "${" not in write_value(values)  # what came with a run reads no environment here
+    require(is_resolved, "a stored configuration that is resolved", "${", "write values out")
     return build(Config(), _with_one_length(values))
 
 
@@ -85,22 +87,38 @@ def build(base: T | type[T], values: Mapping[str, Any], listed: str = SETTINGS) 
 
 def read_words(words: Iterable[str]) -> dict[str, Any]:
     """Return words `key=value` as settings by group, a later one in place of an earlier one."""
+    return reduce(merged, (nested(*split_word(word)) for word in words), {})
+
+
+def split_word(word: str) -> tuple[str, Any]:
+    """Return the key and the value, in YAML, of a word `key=value`; ConfigError if it is none.
+
+    A budget of privacy without a value is refused: null would turn privacy off.
+    """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    named = []
-    for word in words:
-        key, sep, text = word.partition("=")
-        advice = "such as client.lr=0.001"
-        require(bool(sep and key), "an override as key=value", repr(word), advice)
-        is_epsilon = key.startswith("privacy.") and key.endswith(".epsilon")
-        advice = f"give one, or write {key}=null for no privacy"
-        require(not is_epsilon or text.strip() != "", f"a value after {key}=", "nothing", advice)
-        named.append(f"{_whole(key)}={text}")
+    key, sep, text = word.partition("=")
+    is_word = bool(sep) and all(key.split("."))
+    require(is_word, "settings as key=value", repr(word), "such as client.lr=0.001")
+    is_epsilon = key.startswith("privacy.") and key.endswith(".epsilon")
+    advice = f"give one, or write {key}=null for no privacy"
+    require(not is_epsilon or text.strip() != "", f"a value after {key}=", "nothing", advice)
     try:
-        return _plain(OmegaConf.from_dotlist(named))
-    except YAMLError as error:
-        raise ConfigError(f"expected values in YAML, got {words}: {_line(error)}") from error
+        value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"expected {key} in YAML, got {text}: {_line(error)}") from error
+    return (f"{key}.name" if key in NAMED_GROUPS else key), value
+
+
+def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of two layers by group; where both have one, that of the upper layer."""
+    both = lower | upper
+    for key in lower.keys() & upper.keys():
+        if isinstance(lower[key], dict) and isinstance(upper[key], dict):
+            both[key] = merged(lower[key], upper[key])
+    return both
 
 
 def read_yaml(path: Any, known: str = "a YAML file", names: Sequence[str] = ()) -> dict[str, Any]:
@@ -145,25 +163,16 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _whole(key: str) -> str:
-    return f"{key}.name" if key in NAMED_GROUPS else key
-
-
-def write_word(key: str, value: Any) -> str:
-    """Return a setting as a word from which `read_words` returns it again."""
-    return f"{key}={write_value(value)}"
-
-
 def write_value(value: Any) -> str:
     """Return a value in JSON, which YAML reads."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def write_yaml(values: Mapping[str, Any]) -> str:
-    """Return settings as a YAML text."""
-    from omegaconf import OmegaConf
+def write_yaml(values: Mapping[str, Any], **style: Any) -> str:
+    """Return settings as a YAML text; `style` as PyYAML takes it."""
+    import yaml
 
-    return OmegaConf.to_yaml(OmegaConf.create(dict(values))).strip()
+    return yaml.safe_dump(dict(values), allow_unicode=True, **style).strip()
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import torch
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.rounds import ClientTrainer
-from pipeline.config.equivalence import scores_controls
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
@@ -77,7 +76,7 @@ def adaptation_s(config: Config, costs: Costs) -> float:
     num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
     one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
     one += sum(_drawing_s(config, costs, scale) for scale in config.adapt.guidance or ())
-    if scores_controls(config) and config.method.trains_own_parts:
+    if config.has_controls and config.method.trains_own_parts:
         one += _drawing_s(config, costs)  # of the nearest client
     return config.federation.num_new_clients * one + _tuning_s(config, costs)
 

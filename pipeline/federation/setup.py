@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.config.build import flattened
+from pipeline.config.load import flattened
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.data.resize import checked_side, resized

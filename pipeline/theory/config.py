@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
-from pipeline.config.build import build
-from pipeline.config.load import merged, read_overrides, read_settings
-from pipeline.config.safe_yaml import read_settings_file
+from pipeline.config.load import build, merged, read_words, read_yaml
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
+from spire_core.config.checks import Choice, Range, check_choice, check_fields
 from spire_core.mixture.descent import DescentConfig
 
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
@@ -236,14 +235,9 @@ def theory_names() -> list[str]:
 
 def load_theory(file_or_name: str, overrides: Sequence[str] = ()) -> TheoryConfig:
     """Return a preset's or a YAML file's settings with overrides; ConfigError if they are wrong."""
-    if file_or_name in theory_names():
-        path = resources.files("pipeline.theory") / "presets" / f"{file_or_name}.yaml"
-        text = path.read_text()
-    else:
-        known = f"a YAML file or one of {', '.join(theory_names())}"
-        text = read_settings_file(file_or_name, known, theory_names())
-    settings = merged(read_settings(text, file_or_name), read_overrides(overrides))
-    advice = "docs/theory.md has examples; spire theory all runs every experiment"
-    is_empty = not settings and file_or_name not in theory_names()
-    require(not is_empty, f"settings in {file_or_name}", "an empty file", advice)
+    names = theory_names()
+    is_ours, known = file_or_name in names, f"a YAML file or one of {', '.join(names)}"
+    presets = resources.files("pipeline.theory") / "presets"
+    path = presets / f"{file_or_name}.yaml" if is_ours else Path(file_or_name).expanduser()
+    settings = merged(read_yaml(path, known, names), read_words(overrides))
     return build(TheoryConfig(), settings, "--dry-run alone lists them (docs/theory.md)")

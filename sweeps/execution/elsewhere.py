@@ -1,6 +1,6 @@
 """Trials that other stretches of a study have finished, found in their committed rows."""
 
-from pipeline.config.equivalence import fingerprint
+from pipeline.config.meaning import fingerprint
 from spire_core.errors import ConfigError, DataError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials

@@ -33,8 +33,8 @@ from pipeline.cluster.actor_pool import RayClientPool
 from pipeline.cluster.client_actor import ClientActor
 from pipeline.cluster.results import result_of
 from pipeline.cluster.session import ENVIRONMENT
-from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
 from pipeline.data.glyphs import CHARACTERS, caption_of

@@ -15,8 +15,8 @@ from torch import Tensor, arange, rand
 import spire
 from benchmarks.mistakes_folder import furnish
 from pipeline.config.data import DataConfig
-from pipeline.config.effect import load_typed
 from pipeline.config.load import load_config, preset_names
+from pipeline.config.meaning import load_typed
 from pipeline.data.arrays import uint8_images
 from pipeline.data.datasets import load, load_clients
 from pipeline.federation.setup import prepare

@@ -21,8 +21,8 @@ from pipeline.audit.membership import ModelLeak
 from pipeline.audit.round_messages import ObservedRound, observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
 from pipeline.clients.worker import ClientWorker
-from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.load import load_config, overridden
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher

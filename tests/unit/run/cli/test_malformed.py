@@ -28,8 +28,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from pipeline.cli.command import one_line
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint
 from pipeline.runs.ownership import Begun, note_begun
 from pipeline.tracking.outbox import Outbox, num_waiting, parse_entry, read_points
 from spire_core.errors import ConfigError

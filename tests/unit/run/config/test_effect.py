@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.config.effect import load_typed
 from pipeline.config.load import load_config, preset_names
+from pipeline.config.meaning import load_typed
 from spire_core.errors import ConfigError
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint, reads, scores_controls
 from pipeline.config.load import load_config, preset_names
+from pipeline.config.meaning import fingerprint, pretrain_fingerprint, reads
 from spire_core.methods import METHODS
 
 

@@ -1,9 +1,9 @@
 """The setting that an unknown key may mean: by its letters, by other words for it, or none."""
 
 import pytest
-
-from pipeline.config.build import known_keys
 from pipeline.config.key_hints import LAST, SETTINGS, WHOLE, key_hint
+
+from pipeline.config.load import known_keys
 from pipeline.config.schema import Config
 from pipeline.theory.config import load_theory
 from spire_core.errors import ConfigError

@@ -4,12 +4,18 @@ import dataclasses
 import re
 
 import pytest
+from pipeline.config.safe_yaml import read_plain
 
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.federation import FederationConfig
-from pipeline.config.load import load_config, preset_names, split_override
-from pipeline.config.safe_yaml import read_plain, write_value
-from pipeline.config.schema import Config, config_from_dict
+from pipeline.config.load import (
+    config_from_dict,
+    load_config,
+    preset_names,
+    split_override,
+    write_value,
+)
+from pipeline.config.meaning import fingerprint
+from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 
 ODD = ["exp 😀", "/tmp/𠮷", "a\nb\tc", "\x00\x07\x7f\x85\xa0\u2028\ufeff", "👩\u200d🚀", "", "010"]

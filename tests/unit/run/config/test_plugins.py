@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+from pipeline.config.effect import check_effect
 
 from pipeline.config.data import OTHER_DATASETS
-from pipeline.config.effect import check_effect
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint, pretrain_fingerprint
 from pipeline.config.plugins import ALL_PLUGINS, check_reachable, plugins_of
 from pipeline.config.schema import Config
 from spire_core.config.eval import OTHER_METRICS

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binom
-
-from pipeline.config.effect import load_typed
-from pipeline.config.load import load_config
 from pipeline.config.secure_rules import (
     RARE,
     chance_of_drawn_loss,
     chance_of_few,
     chance_of_loss,
 )
+from scipy.stats import binom
+
+from pipeline.config.load import load_config
+from pipeline.config.meaning import load_typed
 from spire_core.errors import AggregationError, ConfigError
 from spire_core.secure_sum.keys import ClientSecrets
 from spire_core.secure_sum.protocol import SumPlan, require_threshold

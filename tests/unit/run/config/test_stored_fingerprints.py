@@ -5,8 +5,8 @@ They are written out here, so that no change of a setting alters them unnoticed.
 
 import pytest
 
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config, preset_names
+from pipeline.config.meaning import fingerprint, pretrain_fingerprint
 from spire_core.methods import METHODS
 
 STORED = {

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint.snapshots import checkpoints, kept_rounds
 from pipeline.cli.main import main
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config, overridden
+from pipeline.config.meaning import fingerprint
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.glyphs import CHARACTERS, caption_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.build import known_keys
+from pipeline.config.load import known_keys
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from sweeps.design.load import load_study, load_sweep

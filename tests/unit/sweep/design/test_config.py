@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.config.build import flattened
 from pipeline.config.data import DATASETS
-from pipeline.config.equivalence import fingerprint
-from pipeline.config.load import load_config
+from pipeline.config.load import flattened, load_config
+from pipeline.config.meaning import fingerprint
 from pipeline.federation.setup import extractor_of
 from pipeline.runs.start import located
 from pipeline.tracking.artifacts import dict_text

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.build import flattened
-from pipeline.config.equivalence import fingerprint
+from pipeline.config.load import flattened
+from pipeline.config.meaning import fingerprint
 from spire_core.errors import ConfigError, DataError
 from sweeps.cli import main
 from sweeps.design.config import SweepConfig

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import recompute
 from benchmarks.published import study_rows
-from pipeline.config.safe_yaml import write_value
+from pipeline.config.load import write_value
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.design.config import SweepConfig
