@@ -29,7 +29,7 @@ OF_ROUNDS = ("client.", "server.", "eval.text_guidance", "federation.num_rounds"
 OF_ROUNDS += ("federation.cohort_size", "federation.tau", "federation.local_epochs")
 OF_ROUNDS += ("federation.drop_rate", "federation.secure_aggregation")
 ALWAYS_READ = ("client.precision", "adapt.num_images")  # also where nothing trains in rounds
-PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights", "eval.grid_images")
+PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
 PLACES += ("federation.client_timeout_s",)  # a client that is computed again gives the same
 OWN_NETWORK = ("model.width", "model.multipliers", "model.num_blocks", "model.attention")
 OWN_NETWORK += ("model.cond_dim", "model.space_to_depth", "diffusion.schedule")
@@ -53,7 +53,7 @@ SWITCHES: tuple[Switch, ...] = (
     (("eval.reference", "eval.kid_", "eval.extractor_weights"), "eval.extractor", lambda c: c.eval.extractor != "none"),
     (("eval.guidance_interval",), "eval.guidance or adapt.guidance", lambda c: c.is_guided),
     (("eval.metrics",), "new clients", lambda c: c.federation.num_new_clients > 0),
-    (("eval.controls",), "new clients' KID, without prompts", lambda c: not c.eval.controls or c.has_controls),
+    (("eval.controls",), "new clients' KID, without prompts", lambda c: c.can_have_controls),
     (("server.momentum",), "server.optimizer=fedavgm or fedadam", lambda c: c.server.optimizer != "fedavg"),
     (("partition.alpha",), f"partition={' or '.join(MIXED)}", lambda c: c.partition.name in MIXED),
     (("partition.classes_per_client",), "partition=pathological", lambda c: c.partition.name == "pathological"),

@@ -89,10 +89,15 @@ class Config:
         return self.eval.guidance != 1.0 or self.adapt.guidance is not None
 
     @property
-    def has_controls(self) -> bool:
-        """Whether new clients' controls are scored: by KID, and without prompts, with their own."""
+    def can_have_controls(self) -> bool:
+        """Whether new clients' controls can be scored: by KID, and without prompts."""
         has_kid = self.eval.extractor != "none" and self.federation.num_new_clients > 0
-        return self.eval.controls and has_kid and self.model.text == "none"
+        return has_kid and self.model.text == "none"
+
+    @property
+    def has_controls(self) -> bool:
+        """Whether new clients' controls are scored."""
+        return self.eval.controls and self.can_have_controls
 
     @property
     def set_aside(self) -> float:

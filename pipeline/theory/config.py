@@ -18,12 +18,12 @@ NO_DATA = "none"
 Count = Annotated[int, Range(1, 1_000_000)]
 Counts = Annotated[tuple[int, ...], Range(1, 1_000_000)]
 Replicates = Annotated[int, Range(2, 1_000_000)]
-Weights = Annotated[tuple[float, ...], Range(0, 1, advice="they are probabilities")]
-_APART = Range(1e-6, 1e6, advice="the data of equal components do not tell their weights")
-_ROUNDED = Range(1e-6, 6, advice="above 6 the factor of a step is 1 up to rounding")
+Weights = Annotated[tuple[float, ...], Range(0, 1)]
+_APART = Range(1e-6, 1e6)
+_ROUNDED = Range(1e-6, 6)
 Separation = Annotated[float, _APART]
 Separations = Annotated[tuple[float, ...], _APART]
-Times = Annotated[tuple[float, ...], Range(1e-6, 1e6, advice="at 0 there is no noise to predict")]
+Times = Annotated[tuple[float, ...], Range(1e-6, 1e6)]
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class ComponentsConfig:
     means: tuple[tuple[float, ...], ...] = ()
     d: Annotated[int, Range(1, 10_000)] = 16
     distance: Separation = 3.0
-    signal: Annotated[float, Range(above=0, below=1, advice="it is e^-t, and t is above 0")] = 0.5
-    concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
+    signal: Annotated[float, Range(above=0, below=1)] = 0.5
+    concentration: Annotated[float, Range(1e-3, 1e6)] = 4.0
     n: Count = 300
     steps: Count = 130
     averaged: int = 80
@@ -164,7 +164,7 @@ class LandscapeConfig:
 
     separations: Annotated[tuple[float, ...], _ROUNDED] = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     weights: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.001, 0.02, 0.1, 0.5)
-    concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
+    concentration: Annotated[float, Range(1e-3, 1e6)] = 4.0
     steps: Annotated[int | None, Range(1, 1_000_000)] = None
     n: Count = 2000
     replicates: Replicates = 1000
@@ -189,7 +189,7 @@ class ReadoutConfig:
     image_size: Annotated[int, Range(8, 64)] = 16
     images: Counts = (64, 128, 256)
     clients: Replicates = 2000
-    concentration: Annotated[float, Range(1e-3, 1e6, advice="0.1 is skewed")] = 0.1
+    concentration: Annotated[float, Range(1e-3, 1e6)] = 0.1
     old_clients: Counts = (8, 24, 96, 384)
     new_clients: Count = 20
     worlds: Count = 5
@@ -204,7 +204,7 @@ class TheoryConfig:
 
     experiments: tuple[str, ...] = EXPERIMENTS
     seed: int = 0
-    w: Annotated[float, Range(above=0, below=1, advice="the ends are in optimiser.weights")] = 0.3
+    w: Annotated[float, Range(above=0, below=1)] = 0.3
     c: Separation = 1.0
     replicates: Replicates = 500
     scaling: ScalingConfig = field(default_factory=ScalingConfig)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.config.load import flattened, read_words
-from pipeline.config.meaning import reads, say_without_effect, without_effect
+from pipeline.config.meaning import determines, reads, say_without_effect, without_effect
 from spire_core.config.privacy import refuse_label
 from sweeps.design.points import Trial
 
@@ -18,7 +18,7 @@ def check_effects(trials: Sequence[Trial]) -> None:
     for trial in trials:
         refuse_label(trial.config.privacy)
         idle, method = without_effect(trial.config, trial.overrides), trial.config.method.record
-        faults |= idle
+        faults |= {key: fault for key, fault in idle.items() if determines(key)}
         typed = flattened(read_words(trial.overrides))
         counting |= {key for key in typed if key not in idle and reads(method, key)}
     say_without_effect((key, fault) for key, fault in faults.items() if key not in counting)
