@@ -7,7 +7,7 @@ imported as it is needed: actors get records that are read already.
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, reduce
+from functools import cache, lru_cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +70,7 @@ def build(base: T | type[T], values: Mapping[str, Any], listed: str = SETTINGS) 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    schema: Any = OmegaConf.structured(base)
+    schema = _schema(base)
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(dict(values))))
     except OmegaConfBaseException as error:
@@ -83,6 +83,13 @@ def build(base: T | type[T], values: Mapping[str, Any], listed: str = SETTINGS) 
             break
     reason = str(found).splitlines()[0].replace("'$VALUE' of type '$VALUE_TYPE'", "in the list")
     raise ConfigError(f"expected settings that fit, got {key}: {reason} ({listed})") from found
+
+
+@lru_cache
+def _schema(base: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(base)
 
 
 def read_words(words: Iterable[str]) -> dict[str, Any]:

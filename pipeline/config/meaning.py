@@ -89,7 +89,7 @@ def determines(key: str) -> bool:
     return not key.startswith(PLACES)
 
 
-def switched_off(config: Config, key: str) -> str | None:
+def switched_off(key: str, config: Config) -> str | None:
     """Return the setting without which another one, by its whole key, does not count; or None."""
     off = (needed for keys, needed, is_on in SWITCHES if key.startswith(keys) and not is_on(config))
     return next(off, None)
@@ -102,7 +102,7 @@ def without_effect(config: Config, words: Sequence[str]) -> dict[str, str]:
     """
     values, defaults = flattened(config.as_dict()), flattened(Config().as_dict())
     typed = [key for key in flattened(read_words(words)) if values.get(key) != defaults.get(key)]
-    found = {key: switched_off(config, key) for key in typed if reads(config.method.record, key)}
+    found = {key: switched_off(key, config) for key in typed if reads(config.method.record, key)}
     return {key: f"{key} counts with {needed} alone" for key, needed in found.items() if needed}
 
 
@@ -162,7 +162,7 @@ def _counting(config: Config) -> dict[str, Any]:
     settings = {
         key: value
         for key, value in settings.items()
-        if determines(key) and reads(method, key) and switched_off(config, key) is None
+        if determines(key) and reads(method, key) and switched_off(key, config) is None
     }
     outside = {f"plugin {one.kind} {one.name}": one.version for one in plugins_of(config)}
     return {**settings, **outside, "numbers": NUMBERS}

@@ -69,9 +69,9 @@ def _check(one: Primary, side: Side, meant: Sequence[Config], methods: Sequence[
         )
     for key in side.counting:
         off = filter(None, (switched_off(key, config) for config in meant))
-        if side.where[key] is not None and (switch := next(off, None)) is not None:
+        if side.where[key] is not None and (needed := next(off, None)) is not None:
             raise ConfigError(
-                f"expected {switch.needs} in every trial of {method} with {place_of(side.where)} "
+                f"expected {needed} in every trial of {method} with {place_of(side.where)} "
                 f"for a primary comparison, got some in which {key} has no effect: name it in "
                 f"where too, or leave out {key}"
             )
