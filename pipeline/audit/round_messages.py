@@ -132,8 +132,7 @@ def _messages(
     for sent, state in finished:
         assert state.client_emb is not None  # methods without one are not audited here
         update = decompress(sent, broadcast.weights, settings)
-        shared_steps = update.num_steps - settings.emb_first_steps
-        decay = settings.betas[0] ** shared_steps
+        decay = settings.betas[0] ** update.num_steps
         found.append(Message(update, state.client_emb.double().numpy(), decay))
     return found
 

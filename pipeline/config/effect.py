@@ -24,7 +24,6 @@ from spire_core.config.checks import require
 from spire_core.config.client import WIDE
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
-from spire_core.methods import CLIENT_EMB
 
 ALL_SWITCHES = (*OF_RESULTS, *PLACES)
 INSTEAD = {  # what takes a setting's place where it has no effect: in a private fit, of own images
@@ -52,7 +51,6 @@ def check_beginning(config: Config) -> None:
     refuse_label(config.privacy)
     check_null_text(config)
     check_entrance(config)
-    check_mean(config)
     check_dropping(config.federation, config.method, config.privacy)
     check_private_groups(config)
     check_private_backbone(config)
@@ -93,30 +91,18 @@ def check_null_text(config: Config) -> None:
 def check_entrance(config: Config) -> None:
     """Raise ConfigError if an embedding and its map into a pre-trained model both stay zero.
 
-    Each has its gradient from the other. Other embeddings begin with `client.emb_init_std`, those
-    of episodes at zero.
+    Each has its gradient from the other.
     """
     method, client = config.method, config.client
     starts_at_zero = config.model.backbone is not None and method.projection == "learnt"
-    begins_at_zero = method.only_plays or client.emb_init_std == 0
+    begins_at_zero = client.emb_init_std == 0
     require(
         not (method.record.has_embedding and starts_at_zero and begins_at_zero)
         or client.emb_noise > 0,
         "embeddings that are not all zero at first with model.backbone",
-        f"method.episodes={method.episodes:g} and client.emb_init_std={client.emb_init_std:g}",
+        f"client.emb_init_std={client.emb_init_std:g}",
         "their map into the model is zero at first too, and neither would ever train: set "
-        "client.emb_noise above 0, or method.episodes below 1 and client.emb_init_std above 0",
-    )
-
-
-def check_mean(config: Config) -> None:
-    """Raise ConfigError if new clients start at a mean of embeddings that never train."""
-    require(
-        config.mean_part != CLIENT_EMB or not config.method.only_plays,
-        "method.episodes below 1 with adapt.init=mean",
-        f"{config.method.episodes:g}",
-        "clients that play new ones in all of their rounds train no embedding of their own: set "
-        "adapt.init=zero, where episodes begin",
+        "client.emb_init_std above 0",
     )
 
 

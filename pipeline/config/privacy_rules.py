@@ -2,7 +2,7 @@
 
 from pipeline.config.federation import FederationConfig
 from pipeline.config.secure_rules import FEWEST, RARE, chance_of_few
-from spire_core.config.adapt import ENCODER, AdaptConfig
+from spire_core.config.adapt import AdaptConfig
 from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
@@ -41,12 +41,6 @@ def check_private_adaptation(
         "adapt.guidance=null with privacy.adapt.epsilon",
         list(adapt.guidance or ()),
         "a scale that was chosen by the client's images tells of them, and no noise covers it",
-    )
-    require(
-        adapt.init != ENCODER or parts != (CLIENT_EMB,),
-        "adapt.init=zero, mean or random with privacy.adapt.epsilon",
-        adapt.init,
-        "what an encoder makes of the client's images has no noise",
     )
     require(
         private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,),

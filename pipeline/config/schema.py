@@ -97,7 +97,7 @@ class Config:
     def _check_own_parts(self) -> None:
         """Check how what is a client's own trains and starts."""
         method, federation = self.method, self.federation
-        check_own_training(method, federation, self.client, self.model, self.adapt)
+        check_own_training(method, federation)
         chooses = self.adapt.guidance is not None
         require(
             not chooses or self.has_backbone,

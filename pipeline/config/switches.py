@@ -173,20 +173,13 @@ SWITCHES = (
         lambda c: c.privacy.adapt.mechanism,
     ),
 )
-# Fingerprints hold these even where they are off: those of stored runs did, and a set encoder is a
-# part of the network, of which a run with equal pre-training takes over every number.
+# Fingerprints hold these even where they are off: those of stored runs did.
 IN_FINGERPRINTS = (
     Switch(
         ("federation.client_timeout_s",),
         "resources.pool=ray",
         lambda c: c.resources.pool == "ray",
         lambda c: c.resources.pool,
-    ),
-    Switch(
-        ("model.set_encoder",),
-        "method.episodes above 0",
-        lambda c: c.method.episodes > 0,
-        lambda c: c.method.episodes,
     ),
     Switch(
         ("server.momentum",),

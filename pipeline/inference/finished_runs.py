@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.config.build import flattened
-from pipeline.config.effect import check_effect, check_mean, typed_keys
+from pipeline.config.effect import check_effect, typed_keys
 from pipeline.config.load import load_config
 from pipeline.config.safe_yaml import write_value
 from pipeline.config.schema import Config
@@ -70,12 +70,10 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     # On these some of them depend.
     groups |= {"method": asdict(config.method)}
     groups |= {"federation": {"num_rounds": config.federation.num_rounds}}
-    groups |= {"client": {"emb_first_steps": config.client.emb_first_steps}}
-    groups |= {"model": {key: getattr(config.model, key) for key in ("backbone", "set_encoder")}}
+    groups |= {"model": {"backbone": config.model.backbone}}
     stored = [f"{key}={write_value(value)}" for key, value in flattened(groups).items()]
     config = load_config(None, [*stored, *overrides])
     check_effect(config, overrides)
-    check_mean(config)
     for key in typed_keys(config, overrides):
         if key in OF_RUNS:
             raise ConfigError(

@@ -9,7 +9,6 @@ from spire_core.config.eval import MAX_GUIDANCE
 from spire_core.config.model import ModelConfig
 from spire_core.methods import CLIENT_EMB, Method
 
-ENCODER = "encoder"
 MAX_SCALES = 16  # a client draws as many sets of images as there are scales
 
 
@@ -18,10 +17,9 @@ class AdaptConfig:
     """How a new client trains.
 
     `lr`: None takes the method's own rate. `num_images`: the most training images of a new client.
-    `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, at a
-    "random" draw from the distribution of their own start, or where the backbone's set "encoder"
-    puts its training images. `emb_prior`: the standard deviation of a
-    normal prior on it, around zero, as in `client.emb_prior`. `draws`: noise draws per image and
+    `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, or at a
+    "random" draw from the distribution of their own start. `emb_prior`: the standard deviation of
+    a normal prior on it, around zero, as in `client.emb_prior`. `draws`: noise draws per image and
     step; None takes as many as fill a batch, so that a few images give a step as steady as many do.
     `schedule`: the rate stays, or falls along half a cosine from the first step to the last.
     `average`: the share of the last steps whose mean takes the place of the last iterate (Polyak &
@@ -47,7 +45,7 @@ class AdaptConfig:
     ] = None
     batch_size: Annotated[int, Range(1, 100_000)] = 16
     num_images: Annotated[int | None, Range(1, advice="a new client learns from its images")] = None
-    init: Annotated[str, Choice("zero", "mean", "random", ENCODER)] = "zero"
+    init: Annotated[str, Choice("zero", "mean", "random")] = "zero"
     emb_prior: Annotated[float | None, Range(above=0, at_most=1000, advice="null turns it off")] = (
         None
     )

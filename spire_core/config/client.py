@@ -7,7 +7,7 @@ from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.config.model import ModelConfig
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, Method
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION
 
 WIDE = 64  # channels of the finest level
 PRIVATE_MOMENTS = {  # by name, the shared parts whose Adam moments a client never sends
@@ -27,8 +27,7 @@ class ClientConfig:
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
     client. `text_dropout`: the same for captions, drawn independently. `emb_noise`: the standard
     deviation of normal noise on the embedding that an example is shown with. `emb_prior`: that of a
-    normal prior around zero (`ClientContext.prior_decay`). `emb_first_steps`: further steps at the
-    start of a round, in which the embedding trains alone. `opt_state`: the backbone's
+    normal prior around zero (`ClientContext.prior_decay`). `opt_state`: the backbone's
     Adam moments start each round at zero ("reset"), each client keeps its own ("keep"), or they
     travel and are averaged like the weights ("average"). `private_moments`: the layers whose
     moments do not travel with "average", but start each round at zero. Those of the embedding's
@@ -68,7 +67,6 @@ class ClientConfig:
     emb_prior: Annotated[float | None, Range(above=0, at_most=1000, advice="null turns it off")] = (
         None
     )
-    emb_first_steps: Annotated[int, Range(0, 100_000, advice="0 turns it off")] = 0
     opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
     private_moments: Annotated[str, Choice(*PRIVATE_MOMENTS)] = "conditioning"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
@@ -112,10 +110,6 @@ class ClientConfig:
         """
         size = min(10, max(5, num_clients // 20)) if self.group_size is None else self.group_size
         return min(size, num_clients)
-
-    def num_first_steps(self, method: Method) -> int:
-        """Return the steps of a round, before all others, in which the embedding trains alone."""
-        return self.emb_first_steps if method.has_embedding else 0
 
     def rates(self, scale: float) -> dict[str, float]:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""

@@ -102,9 +102,6 @@ class MethodConfig:
     2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
     like all others.
 
-    Of an embedding: `episodes` is the share of a client's rounds in which it plays a new client on
-    a random part of its images (`spire_core.federated.episodes`).
-
     Of an embedding in a pre-trained network: `entrance` names the layers that it moves (all that
     read the time conditioning, each block by itself, or the last token of the prompt). `projection`
     is the linear map to there: "learnt" in rounds from zero on, fixed at "random", or fixed at the
@@ -120,7 +117,6 @@ class MethodConfig:
     share_until: Annotated[
         float, Range(0, below=1, advice="at 1 no layer would ever become local")
     ] = 0.5
-    episodes: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0
     entrance: Annotated[str, Choice(*ENTRANCES)] = "time"
     projection: Annotated[str, Choice("learnt", "random", "subspace")] = "learnt"
     rank: Annotated[int, Range(1, 1024)] = 4
@@ -176,16 +172,6 @@ class MethodConfig:
         """Return what the names of local parameters, and a dot, begin with."""
         layers = self.local_layers if self.record.has_local_layers else ()
         return tuple(f"{layer.replace('up.last', f'up.{last_up}')}." for layer in layers)
-
-    @property
-    def only_plays(self) -> bool:
-        """Whether clients play new ones in all of their rounds, so that no embedding is kept."""
-        return self.record.has_embedding and self.episodes == 1
-
-    @property
-    def trains_own_parts(self) -> bool:
-        """Whether what is a pre-training client's own trains in rounds."""
-        return self.record.is_personal and not self.only_plays
 
     def first_own_round(self, num_rounds: int) -> int:
         """Return the round from which on a pre-training client has a part of its own."""

@@ -19,9 +19,6 @@ class ModelConfig:
     levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
     channels at the input, so that each image costs less.
 
-    `set_encoder`: a small network of the backbone makes an embedding out of a client's images
-    (`spire_core.network.set_encoder`); it trains in episodes, and new clients may start there.
-
     `backbone`: the folder of a pre-trained model in diffusers' format, which takes the place of the
     U-Net (`spire_core.pretrained`). It brings its own noise schedule and prediction type.
 
@@ -43,7 +40,6 @@ class ModelConfig:
     cond_dim: Annotated[int, Range(1, 65_536)] = 128
     space_to_depth: Annotated[int, Range(1, 64)] = 2
     dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    set_encoder: bool = False
     text: Annotated[str, Choice("none", "words", "sentences")] = "none"
     words: tuple[str, ...] = ()
     text_encoder: str | None = None
@@ -62,8 +58,8 @@ class ModelConfig:
         advice = "it names resolution levels, 0 being the finest"
         require(set(self.attention) <= set(levels), expected, self.attention, advice)
         self._check_words()
-        advice = "a pre-trained network has its own prompt, no dropout and no encoder of images"
-        for name, default in (("text", "none"), ("dropout", 0.0), ("set_encoder", False)):
+        advice = "a pre-trained network has its own prompt and no dropout"
+        for name, default in (("text", "none"), ("dropout", 0.0)):
             value = getattr(self, name)
             is_met = self.backbone is None or value == default
             expected = f"model.{name}={str(default).lower()} with model.backbone"

@@ -49,7 +49,7 @@ def train_group(
     ]
     rates = config.rates(plan.lr_scale)
     objective = objective_of_round(objective, group.clients[0], broadcast, config, plan)
-    for phase in zip(*(phases(run.model, run.num_steps, config) for run in runs), strict=True):
+    for phase in zip(*(phases(run.model, run.num_steps) for run in runs), strict=True):
         parts, counts = phase[0][0], [count for _, count in phase]
         fit_group(group, runs, counts, {part: rates[part] for part in parts}, objective)
     finished = {run.client.client_id: finish_client(run, config, plan) for run in runs}
@@ -106,10 +106,6 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], objective: TrainingO
         emb.grad = None
     stacked = torch.stack(embs) if embs else None  # (K, D_emb)
     x0 = pad_sequence(x0s)  # (B, K, C, H, W)
-    if group.net.set_encoder is not None:
-        are_sets = torch.tensor([[float(batch.is_set)] for batch in batches], device=device)
-        encoded = group.net.set_encoder(x0) * weights[..., None]  # (B, K, D_emb)
-        stacked = torch.stack(embs) + are_sets * encoded.sum(dim=0)
     losses = objective.losses(group.net, stacked, x0, noise)  # (B, K)
     loss = (losses * weights).sum(dim=0)  # (K,)
     group.backward(loss.sum())

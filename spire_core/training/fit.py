@@ -198,14 +198,6 @@ def training_step(
     return loss.detach()
 
 
-def shown_embedding(model: FlatModel, client_emb: Tensor | None, x0: Tensor) -> Tensor | None:
-    """Return the embedding (D_emb,) that a batch (B, C, H, W) which is a set is shown with."""
-    encoder = model.net.set_encoder
-    if client_emb is None or encoder is None:
-        return client_emb
-    return client_emb + encoder(x0).mean(dim=0)
-
-
 def fit(
     model: FlatModel,
     client_emb: nn.Parameter | None,
@@ -224,8 +216,7 @@ def fit(
         for batch in image_batches:
             optimizer.zero_grad()
             x0 = to_float(batch.images.to(model.weights.device))
-            emb = shown_embedding(model, client_emb, x0) if batch.is_set else client_emb
-            total += training_step(model, emb, x0, objective, generator, batch.tokens)
+            total += training_step(model, client_emb, x0, objective, generator, batch.tokens)
             for term in objective.terms:
                 term.add_gradient(model.weights, model.grads, model.layout, optimizer.leaves)
             optimizer.step()

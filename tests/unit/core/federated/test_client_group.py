@@ -29,7 +29,6 @@ SEED = 3
 SIZES = (12, 9, 16, 3, 5)  # of the clients' data: unequal last batches, and steps in an epoch
 
 WORDS = ModelConfig(**{**vars(MODEL), "text": "words", "words": tuple("abcd")})
-ENCODER = ModelConfig(**{**vars(MODEL), "set_encoder": True})
 
 Finished = list[tuple[ClientUpdate, PrivateState]]
 
@@ -208,7 +207,7 @@ def test_stragglers_of_a_group_take_their_own_steps() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_embeddings_of_a_group_train_as_in_the_loop() -> None:
-    more = (("emb_noise", 0.5), ("emb_prior", 0.01), ("emb_first_steps", 2))
+    more = (("emb_noise", 0.5), ("emb_prior", 0.01))
     method, plan = MethodConfig(name="spire"), {"tau": 3, "stragglers": frozenset({0})}
     loop = two_rounds(method, "average", 0, more=more, **plan)
     assert_close(two_rounds(method, "average", 5, more=more, **plan), loop, 1e-9)
@@ -217,24 +216,6 @@ def test_embeddings_of_a_group_train_as_in_the_loop() -> None:
     other = MethodConfig(name="fedavg")  # has none
     plain = two_rounds(other, "average", 0, **plan)
     assert_close(two_rounds(other, "average", 0, more=more, **plan), plain, 0.0)
-
-
-@pytest.mark.usefixtures("float64")
-def test_episodes_of_a_group_are_those_of_the_loop() -> None:
-    method, more = MethodConfig(name="spire", episodes=0.6), (("emb_first_steps", 2),)
-    loop = two_rounds(method, "average", 0, more=more, tau=3)
-    assert_close(two_rounds(method, "average", 5, more=more, tau=3), loop, 1e-9)
-    assert_close(two_rounds(method, "average", 2, more=more, tau=3), loop, 1e-9)
-
-
-@pytest.mark.usefixtures("float64")
-def test_a_set_encoder_of_a_group_trains_as_in_the_loop() -> None:
-    """Some clients of a group are in an episode, others are not, and sets differ in size."""
-    method, more = MethodConfig(name="spire", episodes=0.6), (("emb_first_steps", 2),)
-    plan = {"more": more, "network": ENCODER, "tau": 3}
-    loop = two_rounds(method, "average", 0, **plan)
-    assert_close(two_rounds(method, "average", 5, **plan), loop, 1e-9)
-    assert_close(two_rounds(method, "average", 2, **plan), loop, 1e-9)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 5])

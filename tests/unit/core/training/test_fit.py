@@ -130,17 +130,6 @@ def first_round(**settings: Any) -> tuple[np.ndarray, ClientUpdate, PrivateState
     return broadcast.weights, update, state, after
 
 
-def test_the_embedding_takes_its_first_steps_alone() -> None:
-    before, update, start, after = first_round(emb_first_steps=2, tau=None)
-    assert np.array_equal(update.weights, before)
-    assert (after.parts[CLIENT_EMB] != start.parts[CLIENT_EMB]).all()
-    _, update, _, after = first_round(emb_first_steps=2, tau=3)
-    assert update.num_steps == 5
-    assert float(after.moments[CLIENT_EMB].step) == 5
-    assert update.moments is not None
-    assert update.moments.steps[0] == 3
-
-
 def test_a_narrow_prior_pulls_an_embedding_to_zero_and_nothing_else() -> None:
     """It outweighs the loss, so that Adam's first step moves every number to zero by its rate."""
     _, update, start, after = first_round(emb_prior=1e-4, tau=1)

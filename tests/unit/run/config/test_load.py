@@ -15,7 +15,6 @@ from spire_core.errors import ConfigError
 ODD = ["exp 😀", "/tmp/𠮷", "a\nb\tc", "\x00\x07\x7f\x85\xa0\u2028\ufeff", "👩\u200d🚀", "", "010"]
 ODD += ["@id", "*text", "&a", "!x", "/d/a: b: c", "# x", "'\"\\", "1e5", "null", "on", "1:30"]
 SECURE = "federation.secure_aggregation=true"
-ENCODER = ["model.set_encoder=true", "method.episodes=0.5", "client.emb_first_steps=1"]
 PRIVATE = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
 
 
@@ -314,22 +313,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         (
             ["privacy.adapt.epsilon=4", "method=local"],
             "privacy.adapt.clip_norm with method=local, got null: without pre-training",
-        ),
-        (
-            ["client.emb_first_steps=0", "method.episodes=0.5"],
-            "client.emb_first_steps of at least 1 with method.episodes above 0, got 0: an episode",
-        ),
-        (
-            ["adapt.init=encoder"],
-            "model.set_encoder=true and method.episodes above 0 with adapt.init=encoder, got false",
-        ),
-        (
-            [*ENCODER, "adapt.init=encoder", "privacy.adapt.epsilon=4"],
-            "adapt.init=zero, mean or random with privacy.adapt.epsilon, got encoder: what an",
-        ),
-        (
-            [*ENCODER, "model.backbone=/nowhere"],
-            "model.set_encoder=false with model.backbone, got true",
         ),
         (["adapt.draws=0"], "adapt.draws of at least 1, got 0: null takes as many as fill a batch"),
         (["adapt.average=1.5"], "adapt.average in .* got 1.5: 0 turns it off"),
