@@ -95,10 +95,8 @@ def check_entrance(config: Config) -> None:
     """
     method, client = config.method, config.client
     starts_at_zero = config.model.backbone is not None and method.projection == "learnt"
-    begins_at_zero = client.emb_init_std == 0
     require(
-        not (method.record.has_embedding and starts_at_zero and begins_at_zero)
-        or client.emb_noise > 0,
+        not (method.record.has_embedding and starts_at_zero and client.emb_init_std == 0),
         "embeddings that are not all zero at first with model.backbone",
         f"client.emb_init_std={client.emb_init_std:g}",
         "their map into the model is zero at first too, and neither would ever train: set "

@@ -19,7 +19,6 @@ from spire_core.methods import CLIENT_EMB, Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
 EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
-EMBEDDING_KEYS += ("client.emb_noise", "client.emb_prior", "adapt.emb_prior")
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
 LOCAL_LAYER_KEYS += ("adapt.local_init",)
 # How every client trains, also a new one of a method without rounds.
@@ -34,8 +33,8 @@ ADDED += ("partition.new_clients", "partition.hidden", "partition.hidden_from_ne
 ADDED += ("federation.secure_aggregation",)
 ADDED += ("model.backbone", *ENTRANCE_KEYS, "method.rank", "method.freeze", "method.share_adapter")
 ADDED += ("partition.new_fraction", "partition.style", "eval.controls")
-ADDED += ("adapt.draws", "adapt.schedule", "adapt.average", "adapt.emb_prior")
-ADDED += ("client.emb_noise", "client.emb_prior", "adapt.local_init")
+ADDED += ("adapt.draws", "adapt.schedule", "adapt.average")
+ADDED += ("adapt.local_init",)
 ADDED += ("eval.metrics", "eval.guidance_interval", "adapt.guidance")
 ADDED += ("eval.reference",)
 NO_ROUNDS = {  # what stands for the rounds of a method that has none

@@ -161,7 +161,7 @@ SWITCHES = (
         lambda c: c.privacy.adapt.epsilon,
     ),
     Switch(  # pre-training clients train on as their own new clients do, and without privacy
-        _keys("adapt", "lr", "batch_size", "draws", "schedule", "average", "emb_prior"),
+        _keys("adapt", "lr", "batch_size", "draws", "schedule", "average"),
         "privacy.adapt.epsilon=null or adapt.tune_epochs above 0",
         lambda c: c.scores_tuned or not c.privacy.adapt.is_on,
         lambda c: c.privacy.adapt.epsilon,

@@ -18,8 +18,7 @@ class AdaptConfig:
 
     `lr`: None takes the method's own rate. `num_images`: the most training images of a new client.
     `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, or at a
-    "random" draw from the distribution of their own start. `emb_prior`: the standard deviation of
-    a normal prior on it, around zero, as in `client.emb_prior`. `draws`: noise draws per image and
+    "random" draw from the distribution of their own start. `draws`: noise draws per image and
     step; None takes as many as fill a batch, so that a few images give a step as steady as many do.
     `schedule`: the rate stays, or falls along half a cosine from the first step to the last.
     `average`: the share of the last steps whose mean takes the place of the last iterate (Polyak &
@@ -46,9 +45,6 @@ class AdaptConfig:
     batch_size: Annotated[int, Range(1, 100_000)] = 16
     num_images: Annotated[int | None, Range(1, advice="a new client learns from its images")] = None
     init: Annotated[str, Choice("zero", "mean", "random")] = "zero"
-    emb_prior: Annotated[float | None, Range(above=0, at_most=1000, advice="null turns it off")] = (
-        None
-    )
     draws: Annotated[int | None, Range(1, 10_000, advice="null takes as many as fill a batch")] = 1
     schedule: Annotated[str, Choice("constant", "cosine")] = "constant"
     average: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0

@@ -25,9 +25,7 @@ class ClientConfig:
     at `lr` times `emb_proj_lr_factor`. `emb_init_std`: the standard deviation from which embeddings
     are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
-    client. `text_dropout`: the same for captions, drawn independently. `emb_noise`: the standard
-    deviation of normal noise on the embedding that an example is shown with. `emb_prior`: that of a
-    normal prior around zero (`ClientContext.prior_decay`). `opt_state`: the backbone's
+    client. `text_dropout`: the same for captions, drawn independently. `opt_state`: the backbone's
     Adam moments start each round at zero ("reset"), each client keeps its own ("keep"), or they
     travel and are averaged like the weights ("average"). `private_moments`: the layers whose
     moments do not travel with "average", but start each round at zero. Those of the embedding's
@@ -63,10 +61,6 @@ class ClientConfig:
     emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
     emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
     text_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    emb_noise: Annotated[float, Range(0, 1000, advice="0 turns it off")] = 0.0
-    emb_prior: Annotated[float | None, Range(above=0, at_most=1000, advice="null turns it off")] = (
-        None
-    )
     opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
     private_moments: Annotated[str, Choice(*PRIVATE_MOMENTS)] = "conditioning"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"

@@ -94,7 +94,7 @@ def train_client(
     with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps):
             leaves = trained_leaves(model, run.client_emb, parts)
-            optimizer = Adam(leaves, rates, run.moments, objective.betas, run.decay)
+            optimizer = Adam(leaves, rates, run.moments, objective.betas)
             batches = itertools.islice(run.batches, count)
             loss = fit(model, run.client_emb, batches, optimizer, objective, run.noise)
             run.moments |= optimizer.moments
@@ -114,7 +114,6 @@ class ClientRun:
     batches: Iterator[Batch]
     noise: torch.Generator
     averaged: AdamMoments | None  # the moments that the server handed out
-    decay: dict[str, float]  # of a prior, by part
     total_loss: float = 0.0
 
 
@@ -144,7 +143,6 @@ def start_client(
         batches,
         client.generator("noise", plan.round_idx),
         broadcast.moments,
-        {CLIENT_EMB: client.prior_decay(config.emb_prior)},
     )
 
 

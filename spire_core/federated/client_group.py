@@ -70,7 +70,7 @@ def fit_group(
     leaves = [trained_leaves(run.model, run.client_emb, rates) for run in runs]
     train_only(group.net, group.layout, rates)
     optimizers = [
-        Adam(own, rates, run.moments, objective.betas, run.decay)
+        Adam(own, rates, run.moments, objective.betas)
         for own, run in zip(leaves, runs, strict=True)
     ]
     totals = torch.zeros(len(runs), device=group.weights.device)

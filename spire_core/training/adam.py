@@ -38,7 +38,6 @@ class PartMoments:
 class Adam:
     """Steps the given parts in place, each at its own rate, continuing from the given moments.
 
-    `decay`: by part, the factor on its numbers that is added to their gradient.
     `moments` holds the optimizer's own tensors. A part appears there if its moments were given, or
     after its first step.
     """
@@ -49,10 +48,9 @@ class Adam:
         rates: Mapping[str, float],
         moments: Mapping[str, PartMoments],
         betas: tuple[float, float],
-        decay: Mapping[str, float] | None = None,
     ) -> None:
         self.leaves = {part: leaf for part, leaf in leaves.items() if leaf.numel()}
-        self.rates, self.betas, self.decay = rates, betas, decay or {}
+        self.rates, self.betas = rates, betas
         self.moments = {
             part: moments[part].copied_to(leaf.device)
             for part, leaf in self.leaves.items()
@@ -89,7 +87,7 @@ class Adam:
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 lr=self.rates[part] * scale,
-                weight_decay=self.decay.get(part, 0.0),
+                weight_decay=0.0,
                 eps=EPS,
                 maximize=False,
             )

@@ -42,15 +42,14 @@ class Optimizer(Protocol):
 class StepNoise(NamedTuple):
     """The random draws of one training step, and the captions that it shows.
 
-    `kept` tells which examples are shown with the client's embedding (embedding dropout), `shift`
-    the noise on it. In `tokens` dropped captions have no word.
+    `kept` tells which examples are shown with the client's embedding (embedding dropout). In
+    `tokens` dropped captions have no word.
     """
 
     t: Tensor  # (B,)
     eps: Tensor  # (B, C, H, W)
     kept: Tensor  # (B, 1), bool
     tokens: Tensor  # (B, L), int64; L is 0 without text
-    shift: Tensor  # (B, D_emb); D_emb is 0 without noise
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ class TrainingObjective:
     precision: str = "float32"
     compiled_batch: int | None = None
     text_dropout: float = 0.0
-    emb_noise: float = 0.0
     terms: tuple[ProximalTerm | Penalty, ...] = ()
 
     def draw_noise(
@@ -83,16 +81,14 @@ class TrainingObjective:
         config = self.diffusion.config
         t = sample_timesteps(shape[0], config.num_timesteps, config.t_power, generator)
         eps = torch.randn(shape, generator=generator)
-        kept, shift = torch.ones(shape[0], 1, dtype=torch.bool), torch.zeros(shape[0], 0)
+        kept = torch.ones(shape[0], 1, dtype=torch.bool)
         if client_emb is not None and self.emb_dropout > 0:
             kept = torch.rand(shape[0], 1, generator=generator) >= self.emb_dropout
-        if client_emb is not None and self.emb_noise > 0:
-            shift = self.emb_noise * torch.randn(shape[0], len(client_emb), generator=generator)
         if tokens is None:
             tokens = torch.zeros(shape[0], 0, dtype=torch.int64)
         elif self.text_dropout > 0:
             tokens = tokens * (torch.rand(shape[0], 1, generator=generator) >= self.text_dropout)
-        return StepNoise(t, eps, kept, tokens, shift)
+        return StepNoise(t, eps, kept, tokens)
 
     def losses(
         self, net: Callable[..., Tensor], embs: Tensor | None, x0: Tensor, noise: StepNoise
@@ -102,9 +98,7 @@ class TrainingObjective:
         `embs` (D_emb,) or (B, D_emb) are the embeddings that the network is shown. All arguments
         and the result may have a dimension K of clients after B.
         """
-        t, eps, kept, tokens, shift = (draws.to(x0.device) for draws in noise)
-        if embs is not None and shift.shape[-1] > 0:
-            embs = embs + shift  # (B, D_emb)
+        t, eps, kept, tokens = (draws.to(x0.device) for draws in noise)
         condition = None if embs is None else embs * kept  # (B, D_emb)
         shown = (condition, tokens) if tokens.shape[-1] > 0 else (condition,)
 

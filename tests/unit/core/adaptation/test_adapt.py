@@ -164,14 +164,6 @@ def test_more_draws_make_the_steps_of_a_few_images_steadier() -> None:
     assert spread(None) < spread(1) / 3
 
 
-def test_a_narrow_prior_keeps_a_new_embedding_near_zero() -> None:
-    far, near = (
-        adapt("spire", epochs=8, lr=0.1, **settings)[1].state.parts["client_emb"].norm()
-        for settings in ({}, {"emb_prior": 0.02})
-    )
-    assert 0 < near < far / 2
-
-
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
     train, val = split_validation(1, len(IMAGES), 0.2, 0)
     assert (len(train), len(val)) == (16, 4)

@@ -91,7 +91,7 @@ def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float
         {},
         {"early_stopping": True, "lr": 0.5, "patience": 1},
         {"draws": None, "schedule": "cosine", "average": 0.5},
-        {"draws": 2, "average": 0.6, "early_stopping": True, "lr": 0.1, "emb_prior": 0.2},
+        {"draws": 2, "average": 0.6, "early_stopping": True, "lr": 0.1},
     ],
 )
 @pytest.mark.usefixtures("float64")

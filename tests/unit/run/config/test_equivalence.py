@@ -19,10 +19,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
     [
         ("fedavg_ft", "model.d_emb=7"),
         ("fedavg_ft", "client.emb_lr=1.0"),
-        ("fedavg_ft", "client.emb_noise=1.0"),
         ("spire", "eval.guidance_interval=[0.2,5]"),  # of an eval.guidance
-        ("fedavg_ft", "client.emb_prior=1.0"),
-        ("fedavg_ft", "adapt.emb_prior=1.0"),
         ("fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
         ("shared_rep", "client.emb_dropout=0.5"),
         ("spire", "method.share_until=0.1"),
@@ -136,9 +133,6 @@ def test_a_reference_makes_a_difference_to_scores_alone() -> None:
         ("shared_rep", "adapt.local_init=mean"),
         ("fedavg_ft", "adapt.draws=2"),
         ("spire", "adapt.draws=null"),
-        ("spire", "adapt.emb_prior=1.0"),
-        ("spire", "client.emb_noise=1.0"),
-        ("spire", "client.emb_prior=1.0"),
         ("spire", "adapt.schedule=cosine"),
         ("local", "adapt.average=0.5"),
         ("lora", "method.rank=9"),
@@ -247,7 +241,6 @@ def test_rounds_in_order_with_local_layers_are_not_those_of_earlier_runs() -> No
         "adapt.draws=2",
         "adapt.schedule=cosine",
         "adapt.average=0.5",
-        "adapt.emb_prior=1.0",
         "privacy.adapt.lr=0.05",  # the method's own, said out loud
         "resources.num_actors=1",
     ],

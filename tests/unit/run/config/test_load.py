@@ -316,7 +316,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         ),
         (["adapt.draws=0"], "adapt.draws of at least 1, got 0: null takes as many as fill a batch"),
         (["adapt.average=1.5"], "adapt.average in .* got 1.5: 0 turns it off"),
-        (["client.emb_prior=0"], r"client.emb_prior in \(0, 1000\], got 0.0: null turns it off"),
         (["privacy.adapt.epsilon=0"], r"privacy.adapt.epsilon in \(0, 100\], got 0.0: 4 is usual"),
         (["privacy.adapt.delta=1"], r"privacy.adapt.delta in \(0, 1\), got 1.0: null takes"),
         (["privacy.adapt.clip_norm=0"], "clip_norm of at least 1e-30, got 0.0: null chooses it"),
