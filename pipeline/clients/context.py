@@ -54,7 +54,7 @@ class ModelContext:
         """
         client = self.config.client
         compiled_batch = batch_size if client.compile else None
-        settings = (client.betas, 0.0, client.precision, compiled_batch)
+        settings = (0.0, client.precision, compiled_batch)
         return TrainingObjective(self.diffusion, *settings)
 
     def round_objective(self, batch_size: int | None = None) -> TrainingObjective:

@@ -129,7 +129,7 @@ def adapt_client(
         return curve.result()
     leaves = trained_leaves(model, client_emb, record.adapt_parts)
     lr = config.lr or record.adapt_lr
-    descent = Descent(leaves, lr, config, client, objective.betas)
+    descent = Descent(leaves, lr, config, client)
     for epoch in range(1, config.epochs + 1):
         image_batches, noise = epoch_streams(client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):

@@ -93,7 +93,7 @@ def _start_fit(
     client, val = set_aside(client, config)
     emb = nn.Parameter(start.parts[CLIENT_EMB].to(model.weights.device).clone())
     lr = config.lr or model.method.record.adapt_lr
-    descent = Descent({CLIENT_EMB: emb}, lr, config, client, objective.betas)
+    descent = Descent({CLIENT_EMB: emb}, lr, config, client)
     curve = AdaptationCurve(model, emb, val, config, objective.diffusion, observe)
     return _EmbeddingFit(client, emb, descent, curve)
 

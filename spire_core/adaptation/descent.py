@@ -24,10 +24,9 @@ class Descent:
         lr: float,
         config: AdaptConfig,
         client: ClientContext,
-        betas: tuple[float, float],
     ) -> None:
         """Take the parts that train, and the client with its training images alone."""
-        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {}, betas)
+        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {})
         self._num_steps = config.epochs * steps_per_epoch(len(client.images), config.batch_size)
         self._first_averaged = self._num_steps - config.num_averaged(self._num_steps)
         self._config, self._num_taken = config, 0

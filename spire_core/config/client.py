@@ -65,7 +65,6 @@ class ClientConfig:
     private_moments: Annotated[str, Choice(*PRIVATE_MOMENTS)] = "conditioning"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
-    betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
     prox_mu: Annotated[float, Range(0, 1000, advice="0 turns it off")] = 0.0
     engine: Annotated[str, Choice("auto", "loop", "grouped")] = "auto"
     group_size: Annotated[int | None, Range(1)] = None

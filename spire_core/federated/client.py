@@ -94,7 +94,7 @@ def train_client(
     with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
         for parts, count in phases(model, run.num_steps):
             leaves = trained_leaves(model, run.client_emb, parts)
-            optimizer = Adam(leaves, rates, run.moments, objective.betas)
+            optimizer = Adam(leaves, rates, run.moments)
             batches = itertools.islice(run.batches, count)
             loss = fit(model, run.client_emb, batches, optimizer, objective, run.noise)
             run.moments |= optimizer.moments

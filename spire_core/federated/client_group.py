@@ -69,10 +69,7 @@ def fit_group(
     """
     leaves = [trained_leaves(run.model, run.client_emb, rates) for run in runs]
     train_only(group.net, group.layout, rates)
-    optimizers = [
-        Adam(own, rates, run.moments, objective.betas)
-        for own, run in zip(leaves, runs, strict=True)
-    ]
+    optimizers = [Adam(own, rates, run.moments) for own, run in zip(leaves, runs, strict=True)]
     totals = torch.zeros(len(runs), device=group.weights.device)
     for step in range(counts[0]):
         num_active = sum(count > step for count in counts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-EPS = 1e-8
+BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ class Adam:
         leaves: Mapping[str, nn.Parameter],
         rates: Mapping[str, float],
         moments: Mapping[str, PartMoments],
-        betas: tuple[float, float],
     ) -> None:
         self.leaves = {part: leaf for part, leaf in leaves.items() if leaf.numel()}
-        self.rates, self.betas = rates, betas
+        self.rates = rates
         self.moments = {
             part: moments[part].copied_to(leaf.device)
             for part, leaf in self.leaves.items()
@@ -84,8 +83,8 @@ class Adam:
                 [state.step],
                 fused=True,
                 amsgrad=False,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
+                beta1=BETAS[0],
+                beta2=BETAS[1],
                 lr=self.rates[part] * scale,
                 weight_decay=0.0,
                 eps=EPS,

@@ -54,13 +54,12 @@ class StepNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, the terms that a round adds to it, and Adam's betas.
+    """The denoising objective, and the terms that a round adds to it.
 
     `compiled_batch`: the one batch size of the compiled network; None if it is not compiled.
     """
 
     diffusion: Diffusion
-    betas: tuple[float, float]
     emb_dropout: float = 0.0
     precision: str = "float32"
     compiled_batch: int | None = None

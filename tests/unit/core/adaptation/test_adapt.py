@@ -26,7 +26,7 @@ from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
-OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()))
 IMAGES = torch.randint(
     0, 256, (20, 1, 8, 8), generator=torch_generator(0, "images"), dtype=torch.uint8
 )

@@ -76,7 +76,7 @@ def two_rounds(
     settings = {"opt_state": opt_state, "prox_mu": prox_mu, **dict(more)}
     config = ClientConfig(batch_size=8, emb_dropout=0.2, **settings)
     objective = TrainingObjective(
-        Diffusion.of(DiffusionConfig()), config.betas, config.emb_dropout, text_dropout=0.3
+        Diffusion.of(DiffusionConfig()), config.emb_dropout, text_dropout=0.3
     )
     ids = list(range(len(SIZES)))
     model, group = FlatModel(network, method, 1), FlatGroup(network, method, 1, group_size)
@@ -234,7 +234,7 @@ def test_a_grouped_network_is_the_networks_side_by_side() -> None:
 def test_a_client_does_not_depend_on_its_neighbours() -> None:
     """In a group of two, the other client's data may be anything."""
     method, config = MethodConfig(name="spire"), ClientConfig(batch_size=8)
-    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), config.betas)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()))
     plan = RoundPlan(0, 1.0, shares_local=True, tau=2)
     sent = []
     for other in (1, 2):

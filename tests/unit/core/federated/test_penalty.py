@@ -24,7 +24,7 @@ from spire_core.training.fit import TrainingObjective
 from spire_core.training.penalty import Penalty
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
-OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()))
 MU = 4.0
 
 

@@ -25,7 +25,7 @@ ROOT = 0.5**0.5  # the cosine of an eighth of a turn
 
 
 def objective(emb_dropout: float) -> TrainingObjective:
-    return TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999), emb_dropout)
+    return TrainingObjective(Diffusion.of(DiffusionConfig()), emb_dropout)
 
 
 def images() -> torch.Tensor:

@@ -71,7 +71,7 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
         ("fedavg", "adapt.num_images", True),
         ("local", "client.lr", False),
         ("local", "federation.tau", False),
-        ("local", "client.betas", True),
+        ("local", "client.precision", True),
         ("local", "adapt.epochs", True),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_reference_makes_a_difference_to_scores_alone() -> None:
         ("shared_rep", "method.share_until=0.1"),
         ("fedavg", "adapt.num_images=5"),
         ("spire", "adapt.group_size=3"),
-        ("local", "client.betas=[0.8,0.9]"),
+        ("local", "client.precision=bf16"),
         ("local", "adapt.epochs=99"),
         ("spire", "seed=1"),
         ("spire", "client.engine=loop"),

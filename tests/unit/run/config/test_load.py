@@ -39,11 +39,11 @@ def test_presets_are_valid_and_survive_a_round_trip(name: str) -> None:
 
 
 def test_round_trip_keeps_what_overrides_set() -> None:
-    words = ["method=shared_rep", "method.local_layers=[conv_out]", "client.betas=[0.5,0.9]"]
+    words = ["method=shared_rep", "method.local_layers=[conv_out]", "adapt.guidance=[0.5,2]"]
     config = load_config("smoke", [*words, "adapt.lr=1e-4", "federation.local_epochs=2"])
     assert config_from_dict(config.as_dict()) == config
     assert config.method.local_layers == ("conv_out",)
-    assert config.client.betas == (0.5, 0.9)
+    assert config.adapt.guidance == (0.5, 2.0)
     assert config.adapt.lr == 1e-4
 
 
@@ -112,7 +112,7 @@ def test_an_unknown_nested_key_is_refused_in_a_stored_config_too() -> None:
         ("client.batch_size=many", "client.batch_size"),
         ("client.batch_size=1.5", "client.batch_size"),
         ("seed=true", "seed"),
-        ("client.betas=[0.9]", "client.betas"),
+        ("eval.guidance_interval=[0.9]", "eval.guidance_interval"),
         ("tracking.enabled=3", "tracking.enabled"),
     ],
 )
@@ -449,8 +449,8 @@ def test_what_yaml_takes_for_a_comment_is_checked_too(text: str) -> None:
 
 
 def test_overrides_of_one_group_add_up_and_the_last_of_a_key_holds() -> None:
-    words = ["client={lr: 0.5, emb_lr: 1}", "client.lr=0.25", "client.betas=[0.5,0.6]"]
+    words = ["client={lr: 0.5, emb_lr: 1}", "client.lr=0.25", "client.prox_mu=0.5"]
     client = load_config("smoke", words).client
-    assert (client.lr, client.emb_lr, client.betas) == (0.25, 1.0, (0.5, 0.6))
+    assert (client.lr, client.emb_lr, client.prox_mu) == (0.25, 1.0, 0.5)
     with pytest.raises(ConfigError, match="expected settings under client, got 3"):
         load_config("smoke", ["client.lr=1", "client=3"])
