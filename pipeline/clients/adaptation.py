@@ -49,7 +49,7 @@ class ClientAdapter:
         return num_trained(self.context.model, self.context.config.model.d_emb)
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
-        """Return a new client's first state, without what a set encoder adds as the fit begins."""
+        """Return a new client's first state."""
         config = self.context.config
         if not config.method.record.has_embedding:
             return PrivateState()

@@ -54,17 +54,16 @@ class ModelContext:
         """
         client = self.config.client
         compiled_batch = batch_size if client.compile else None
-        settings = (client.betas, 0.0, client.precision, compiled_batch)
+        settings = (0.0, client.precision, compiled_batch)
         return TrainingObjective(self.diffusion, *settings)
 
     def round_objective(self, batch_size: int | None = None) -> TrainingObjective:
-        """Return the objective of rounds, which drops embeddings and captions and adds noise."""
+        """Return the objective of rounds, which drops embeddings and captions."""
         client = self.config.client
         return replace(
             self.objective(batch_size),
             emb_dropout=client.emb_dropout,
             text_dropout=client.text_dropout,
-            emb_noise=client.emb_noise,
         )
 
     def new_state(self, client_id: int) -> PrivateState:

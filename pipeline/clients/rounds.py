@@ -76,9 +76,7 @@ class ClientTrainer:
         num_steps = 3 if config.client.compile else 1  # of each phase
         tau = num_steps * (2 if config.method.alternates else 1)
         plan = RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau)
-        num_first = min(num_steps, config.client.emb_first_steps)
-        settings = replace(config.client, emb_first_steps=num_first)
-        self._trained(clients, states, Broadcast(weights, moments), plan, settings)
+        self._trained(clients, states, Broadcast(weights, moments), plan, config.client)
 
     def _trained(
         self,

@@ -70,7 +70,7 @@ def _image_controls(
         len(setting.data.class_names),
         setting.representative_ids,
         config.partition.style,
-        config.method.trains_own_parts,
+        config.method.record.is_personal,
         config.eval.num_images,
         config.seed,
         config.set_aside,

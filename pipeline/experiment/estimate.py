@@ -61,7 +61,6 @@ def pretraining_s(config: Config, costs: Costs) -> float:
     if federation.local_epochs is not None:
         per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
         num_steps = federation.local_epochs * per_epoch
-    num_steps += config.client.num_first_steps(method)
     per_round = federation.cohort_size * num_steps * config.client.batch_size
     num_looked_at = _num_looked_at(config)
     if config.draws_alike:
@@ -76,7 +75,7 @@ def adaptation_s(config: Config, costs: Costs) -> float:
     num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
     one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
     one += sum(_drawing_s(config, costs, scale) for scale in config.adapt.guidance or ())
-    if config.has_controls and config.method.trains_own_parts:
+    if config.has_controls and config.method.record.is_personal:
         one += _drawing_s(config, costs)  # of the nearest client
     return config.federation.num_new_clients * one + _tuning_s(config, costs)
 
@@ -147,9 +146,8 @@ def kind_of(config: Config) -> Config:
         data=config.data,
         partition=PartitionConfig(style=config.partition.style),
         model=config.model,
-        # Alternate phases need two steps, episodes steps of an embedding alone, and a long share
-        # of all rounds more rounds.
-        method=replace(config.method, phases="joint", episodes=0.0, share_until=0.0),
+        # Alternate phases need two steps, and a long share of all rounds more rounds.
+        method=replace(config.method, phases="joint", share_until=0.0),
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             precision=config.client.precision,

@@ -38,7 +38,7 @@ def after_round(
 
 
 def objective(config: ClientConfig) -> TrainingObjective:
-    return TrainingObjective(DIFFUSION, config.betas, config.emb_dropout)
+    return TrainingObjective(DIFFUSION, config.emb_dropout)
 
 
 def client_images(client_id: int, count: int = 20) -> torch.Tensor:

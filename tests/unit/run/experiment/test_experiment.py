@@ -200,7 +200,6 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     ("words", "expected"),
     [
         ("method=local", ["copies", "fresh", "nearest_images"]),
-        ("method.episodes=1 client.emb_first_steps=1", ["copies", "fresh", "nearest_images"]),
         ("partition=iid partition.style=rotation", ["copies", "nearest_draws"]),
         (
             "partition=independent partition.client_size=64 federation.num_clients=2000",
