@@ -213,12 +213,6 @@ IN_FINGERPRINTS = (
         lambda c: c.partition.name,
     ),
     Switch(
-        ("partition.shards_per_client",),
-        "partition=shard",
-        lambda c: c.partition.name == "shard",
-        lambda c: c.partition.name,
-    ),
-    Switch(
         _keys("eval", "kid_subset_size", "kid_num_subsets", "extractor_weights"),
         "an eval.extractor",
         lambda c: c.eval.extractor != "none",

@@ -6,7 +6,7 @@ from typing import Annotated
 from spire_core.config.checks import Choice, Range, check_fields, require
 
 INDEPENDENT, NATURAL = "independent", "natural"
-DEALT = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shard")
+DEALT = ("iid", "dirichlet", "inner_dirichlet", "pathological")
 SCHEME_NAMES = (*DEALT, INDEPENDENT, NATURAL)
 STYLES = ("none", "rotation", "tint", "stroke")
 
@@ -17,16 +17,14 @@ class PartitionConfig:
 
     `alpha`: for dirichlet, inner_dirichlet and independent, the concentration of a client's class
     mixture; below 1 few classes, far above 1 all of them alike. `classes_per_client`: for
-    pathological. `shards_per_client`: for shard. `client_size`: for iid, inner_dirichlet and
-    independent, the images per client; None is an equal share, and independent needs a number.
+    pathological. `client_size`: for iid, inner_dirichlet and independent, the images per client;
+    None is an equal share, and independent needs a number.
     `num_train_classes`: pre-training clients hold the first so many classes alone, None for all.
     New clients are not restricted, so they may hold classes that the backbone never saw. It is not
     for independent and natural.
 
     `natural` takes the clients that the data have: fonts, or folders of the user's own images.
     `new_clients`: the names of the new clients; without names they are drawn from the seed.
-    `new_fraction`: new clients are drawn among this share of the clients of the data, the same one
-    for every seed, and pre-training clients among the others.
     `hidden`: classes that no client trains on, each a class name or a pattern of captions such as
     "latin capital letter *"; their images are test images. `hidden_from_new`: the same for new
     clients alone.
@@ -35,26 +33,20 @@ class PartitionConfig:
     seed: "rotation" turns them by up to 45 degrees, "tint" colours grey images, "stroke" thickens
     or thins them. It is not for independent, whose clients share images.
 
-    `min_size`: the fewest images of a client, train and test together. `max_retries`: further draws
-    of the split after one that left a client below `min_size`. `test_fraction`: the held-out share
-    of each client's images.
+    `min_size`: the fewest images of a client, train and test together. `test_fraction`: the share
+    of each client's images that is held out.
     """
 
     name: Annotated[str, Choice(*SCHEME_NAMES)] = "inner_dirichlet"
     alpha: Annotated[float, Range(above=0, advice="use 0.1, say")] = 0.1
     classes_per_client: Annotated[int, Range(1)] = 2
-    shards_per_client: Annotated[int, Range(1)] = 2
     client_size: int | None = None
     num_train_classes: Annotated[int | None, Range(1)] = None
     new_clients: tuple[str, ...] = ()
-    new_fraction: Annotated[
-        float | None, Range(above=0, below=1, advice="use 0.25, or null to draw from all")
-    ] = None
     hidden: tuple[str, ...] = ()
     hidden_from_new: tuple[str, ...] = ()
     style: Annotated[str, Choice(*STYLES)] = "none"
     min_size: Annotated[int, Range(2)] = 20
-    max_retries: Annotated[int, Range(0, 10_000)] = 20
     test_fraction: Annotated[float, Range(above=0, below=1, advice="use 0.25, say")] = 0.25
 
     def __post_init__(self) -> None:
@@ -77,12 +69,6 @@ class PartitionConfig:
             require(self.name == NATURAL or not given, expected, list(given), advice)
             is_once = len(set(given)) == len(given)
             require(is_once, f"different entries of partition.{name}", list(given), "drop one")
-        fraction, expected = self.new_fraction, f"no partition.new_fraction with {self.name}"
-        advice = f"use null, or partition={NATURAL}"
-        require(self.name == NATURAL or fraction is None, expected, fraction, advice)
-        expected = "partition.new_clients or partition.new_fraction, not both"
-        is_one = not self.new_clients or fraction is None
-        require(is_one, expected, "both", "drop one")
         is_open = self.name != NATURAL or self.num_train_classes is None
         expected = f"no partition.num_train_classes with {NATURAL}"
         require(is_open, expected, self.num_train_classes, "use partition.hidden")

@@ -28,7 +28,6 @@ from spire_core.errors import ConfigError
         ("method.entrance=blocks", "model.backbone=FOLDER with"),
         ("adapt.patience=9", "adapt.early_stopping=true with"),
         ("partition.alpha=0.5", "partition=inner_dirichlet, dirichlet or independent with"),
-        ("partition.shards_per_client=3", "partition=shard with"),
         ("partition=iid partition.classes_per_client=3", "partition=pathological with"),
         ("eval.extractor=none eval.kid_num_subsets=2", "an eval.extractor with"),
         ("eval.extractor=none eval.reference=test_split", "an eval.extractor with"),
