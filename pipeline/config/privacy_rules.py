@@ -7,7 +7,6 @@ from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.privacy import PrivacyConfig, PrivateAdaptConfig
-from spire_core.config.server import ServerConfig
 from spire_core.methods import CLIENT_EMB
 
 
@@ -70,14 +69,13 @@ def check_private_rounds(
     privacy: PrivacyConfig,
     method: MethodConfig,
     federation: FederationConfig,
-    server: ServerConfig,
     client: ClientConfig,
     adapt: AdaptConfig,
 ) -> None:
     """Raise ConfigError for what would tell of single clients beside the noisy sum."""
     if not privacy.rounds.is_on:
         return
-    rules = (*_of_what_is_fitted(privacy, method, adapt), *_of_sums(federation, server, client))
+    rules = (*_of_what_is_fitted(privacy, method, adapt), *_of_sums(federation, client))
     for is_met, expected, got, advice in rules:
         require(is_met, f"{expected} with privacy.rounds.epsilon", got, advice)
     noise_cohort = privacy.rounds.noise_cohort or federation.cohort_size
@@ -132,21 +130,13 @@ def _of_what_is_fitted(
     )
 
 
-def _of_sums(
-    federation: FederationConfig, server: ServerConfig, client: ClientConfig
-) -> tuple[Rule, ...]:
+def _of_sums(federation: FederationConfig, client: ClientConfig) -> tuple[Rule, ...]:
     return (
         (
             client.opt_state != "average",
             "client.opt_state=reset or keep",
             client.opt_state,
             "moments are gradients that nobody clips",
-        ),
-        (
-            server.is_mean,
-            "server.aggregation=mean",
-            server.aggregation,
-            "noise is calibrated to a sum",
         ),
         (
             client.compression == "none",

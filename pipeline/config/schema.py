@@ -46,11 +46,11 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        method, server, federation = self.method, self.server, self.federation
+        method, federation = self.method, self.federation
         self._check_natural()
         check_private_adaptation(self.privacy.adapt, method, self.adapt, self.has_backbone)
-        check_secure_sums(federation, method, server, self.client)
-        check_private_rounds(self.privacy, method, federation, server, self.client, self.adapt)
+        check_secure_sums(federation, method, self.client)
+        check_private_rounds(self.privacy, method, federation, self.client, self.adapt)
         self._check_backbone()
         self._check_own_parts()
         require(
@@ -65,18 +65,6 @@ class Config:
             + " and method.phases=alternate" * method.alternates,
             federation.tau,
             "the first step of shared weights starts where the proximal term has no gradient",
-        )
-        require(
-            server.aggregation == "mean" or federation.cohort_size >= 3,
-            f"federation.cohort_size of at least 3 with server.aggregation={server.aggregation}",
-            federation.cohort_size,
-            "of two updates nobody can tell which one is wrong",
-        )
-        require(
-            server.aggregation == "mean" or self.client.compression != "top_k",
-            "server.aggregation=mean with client.compression=top_k",
-            server.aggregation,
-            "most clients leave a coordinate out, so the middle one never moves it",
         )
         require(
             method.record.is_federated or federation.num_new_clients > 0,

@@ -7,25 +7,18 @@ from spire_core.config.checks import require
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.privacy import PrivacyConfig
-from spire_core.config.server import ServerConfig
 
 FEWEST, RARE = 3, 1e-6  # clients of a secure sum, but for a chance in each round
 UNLIKELY = 1e-3  # a run that a secure sum ends since too few clients stay
 
 
 def check_secure_sums(
-    federation: FederationConfig, method: MethodConfig, server: ServerConfig, client: ClientConfig
+    federation: FederationConfig, method: MethodConfig, client: ClientConfig
 ) -> None:
     """Raise ConfigError for a rule between groups that needs single updates."""
     if not federation.secure_aggregation or not method.record.is_federated:
         return
     masked = "with federation.secure_aggregation=true"
-    require(
-        server.is_mean,
-        f"server.aggregation=mean {masked}",
-        server.aggregation,
-        "the others sort single updates, and only their sum is known",
-    )
     require(
         client.compression == "none",
         f"client.compression=none {masked}",

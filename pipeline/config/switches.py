@@ -44,12 +44,6 @@ SWITCHES = (
         lambda c: c.federation.straggler_rate,
     ),
     Switch(
-        ("server.trim_fraction",),
-        "server.aggregation=trimmed_mean",
-        lambda c: c.server.aggregation == "trimmed_mean",
-        lambda c: c.server.aggregation,
-    ),
-    Switch(
         ("client.private_moments",),
         "client.opt_state=average",
         lambda c: c.client.opt_state == "average",
@@ -192,12 +186,6 @@ IN_FINGERPRINTS = (
         ("server.momentum",),
         "server.optimizer=fedavgm or fedadam",
         lambda c: c.server.optimizer != "fedavg",
-        lambda c: c.server.optimizer,
-    ),
-    Switch(
-        ("server.beta2", "server.adaptivity"),
-        "server.optimizer=fedadam",
-        lambda c: c.server.optimizer == "fedadam",
         lambda c: c.server.optimizer,
     ),
     Switch(

@@ -53,9 +53,7 @@ def test_no_client_is_smaller_than_asked(name: str) -> None:
 
 
 def test_draws_are_bounded_and_end_in_a_clear_error() -> None:
-    with pytest.raises(
-        DataError, match=r"at least 250 images for each of .* in 21 draws"
-    ):
+    with pytest.raises(DataError, match=r"at least 250 images for each of .* in 21 draws"):
         split(PartitionConfig("dirichlet", alpha=0.1, min_size=250))
     with pytest.raises(DataError, match=r"900 images .* training split: use at most \d, or lower"):
         split(PartitionConfig("dirichlet", alpha=0.1, min_size=900))

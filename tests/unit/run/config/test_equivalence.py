@@ -32,7 +32,6 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "adapt.patience=9"),
         ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
         ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
-        ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
         ("spire", "client.top_k_fraction=0.5"),  # of compression=top_k alone
         ("fedavg_ft", "client.private_moments=none"),  # its network has no such layer
         ("spire", "resources.num_actors=1"),
@@ -50,7 +49,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("local", "federation.num_rounds=99"),
         ("local", "client.lr=9.0"),
         ("local", "federation.drop_rate=0.5"),
-        ("local", "server.aggregation=median"),
+        ("local", "server.lr=0.5"),
         ("local", "federation.secure_aggregation=true"),
         ("local", "client.compression=int8"),
         ("local", "client.prox_mu=0.1"),
@@ -128,7 +127,7 @@ def test_a_reference_makes_a_difference_to_scores_alone() -> None:
         ("spire", "client.group_size=3"),
         ("spire", "federation.drop_rate=0.5"),
         ("spire", "federation.straggler_rate=0.5"),
-        ("spire", "server.aggregation=median"),
+        ("spire", "server.optimizer=fedadam"),
         ("spire", "federation.secure_aggregation=true"),
         ("spire", "client.compression=bf16"),
         ("spire", "client.prox_mu=0.1"),
@@ -196,9 +195,8 @@ def test_a_choice_of_guidance_belongs_to_new_clients_alone() -> None:
 
 
 def test_chances_and_trimming_read_their_settings() -> None:
-    slow, trimmed = "federation.straggler_rate=0.5", "server.aggregation=trimmed_mean"
+    slow = "federation.straggler_rate=0.5"
     assert fingerprints(slow)[1] != fingerprints(slow, "federation.straggler_work=0.1")[1]
-    assert fingerprints(trimmed)[1] != fingerprints(trimmed, "server.trim_fraction=0.1")[1]
     thin = "client.compression=top_k"
     assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
     kept, told = "client.opt_state=keep", "client.private_moments=none"

@@ -25,7 +25,6 @@ KNOWN = list(known_keys(Config))
         ("partition.num_partitions", "federation.num_clients"),
         ("num_workers", "resources.num_actors"),
         ("server.strategy", "method.name"),
-        ("federation.aggregation", "server.aggregation"),
     ],
 )
 def test_a_similar_key_or_another_librarys_word_is_meant(name: str, meant: str) -> None:

@@ -207,10 +207,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             "federation.tau of at least 4 with client.prox_mu above 0 and method.phases=alternate",
         ),
         (
-            [SECURE, "server.aggregation=median"],
-            "server.aggregation=mean with .*, got median: the others sort single updates",
-        ),
-        (
             [SECURE, "client.compression=bf16"],
             "client.compression=none with federation.secure_aggregation=true, got bf16: a masked",
         ),
@@ -233,10 +229,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         (
             [*PRIVATE, "privacy.adapt.epsilon=4"],
             "privacy.adapt.epsilon=null with privacy.rounds.epsilon, got 4.0: epsilon is about one",
-        ),
-        (
-            [*PRIVATE, "server.aggregation=median"],
-            "server.aggregation=mean with .*, got median: noise is calibrated to a sum",
         ),
         (
             [*PRIVATE, "client.compression=int8"],
