@@ -79,7 +79,6 @@ RUNS: dict[str, tuple[str, ...]] = {  # name: what is set on top of BASE
     "adapt-init-mean": ("adapt.init=mean",),
     "server-fedavgm-ema": ("server.optimizer=fedavgm", "server.ema=0.8"),
     "server-fedadam-ema": ("server.optimizer=fedadam", "server.lr=0.001", "server.ema=0.8"),
-    "server-median": ("server.aggregation=median",),
     "dropped-stragglers": ("federation.drop_rate=0.4", "federation.straggler_rate=0.5"),
     "dropped-stragglers-ray": (
         "federation.drop_rate=0.4",

@@ -23,7 +23,6 @@ import numpy as np
 
 from pipeline.cluster.session import cluster
 from pipeline.files.revision import git_revision
-from spire_core.config.server import ServerConfig
 from spire_core.federated.accumulation import UpdateShape, UpdateSum, combine
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.federated.update_checks import CheckedUpdate, check_update
@@ -59,7 +58,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def measured_sums() -> dict[str, float]:
     """Return the nanoseconds of each step for each weight, both of its moments included."""
-    first, config = update(0), ServerConfig()
+    first = update(0)
     before, shape = (
         Broadcast(first.weights, first.moments),
         UpdateShape(SIZE, True, 1000 * NUM_EXAMPLES),
@@ -77,7 +76,7 @@ def measured_sums() -> dict[str, float]:
 
     parts = [total.part(0, SIZE) for total in accumulators]
     checking = seconds(lambda: check_update(first, first.weights, has_moments=True))
-    one, two = (seconds(lambda n=n: combine(parts[:n], config)) for n in (1, 2))
+    one, two = (seconds(lambda n=n: combine(parts[:n])) for n in (1, 2))
     times = {"check": checking, "add": seconds(add), "mean": one, "merge": two - one}
     times["copy"] = seconds(lambda: accumulators[0].part(0, SIZE))
     return {f"{name}_ns": 1e9 * s / SIZE for name, s in times.items()}

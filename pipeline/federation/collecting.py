@@ -69,11 +69,11 @@ class Collector:
         self, reports: Reports, round_: OpenRound
     ) -> tuple[list[tuple], Collection[int]]:
         """Return the combined stretches, or else the clients whose updates are lost."""
-        plan, server = round_.plan, self.settings.server
-        shape, size = self.settings.update_shape(plan, round_.state.weights.size), 0
+        plan, size = round_.plan, 0
+        shape = self.settings.update_shape(plan, round_.state.weights.size)
         if plan.sums_integers:
             size = self.settings.update_format(plan, round_.state.broadcast).size
-        step = stretch_size(shape, self.pool.num_workers, len(reports), server)
+        step = stretch_size(shape, self.pool.num_workers)
         stretches = []
         for start in range(0, size or shape.size, step):
             found = self.pool.each("round_part", plan.round_idx, start, start + step)
@@ -81,7 +81,7 @@ class Collector:
             lost = self._lost(parts, reports)
             if lost:
                 return [], lost
-            stretches.append((combine_integers(parts),) if size else combine(parts, server))
+            stretches.append((combine_integers(parts),) if size else combine(parts))
         return stretches, ()
 
     def _lost(self, parts: Sequence[Part], reports: Reports) -> Collection[int]:

@@ -8,7 +8,7 @@ masks, so that this side too sees no single update.
 from collections.abc import Sequence
 
 from pipeline.federation.rounds import RoundSettings
-from spire_core.federated.accumulation import Accumulator, Part, make_accumulator
+from spire_core.federated.accumulation import Accumulator, Part, UpdateSum
 from spire_core.federated.compression import decompress
 from spire_core.federated.integer_updates import IntegerSum
 from spire_core.federated.messages import (
@@ -88,7 +88,7 @@ class UpdateReceiver:
         shape = settings.update_shape(plan, broadcast.weights.size)
         if plan.sums_integers:
             return IntegerSum(shape, settings.update_format(plan, broadcast).size)
-        return make_accumulator(broadcast, shape, settings.server)
+        return UpdateSum(broadcast, shape)
 
     def _checked(
         self, client_id: int, message: Message, broadcast: Broadcast, plan: RoundPlan

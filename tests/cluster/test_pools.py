@@ -171,7 +171,6 @@ class TestEquality:
                     "client.engine=grouped",
                     "client.group_size=3",  # one of two actors has none
                     "federation.drop_rate=0.6",
-                    "server.aggregation=median",
                 ),
                 (2,),
             ),

@@ -128,7 +128,7 @@ class SplitPool(LocalClientPool):
         return [getattr(worker, method)(*args) for worker in self.workers]
 
 
-def rounds_of(aggregation: str, policy: str = "retry") -> RoundSettings:
+def rounds_of(policy: str = "retry") -> RoundSettings:
     federation = FederationConfig(
         num_clients=NUM_CLIENTS,
         cohort_size=NUM_CLIENTS,
@@ -137,15 +137,13 @@ def rounds_of(aggregation: str, policy: str = "retry") -> RoundSettings:
         on_client_error=policy,
     )
     client, server = ClientConfig(engine="grouped", group_size=2), ServerConfig(ema=0.5)
-    parts = (federation, client, replace(server, aggregation=aggregation), MethodConfig())
+    parts = (federation, client, server, MethodConfig())
     sizes = [10 + c for c in range(NUM_CLIENTS)]
     return RoundSettings(*parts, seed=0, num_examples=sizes, shared_size=SIZE)
 
 
-def driver_with(
-    pool_class: type[SplitPool], num_workers: int, aggregation: str, policy: str = "retry"
-) -> Driver:
-    settings = rounds_of(aggregation, policy)
+def driver_with(pool_class: type[SplitPool], num_workers: int, policy: str = "retry") -> Driver:
+    settings = rounds_of(policy)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
     return Driver(pool_class(settings, num_workers), state, settings)
 
@@ -162,15 +160,14 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         np.testing.assert_array_equal(found[name], numbers, err_msg=name)
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "median", "trimmed_mean"])
 def test_the_number_of_workers_and_of_stretches_changes_nothing(
-    aggregation: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = state_after(driver_with(SplitPool, 1, aggregation))
+    expected = state_after(driver_with(SplitPool, 1))
     for num_workers in (2, 3, 7, 11):
-        assert_same(state_after(driver_with(SplitPool, num_workers, aggregation)), expected)
+        assert_same(state_after(driver_with(SplitPool, num_workers)), expected)
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)  # the shortest: 1,024 numbers
-    assert_same(state_after(driver_with(SplitPool, 3, aggregation)), expected)
+    assert_same(state_after(driver_with(SplitPool, 3)), expected)
 
 
 class LosesItsSum(SplitPool):
@@ -191,17 +188,15 @@ class LosesItsSum(SplitPool):
         return results
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "median"])
 @pytest.mark.parametrize("stretches_before", [0, 2])
 def test_clients_of_a_lost_sum_are_computed_again(
     stretches_before: int,
-    aggregation: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
-    expected = state_after(driver_with(SplitPool, 1, aggregation))
-    driver = driver_with(LosesItsSum, 3, aggregation)
+    expected = state_after(driver_with(SplitPool, 1))
+    driver = driver_with(LosesItsSum, 3)
     pool: Any = driver.pool
     pool.stretches_before = stretches_before
     assert_same(state_after(driver), expected)
@@ -225,7 +220,7 @@ class NotesGroups(LosesItsSum):
 
 def test_clients_of_a_lost_sum_compute_in_the_groups_in_which_they_did() -> None:
     """Fewer clients would be cut into smaller groups, and last bits depend on the group."""
-    settings = rounds_of("mean")
+    settings = rounds_of()
     federation = replace(settings.federation, num_clients=160, cohort_size=160)
     settings = replace(
         settings,
@@ -326,16 +321,15 @@ class LosesAnAnswer(SplitPool):
         return results
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "median"])
-def test_a_client_whose_answer_was_lost_counts_once(aggregation: str) -> None:
+def test_a_client_whose_answer_was_lost_counts_once() -> None:
     """It is computed again by another worker, while the first one still holds its update."""
-    expected = state_after(driver_with(SplitPool, 1, aggregation))
-    assert_same(state_after(driver_with(LosesAnAnswer, 2, aggregation)), expected)
+    expected = state_after(driver_with(SplitPool, 1))
+    assert_same(state_after(driver_with(LosesAnAnswer, 2)), expected)
 
 
 def test_a_client_that_is_dropped_is_in_no_sum() -> None:
     """Its answer is lost for good, though its update had been accumulated."""
-    driver = driver_with(LosesAnAnswer, 2, "mean", policy="drop")
+    driver = driver_with(LosesAnAnswer, 2, policy="drop")
     pool: Any = driver.pool
     pool.times = 2  # with its group, then alone
     found = state_after(driver, num_rounds=2)
@@ -348,7 +342,7 @@ def test_a_client_that_is_dropped_is_in_no_sum() -> None:
     state_after(plain, num_rounds=1)
     before, plan = plain.state.broadcast, RoundPlan(1, 1.0, shares_local=True)
     sent = [update_of(c, before, plan) for c in range(NUM_CLIENTS) if c not in lost]
-    mean = accumulation.average(sent, before, ServerConfig())
+    mean = accumulation.average(sent, before)
     np.testing.assert_array_equal(found["weights"], mean.weights)
 
 
@@ -365,7 +359,7 @@ def _masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def secure_driver(
     pool_class: type[SplitPool], num_workers: int, policy: str = "retry", **scenario: Any
 ) -> Driver:
-    settings = rounds_of("mean", policy)
+    settings = rounds_of(policy)
     federation = replace(settings.federation, secure_aggregation=True, **scenario)
     settings = replace(settings, federation=federation)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
@@ -468,7 +462,7 @@ def test_clients_that_fall_silent_after_their_update_are_in_the_sum() -> None:
 def test_clients_that_drop_out_before_their_update_take_their_masks_along() -> None:
     """They have shared keys, and the masks of the others with them are taken off."""
     driver, dropped = secure_driver(SplitPool, 2, drop_rate=0.15), 0
-    settings = rounds_of("mean")
+    settings = rounds_of()
     federation = replace(settings.federation, drop_rate=0.15)
     settings = replace(settings, federation=federation)
     plain = Driver(SplitPool(settings, 1), ServerState.initial(np.zeros(SIZE, "f4")), settings)
@@ -523,7 +517,7 @@ def private_driver(
     **scenario: Any,
 ) -> Driver:
     """Its cohorts have two clients, drawn by chance on average, and one of six has none."""
-    settings = rounds_of("mean")
+    settings = rounds_of()
     scenario = {"cohort_size": 2, "num_rounds": PRIVATE_ROUNDS} | scenario
     federation = replace(settings.federation, **scenario)
     private = PrivateRoundsConfig(

@@ -472,7 +472,7 @@ def test_words_set_the_sweep_its_axes_and_all_its_trials(file: Path) -> None:
     ("settings", "word", "laid_over"),
     [
         (
-            "{partition: {name: shard, classes_per_client: 3}}",
+            "{partition: {name: iid, classes_per_client: 3}}",
             "partition=pathological",
             {"partition": "pathological", "partition.classes_per_client": 3},
         ),
