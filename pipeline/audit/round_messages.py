@@ -11,11 +11,10 @@ import numpy as np
 from pipeline.clients.worker import ClientWorker
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.private_rounds import clip_norm_of
-from spire_core.errors import AggregationError
-from spire_core.federated.compression import decompress
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan, UpdateFault
+from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState
+from spire_core.federated.sums import HiddenSum
 from spire_core.training.adam import BETAS
 
 MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
@@ -26,8 +25,7 @@ class Message:
     """A client's update as the server knows it, and the embedding (D_emb,) behind it.
 
     `decay`: the part of the first moments that were handed out which is left in the update's.
-    In a secure sum a message is uniform whatever it hides, so that the mean update of its cohort is
-    all that the server knows of each client.
+    In a secure sum the mean update of its cohort is all that the server knows of each client.
     """
 
     update: ClientUpdate
@@ -81,20 +79,12 @@ def _summed(
 
     In a private round it is that of clipped changes, without noise: the server has drawn it.
     """
-    settings = worker.receiver.settings
-    weights = [settings.known_examples(m.update.client_id, plan) for m in messages]
-    num_examples = sum(weights)
-    form = settings.update_format(replace(plan, num_examples=num_examples), broadcast)
-    total = np.zeros(form.size, dtype=np.uint64)
+    weights = [1 if plan.private else m.update.num_examples for m in messages]
+    form = worker.settings.update_format(replace(plan, num_examples=sum(weights)), broadcast)
+    total = HiddenSum(form.size)
     for message, weight in zip(messages, weights, strict=True):
-        numbers = form.encode(message.update, weight)
-        if isinstance(numbers, UpdateFault):
-            raise AggregationError(
-                f"expected an update that can be summed, got {numbers} from client "
-                f"{message.update.client_id}: audit a run that has not diverged"
-            )
-        total += numbers
-    mean = form.decode(total, num_examples)
+        total.add(message.update.client_id, weight, form.encode(message.update))
+    mean = form.decode(total)
     decay = float(np.average([message.decay for message in messages], weights=weights))
     own = [replace(m.update, weights=mean.weights, moments=mean.moments) for m in messages]
     return [replace(m, update=u, decay=decay) for m, u in zip(messages, own, strict=True)]
@@ -129,10 +119,9 @@ def _messages(
     clients = [worker.client_data(client_id) for client_id in client_ids]
     states = [worker.private_state(client_id, num_rounds_done) for client_id in client_ids]
     finished = worker.trainer.train(clients, states, broadcast, plan)
-    settings, found = worker.setup.config.client, []
-    for sent, state in finished:
+    found = []
+    for update, state in finished:
         assert state.client_emb is not None  # methods without one are not audited here
-        update = decompress(sent, broadcast.weights, settings)
         decay = BETAS[0] ** update.num_steps
         found.append(Message(update, state.client_emb.double().numpy(), decay))
     return found

@@ -67,8 +67,7 @@ def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
 class Checkpointer(RoundListener):
     """Writes a run's checkpoints one after the other, while the next rounds are computed.
 
-    The server's state is in a file before the next round begins. The rest waits, a second at most,
-    until a core is free (`RoundDriver.save_state`). At most two checkpoints are pending: a third
+    The server's state is in a file before the next round begins. At most two checkpoints are pending: a third
     waits for the first. `mirror` copies them to a storage.
 
     An interrupt's checkpoint is taken if `may_resume_after` is true for its number of rounds.
@@ -85,7 +84,6 @@ class Checkpointer(RoundListener):
         self.may_resume_after = may_resume_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: dict[int, Future[None]] = {}  # by rounds done, oldest first
-        self._driver: RoundDriver | None = None
 
     def kept_rounds(self) -> tuple[int, ...]:
         """Return the numbers of rounds with a checkpoint, of which clients keep their states."""
@@ -127,7 +125,6 @@ class Checkpointer(RoundListener):
 
         Raises the errors of earlier checkpoints, such as RunError if there was no room for one.
         """
-        self._driver = driver
         self._begin(num_rounds_done, driver.save_state)
 
     def take_state(self, state: ServerState) -> None:
@@ -136,8 +133,6 @@ class Checkpointer(RoundListener):
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole; raises as `take` does."""
-        if self._driver is not None:
-            self._driver.flush()
         self._wait_for_all_but(0)
 
     def _begin(self, num_rounds_done: int, save_state: Callable[[Path], Callable[[], int]]) -> None:

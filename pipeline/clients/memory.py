@@ -1,8 +1,7 @@
 """The memory of a round, and the number of actors that fit on a node.
 
-A client's step is measured, and the rest is counted: the messages of clients that are computed
-together, the accumulator of each actor, the broadcast on each node, and on the driver's node its
-vectors, the stretches that it fetches and the sealed shares of a secure sum.
+A client's step is measured, and the rest is counted: the updates of clients that are computed
+together, the sum of each actor, the broadcast on each node, and the driver's vectors.
 """
 
 import resource
@@ -16,15 +15,11 @@ import psutil
 from pipeline.clients.free_memory import available_bytes
 from pipeline.config.schema import Config
 from spire_core.errors import ClusterError
-from spire_core.federated.accumulation import STRETCH_BYTES, SUM_BYTES
-from spire_core.secure_sum.protocol import MAX_PARTNERS
+from spire_core.federated.exact_sum import BYTES
 
 if TYPE_CHECKING:
     import torch
 
-NUMBER_BYTES = 8  # of a summand of an integer sum
-NOISE_ARRAYS = 6  # of eight bytes (P,): a stream of bytes, what becomes of it, and a message
-SHARE_BYTES = 218  # of a sealed share, 148 bytes, in the driver's dictionaries
 SERVER_ARRAYS = 10  # of eight bytes (P,): both states with moments, and the step between them
 STEP_BYTES = 16  # a weight and its gradient, and Adam's two moments
 
@@ -64,26 +59,16 @@ class RoundMemory:
     def of(cls, config: Config, num_weights: int) -> "RoundMemory":
         """Return a round's memory for clients that share all of their weights, as in some rounds.
 
-        A message and the update that is decoded from it are there together, and so are the integers
-        that stand for it in a secure or private sum, in which one client's at a time are masked.
+        The driver has a sum of its own, and fetches that of one actor at a time.
         """
         client, cohort_size = config.resolved_client, config.federation.cohort_size
         arrays = 3 if client.opt_state == "average" else 1
-        update = 4 * arrays * num_weights
+        update, of_sum = 4 * arrays * num_weights, BYTES * arrays * num_weights
         together = client.largest_group(cohort_size) if client.engine == "grouped" else 1
-        decoded = 1 if client.compression == "none" else 2
-        is_private = config.privacy.rounds.is_on
-        at_work = together * decoded * update
-        if is_private or config.federation.secure_aggregation:
-            at_work += (together + 2) * NUMBER_BYTES * arrays * num_weights
-        if is_private:
-            at_work = max(at_work, NOISE_ARRAYS * 8 * num_weights)
-        sums = SUM_BYTES * arrays * num_weights
-        server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
-        if config.federation.secure_aggregation:
-            server += SHARE_BYTES * cohort_size * min(cohort_size, MAX_PARTNERS + 1)
-        of_step = together * STEP_BYTES * num_weights
-        return cls(at_work + sums, server, update, of_step)
+        server = SERVER_ARRAYS * 8 * num_weights + 2 * of_sum
+        return cls(
+            2 * together * update + of_sum, server, update, together * STEP_BYTES * num_weights
+        )
 
     @property
     def in_one_process(self) -> int:

@@ -1,11 +1,13 @@
-"""A worker's part in rounds: training, sums of updates, masks and noise.
+"""A worker's part in rounds: training, and the running sum of the updates that are made here.
 
 P: length of the weight vector.
 """
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,32 +15,21 @@ import torch
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.latents import encoder_of
-from pipeline.clients.masking import MaskingClients
 from pipeline.clients.profiler import WorkerProfiler
 from pipeline.clients.rounds import ClientTrainer
 from pipeline.clients.store import ClientStore
 from pipeline.clients.text_scores import gallery_of
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.receiving import Message, UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS
 from pipeline.runs.noise_key import read_noise
 from spire_core.evaluation.prompted_images import Gallery
-from spire_core.federated.accumulation import Part
-from spire_core.federated.messages import (
-    Broadcast,
-    ClientReport,
-    ClientUpdate,
-    CompressedUpdate,
-    IntegerMessage,
-    RoundPlan,
-)
+from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
 from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState
-from spire_core.federated.private_updates import ClippedFormat
+from spire_core.federated.private_updates import NOISE, ClippedFormat
+from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
 from spire_core.pretrained.folder import check_same
-from spire_core.secure_sum.keys import PublicKeys
-from spire_core.secure_sum.protocol import SumPlan
 
 
 class RoundWorker:
@@ -58,9 +49,8 @@ class RoundWorker:
         self.cache = setup.folder.parent / "cache"  # of all runs
         self.encode = encoder_of(self.context.diffusion, self.cache)
         sizes, layout = setup.partition.train_sizes, self.context.model.layout
-        settings = RoundSettings.of(setup.config, sizes, layout)
-        self.receiver = UpdateReceiver(settings)
-        self.masking = MaskingClients(setup.folder, settings)
+        self.settings = RoundSettings.of(setup.config, sizes, layout)
+        self._sum: tuple[int | str, Any] | None = None  # of a round, or a mean, by its name
         self.profiler = WorkerProfiler(self.context.device)
 
     def client_data(self, client_id: int) -> ClientData:
@@ -86,50 +76,124 @@ class RoundWorker:
     def _all_data(self, client_ids: Sequence[int]) -> list[ClientData]:
         return [self.client_data(client_id) for client_id in client_ids]
 
+    def is_ready(self) -> bool:
+        """Return that this process has a worker."""
+        return True
+
     # --- rounds of pre-training ---
 
-    def fit_group(
+    def fit(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientReport]:
-        """Train clients together, accumulate their updates here, and return a report of each."""
-        messages: Sequence[Message] = self.train(client_ids, broadcast, plan)
-        if plan.sums_integers:
-            messages = self.masking.messages(messages, broadcast, plan)
-        return self.receiver.receive(client_ids, messages, broadcast, plan)
+        """Train clients together, add their updates to this round's sum, return their reports.
+
+        A client that is in the sum already stays there once.
+        """
+        updates = self.train(client_ids, broadcast, plan)
+        form = self.settings.update_format(plan, broadcast) if plan.hides_updates else None
+        weights = [1 if plan.private else update.num_examples for update in updates]
+        total = self._running(plan.round_idx, lambda: self._empty(broadcast, plan))
+        with self._whole_or_none():
+            for update, weight in zip(updates, weights, strict=True):
+                if update.client_id in total.client_ids:
+                    continue
+                if form is None:
+                    total.add(update)
+                else:
+                    total.add(update.client_id, weight, form.encode(update))
+        return [_report(u, w, form) for u, w in zip(updates, weights, strict=True)]
 
     def train(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate | CompressedUpdate]:
-        """Train clients together and return the messages of their updates.
-
-        The new private states stay here.
-        """
-        clients, messages = self._all_data(client_ids), []
+    ) -> list[ClientUpdate]:
+        """Train clients together and return their updates; the new private states stay here."""
+        clients, updates = self._all_data(client_ids), []
         states = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
-        for message, state in self.trainer.train(clients, states, broadcast, plan):
+        for update, state in self.trainer.train(clients, states, broadcast, plan):
             if not state.is_empty:
                 done = plan.round_idx + 1
-                self.store.save(message.client_id, done, state, plan.kept_rounds)
-            messages.append(message)
-        return messages
-
-    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
-        """Return a stretch of the updates accumulated here in a round, None without any."""
-        return self.receiver.part(round_idx, start, stop)
-
-    def forget_round(self) -> None:
-        """Drop all updates that are accumulated here."""
-        self.receiver.forget()
-
-    def undo_round(self, client_id: int, round_idx: int) -> None:
-        """Discard a client's private state after a round whose update was not used."""
-        self.store.rewind(round_idx, client_id)
+                self.store.save(update.client_id, done, state, plan.kept_rounds)
+            updates.append(update)
+        return updates
 
     def rehearse(self) -> None:
         """Take one optimizer step as in a round, so that memory can be measured; keep nothing."""
         config = self.setup.config
         groups = config.resolved_client.groups(range(config.federation.cohort_size))
         self.trainer.rehearse(self._all_data(groups[0]))
+
+    # --- sums of what clients send, which leave this process as a whole alone ---
+
+    def _empty(self, broadcast: Broadcast, plan: RoundPlan) -> UpdateSum | HiddenSum:
+        if plan.hides_updates:
+            return HiddenSum(self.settings.update_format(plan, broadcast).size)
+        shape = self.settings.update_shape(plan, broadcast.weights.size)
+        return UpdateSum(broadcast, shape)
+
+    def _running(self, name: int | str, empty: Callable[[], Any]) -> Any:
+        """Return the running sum of this name, which takes the place of any other."""
+        if self._sum is None or self._sum[0] != name:
+            self._sum = None  # before the new one: both may be large
+            self._sum = (name, empty())
+        return self._sum[1]
+
+    @contextlib.contextmanager
+    def _whole_or_none(self) -> Iterator[None]:
+        """Drop the sum if a block ends in the middle of an addition."""
+        try:
+            yield
+        except BaseException:
+            self.forget_sum()
+            raise
+
+    def sum_of(self, name: int | str) -> Any:
+        """Return the sum of this name, None if this process has none."""
+        return None if self._sum is None or self._sum[0] != name else self._sum[1]
+
+    def forget_sum(self) -> None:
+        """Drop the running sum."""
+        self._sum = None
+
+    def hidden_total(
+        self, parts: Sequence[HiddenSum | None], broadcast: Broadcast, plan: RoundPlan
+    ) -> HiddenSum:
+        """Return the sum of all workers' sums of a round, with the noise of a private one."""
+        form = self.settings.update_format(plan, broadcast)
+        total = _added(parts, form.size)
+        if isinstance(form, ClippedFormat):
+            noise = read_noise(self.setup.folder, self.setup.config.privacy)
+            total.add(NOISE, 0, form.noise(noise, plan.round_idx))
+        return total
+
+    def add_parts(
+        self, client_ids: Sequence[int], name: str, part: str, weights: np.ndarray, num_all: int
+    ) -> None:
+        """Add clients' own parts to the sum of this name, one of so many clients.
+
+        A client without local layers of its own has those of the backbone `weights` (P,).
+        """
+        at, form = self.context.model.layout.parts.get(part, slice(0)), vector_form(num_all)
+        for client_id in client_ids:
+            own = self.private_state(client_id).parts.get(part)
+            own = torch.from_numpy(weights[at]) if own is None else own
+            numbers = form.encode(own.detach().cpu().numpy())
+            total = self._running(name, lambda size=numbers.size: HiddenSum(size))
+            if client_id not in total.client_ids:
+                total.add(client_id, 1, numbers)
+
+    def vector_total(self, parts: Sequence[HiddenSum | None], size: int) -> HiddenSum:
+        """Return the sum of all workers' sums of vectors (size,)."""
+        return _added(parts, size)
+
+    # --- rounds with differential privacy ---
+
+    def private_cohort(self, _: int, round_idx: int) -> list[int]:
+        """Return the clients of a round, each drawn by itself under the run's key."""
+        noise = read_noise(self.setup.folder, self.setup.config.privacy)
+        federation = self.setup.config.federation
+        return secret_cohort(federation.num_clients, federation.cohort_size, noise, round_idx)
+
+    # --- profiles ---
 
     def start_profile(self) -> None:
         """Start torch's profiler on this worker."""
@@ -143,46 +207,19 @@ class RoundWorker:
         """Stop the profiler and discard its trace."""
         self.profiler.stop()
 
-    # --- rounds with differential privacy ---
 
-    def private_cohort(self, _: int, round_idx: int) -> list[int]:
-        """Return the clients of a round, each drawn by itself under the run's key."""
-        noise = read_noise(self.setup.folder, self.setup.config.privacy)
-        federation = self.setup.config.federation
-        return secret_cohort(federation.num_clients, federation.cohort_size, noise, round_idx)
+def _added(parts: Sequence[HiddenSum | None], size: int) -> HiddenSum:
+    total = HiddenSum(size)
+    for part in parts:
+        if part is not None:
+            total.merge(part)
+    return total
 
-    def add_noise(self, unit: int, broadcast: Broadcast, plan: RoundPlan) -> list[ClientReport]:
-        """Add a round's noise to the sum that is accumulated here, and return its report."""
-        noise = read_noise(self.setup.folder, self.setup.config.privacy)
-        form = self.receiver.settings.update_format(plan, broadcast)
-        assert isinstance(form, ClippedFormat)  # the plan is private
-        message = IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))
-        return self.receiver.receive([unit], [message], broadcast, plan)
 
-    # --- secure sums ---
-
-    def advertise_keys(self, client_id: int, sum_name: str) -> PublicKeys:
-        """Return a client's public keys in a sum."""
-        return self.masking.public_keys(client_id, sum_name)
-
-    def share_keys(self, client_id: int, plan: SumPlan) -> dict[int, bytes]:
-        """Return the sealed shares of a client's secrets, by the client that each is for."""
-        return self.masking.shares(client_id, plan)
-
-    def reveal_shares(
-        self, client_id: int, plan: SumPlan, remaining: frozenset[int], sealed: dict[int, bytes]
-    ) -> dict[int, bytes]:
-        """Return a client's shares that take the masks off the sum of those that remain."""
-        return self.masking.reveal(client_id, plan, remaining, sealed)
-
-    def masked_part(
-        self, client_id: int, plan: SumPlan, part: str, weights: np.ndarray
-    ) -> np.ndarray:
-        """Return this client's own part under masks that cancel in the sum.
-
-        A client without local layers of its own sends those of the backbone `weights` (P,).
-        """
-        own = self.private_state(client_id).parts.get(part)
-        if own is None:
-            own = torch.from_numpy(weights[self.context.model.layout.parts[part]])
-        return self.masking.vector(client_id, own, plan)
+def _report(update: ClientUpdate, weight: int, form: Any) -> ClientReport:
+    """Return what the driver is told of an update: no loss, where the sum alone is seen."""
+    if form is None:
+        loss, num_bytes = update.loss, update.num_bytes
+    else:
+        loss, num_bytes = None, 8 * form.size
+    return ClientReport(update.client_id, weight, update.num_steps, loss, num_bytes)

@@ -12,12 +12,11 @@ from pipeline.clients.context import ModelContext
 from spire_core.config.client import ClientConfig
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
-from spire_core.federated.compression import compress
+from spire_core.federated.compression import lossy
 from spire_core.federated.messages import (
     AdamMoments,
     Broadcast,
     ClientUpdate,
-    CompressedUpdate,
     RoundPlan,
 )
 from spire_core.federated.private_state import PrivateState
@@ -49,15 +48,15 @@ class ClientTrainer:
         states: Sequence[PrivateState],
         broadcast: Broadcast,
         plan: RoundPlan,
-    ) -> list[tuple[ClientUpdate | CompressedUpdate, PrivateState]]:
-        """Train clients together; return each one's message to the server and new private state."""
+    ) -> list[tuple[ClientUpdate, PrivateState]]:
+        """Train clients together; return each one's update, as it arrives, and new private state."""
         with record_function(_span(plan, clients)):
             settings = self.context.config.client
             finished = self._trained(clients, states, broadcast, plan, settings)
         results = []
         for before, (update, after) in zip(states, finished, strict=True):
-            message, residual = compress(update, broadcast, before.residual, settings)
-            results.append((message, replace(after, residual=residual)))
+            arrived, residual = lossy(update, broadcast, before.residual, settings)
+            results.append((arrived, replace(after, residual=residual)))
         return results
 
     def rehearse(self, clients: Sequence[ClientData]) -> None:

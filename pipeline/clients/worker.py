@@ -59,7 +59,7 @@ class ClientWorker(RoundWorker):
 
     def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return samples generated as pre-training clients with these backbone weights (P,)."""
-        self.receiver.forget()  # the last round's sum is collected; its memory is needed now
+        self.forget_sum()  # the last round's sum is collected; its memory is needed now
         states = [self.private_state(client_id) for client_id in client_ids]
         return self.evaluator.draw(self._all_data(client_ids), states, weights)
 
@@ -115,7 +115,7 @@ class ClientWorker(RoundWorker):
         `pooled_features` (n, D) are features of the pre-training population's held-out images. With
         a `clip_norm` the fit is differentially private.
         """
-        self.receiver.forget()
+        self.forget_sum()
         client, start = self.client_data(client_id), (weights, settings, mean_emb)
         protection = self._protection(settings, clip_norm)
         report, state = self.adapter.adapt(client, *start, pooled_features, protection)
@@ -135,7 +135,7 @@ class ClientWorker(RoundWorker):
         Each also keeps its embedding after every epoch to evaluate. With a `clip_norm` the fit is
         differentially private.
         """
-        self.receiver.forget()
+        self.forget_sum()
         clients, protection = self._all_data(client_ids), self._protection(settings, clip_norm)
         fitted = self.adapter.fit_embeddings(clients, weights, settings, mean_emb, protection)
         for report, state in fitted:

@@ -1,13 +1,14 @@
-"""The client pool as Ray actors."""
+"""The client pool as Ray actors: long-lived processes, each of which simulates many clients."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from pipeline.clients.memory import (
     NO_ROUNDS,
@@ -17,28 +18,19 @@ from pipeline.clients.memory import (
     sizes_text,
 )
 from pipeline.cluster.actor_plan import ActorPlan
-from pipeline.cluster.client_actor import ClientActor
-from pipeline.cluster.losses import REVIVAL_S, LostActorError, lost_task, revive
-from pipeline.cluster.results import (
-    Patience,
-    get,
-    loss_cause,
-    result_of,
-    task_error,
-    wait,
-)
+from pipeline.cluster.client_actor import BegunAnewError, ClientActor
+from pipeline.cluster.results import RESUME, get, loss_cause, task_error
 from pipeline.cluster.session import free_resources
-from pipeline.cluster.watch import check_alive, end_actor
-from pipeline.federation.machine_faults import LESS_MEMORY
+from pipeline.cluster.watch import TICK_S, check_alive, check_now, end_actor
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import ClientPool
-from pipeline.federation.scheduling import WorkerSpeeds, balance
-from pipeline.federation.work import SEE_LOG, ClientFailure, Unit, Work, lost_together
-from spire_core.errors import ClusterError, first_line
+from pipeline.federation.pool import LESS_MEMORY, ClientPool, Tries, Unit, cause_of
+from spire_core.errors import ClusterError, SpireError, first_line
 
 logger = logging.getLogger(__name__)
 WAIT_NOTICE_S = 30.0
+REVIVAL_S = 120.0  # for a lost actor to come back, perhaps on another node
 LEAST_LIMIT_S = 30.0  # for what is not a client's work
+AHEAD = 2  # calls at an actor, so that it does not wait for this process
 
 
 class RayClientPool(ClientPool):
@@ -58,7 +50,6 @@ class RayClientPool(ClientPool):
         """
         self.actors, self.shared, self.client_timeout_s = list(actors), shared, client_timeout_s
         self.may_shrink = may_shrink
-        self.speeds = WorkerSpeeds()
 
     @classmethod
     def start(
@@ -107,7 +98,7 @@ class RayClientPool(ClientPool):
             raise task_error(error) from error
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", first_line(error))
-            return revive(self.actors[position], self.shared, rehearses=position == 0)
+            return self._begin_again(self.actors[position], rehearses=position == 0)
 
     def _keep_fitting(self, footprints: Sequence[Footprint], round_memory: RoundMemory) -> None:
         """End actors that their node has no memory for; the first actor has measured a step.
@@ -134,114 +125,183 @@ class RayClientPool(ClientPool):
     def num_workers(self) -> int:
         return len(self.actors)
 
-    def ask_first(self, method: str, *args: Any, limit_s: float | None = None) -> Any:
-        try:
-            answer = result_of(self.actors[0].ask.remote(method, *args), limit_s)
-            return None if answer is None else answer[0]
-        except ClusterError as error:
-            logger.warning("%s of a client actor: %s", method, error)
-            return None
-
-    def each(self, method: str, *args: Any) -> list[Any]:
-        check_alive()
-        refs = [actor.ask.remote(method, *args) for actor in self.actors]
-        pairs = list(zip(self.actors, refs, strict=True))
-        answers = [self._own(actor, ref) for actor, ref in pairs]
-        self._revive([self.actors[i] for i, answer in enumerate(answers) if answer is None])
-        return [None if answer is None else answer[0] for answer in answers]
-
-    def _own(self, actor: Any, ref: Any) -> tuple[Any] | None:
-        """Return an actor's answer as a tuple; None from an actor that is lost or hangs."""
-        limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
-        try:
-            return get(ref, limit_s)
-        except RayTaskError as error:
-            self.last_loss = lost_task(actor, error, "an actor whose answer is lost")
-        except GetTimeoutError:
-            self.last_loss = f"an actor without an answer in {limit_s} s", SEE_LOG
-            ray.kill(actor, no_restart=False)
-        except RayError as error:
-            logger.warning("a client actor was lost (%s)", first_line(error))
-            self.last_loss = loss_cause(error, "a lost actor")
-        return None
-
     def share(self, value: Any) -> Any:
         check_alive()  # of a dead node, Ray would end this process
         return ray.put(value)
 
-    def attempt(self, work: Work) -> list[Any]:
-        check_alive()
-        shares = self._shares(work)
-        busy = {worker: work.part(at) for worker, at in enumerate(shares) if at}
-        patience = Patience(self.client_timeout_s)
-        refs = {
-            worker: self.actors[worker].run.remote(replace(part, args=()), *part.args)
-            for worker, part in busy.items()
-        }
-        results: dict[int, Any] = {}
-        for worker, part in busy.items():
-            chunk, busy_s = self._chunk(self.actors[worker], refs[worker], part.units, patience)
-            self.busy_s += busy_s
-            if busy_s > 0 and not any(isinstance(result, ClientFailure) for result in chunk):
-                self.speeds.learn(work.task, worker, sum(part.costs), busy_s)
-            results |= zip(shares[worker], chunk, strict=True)
-        gone = [i for i, r in results.items() if isinstance(r, ClientFailure) and r.num_lost]
-        lost = [worker for worker in busy if not set(gone).isdisjoint(shares[worker])]
-        for worker in lost:
-            self.speeds.renew(worker)
-        self._revive([self.actors[worker] for worker in lost])
-        return [results[i] for i in range(len(work.units))]
+    def run_all(
+        self,
+        task: str,
+        units: Sequence[Unit],
+        *args: Any,
+        per_unit: Sequence[tuple] | None = None,
+        costs: Sequence[float] | None = None,
+        where: str = "",
+    ) -> list[Any]:
+        costs, extra = costs or [1.0] * len(units), per_unit or [()] * len(units)
+        work = _Work(self, Tries(task, units, where), args, extra)
+        work.queue.extend(sorted(range(len(units)), key=lambda i: -costs[i]))
+        while work.queue or work.sent:
+            check_alive()
+            work.send()
+            for ref in ray.wait(list(work.sent), timeout=TICK_S)[0]:
+                work.receive(ref)
+            work.end_hanging()
+        return [work.results[i] for i in range(len(units))]
 
-    def _shares(self, work: Work) -> list[list[int]]:
-        """Return the positions of each actor's calls, one for each in a wave."""
-        if work.is_wave:
-            return [[i] for i in range(len(work.units))]
-        return balance(work.costs, self.speeds.of(work.task, len(self.actors)))
+    def each(self, method: str, *args: Any) -> Iterator[Any]:
+        for actor in list(self.actors):
+            yield self._answer(actor, actor.ask.remote(method, *args))
 
-    def _chunk(
-        self, actor: Any, ref: Any, units: Sequence[Unit], patience: Patience
-    ) -> tuple[list[Any], float]:
-        """Return an actor's results and the seconds that they took.
+    def ask_first(self, method: str, *args: Any) -> Any:
+        return self._answer(self.actors[0], self.actors[0].ask.remote(method, *args))
 
-        If the actor died or hangs: the loss of all its units, and no time.
-        """
-        # A result that is ready in time may still have to come here from another node.
-        num_clients = sum(1 if isinstance(unit, int) else len(unit) for unit in units)
-        left_s = patience.left_s(num_clients)
-        done, _ = wait([ref], left_s, "a client actor", patience)
-        if not done:
-            ray.kill(actor, no_restart=False)
-            cause = f"no answer in {self.client_timeout_s:g} s per client"
-            return lost_together(units, cause), 0.0
+    def combined(self, part: str, combine: str, *args: Any, combine_args: tuple = ()) -> Any:
+        parts = [actor.ask.remote(part, *args) for actor in self.actors]
+        together = self.actors[0].combine.remote(combine, len(combine_args), *combine_args, *parts)
+        found = self._answer(self.actors[0], together)
+        if found is None:  # whose part is lost shows when they are asked
+            list(self.each("is_ready"))
+        return found
+
+    def _answer(self, actor: Any, ref: Any) -> Any:
+        """Return an actor's answer; None from one that is lost or hangs, which begins again."""
+        limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
         try:
-            return get(ref)
+            return get(ref, limit_s)
         except RayTaskError as error:
-            cause = lost_task(actor, error, "what it was given is lost")
+            if not isinstance(error.cause, RayError | BegunAnewError):
+                raise task_error(error) from error
+            logger.warning("an answer of a client actor is lost (%s)", first_line(error.cause))
+        except GetTimeoutError:
+            logger.warning("a client actor has not answered in %g s: it begins again", limit_s)
+            ray.kill(actor, no_restart=False)
         except RayError as error:
-            cause = loss_cause(error, "its actor was lost")
-        return lost_together(units, *cause), 0.0
+            logger.warning("a client actor was lost (%s)", first_line(error))
+        self.revive(actor)
+        return None
 
-    def _revive(self, lost: Sequence[Any]) -> None:
-        """Let lost actors begin again; one that does not come back is ended, and the others go on.
+    def revive(self, actor: Any) -> None:
+        """Let an actor begin again after a loss; one that does not come back is ended.
 
-        LostActorError if there are no others, or if the user has set the number of actors. Another
-        copy of this pool, as the driver has one, then finds that actor dead and does the same.
+        ClusterError if there are no others, or if the user has set the number of actors.
         """
-        limit_s = REVIVAL_S
-        for actor in lost:
+        try:
+            self._begin_again(actor)
+        except (ActorUnavailableError, GetTimeoutError, RayError) as error:
+            check_now()
+            if not self.may_shrink or len(self.actors) == 1:
+                raise ClusterError(
+                    f"expected a lost client actor to begin again on any node in {REVIVAL_S:g} s, "
+                    f"got {first_line(error)!r}: add a node, lower resources.num_actors, or leave "
+                    f"it on auto, which goes on with the actors that are left; {RESUME}"
+                ) from error
+            end_actor(actor)
+            self.actors = [other for other in self.actors if other is not actor]
+            left = f"{len(self.actors)} client actor{'s' * (len(self.actors) > 1)}"
+            logger.warning("going on with %s, without a lost one: %s", left, first_line(error))
+
+    def _begin_again(self, actor: Any, rehearses: bool = False) -> Footprint:
+        end = time.monotonic() + REVIVAL_S
+        while True:
             try:
-                revive(actor, self.shared, limit_s=limit_s)
-            except LostActorError as error:
-                if not self.may_shrink or len(self.actors) == 1:
+                again = actor.begin.remote(*self.shared, rehearses)
+                return get(again, max(TICK_S, end - time.monotonic()))
+            except RayTaskError as error:
+                raise task_error(error) from error
+            except ActorUnavailableError:
+                if time.monotonic() > end:
                     raise
-                end_actor(actor)
-                self.actors = [other for other in self.actors if other is not actor]
-                self.speeds = WorkerSpeeds()  # which knows them by their positions
-                limit_s = LEAST_LIMIT_S  # the others have had the first one's time as well
-                cause = first_line(error.__cause__ or error)
-                left = f"{len(self.actors)} client actor{'s' if len(self.actors) > 1 else ''}"
-                logger.warning("going on with %s, without a lost one: %s", left, cause)
+                time.sleep(0.2)
 
     def close(self) -> None:
         for actor in self.actors:
             end_actor(actor)
+
+
+class _Work:
+    """The units of one task on their way: waiting, sent to actors in order, and done."""
+
+    def __init__(
+        self, pool: RayClientPool, tries: Tries, args: tuple, extra: Sequence[tuple]
+    ) -> None:
+        self.pool, self.tries, self.args, self.extra = pool, tries, args, extra
+        self.queue: deque[int] = deque()
+        self.sent: dict[Any, tuple[Any, int]] = {}  # actor and position, by reference, in order
+        self.results: dict[int, Any] = {}
+        self._since: dict[Any, float] = {}  # by actor, when its first call began
+
+    def send(self) -> None:
+        """Give each actor a call, and a second one while enough are left for all."""
+        for depth in range(AHEAD):
+            for actor in self.pool.actors:
+                load = Counter(one for one, _ in self.sent.values())[actor]
+                is_due = load <= depth and len(self.queue) > depth * (len(self.pool.actors) - 1)
+                if self.queue and is_due:
+                    position = self.queue.popleft()
+                    unit, more = self.tries.units[position], (*self.args, *self.extra[position])
+                    ref = actor.run.remote(self.tries.task, unit, *more)
+                    if load == 0:
+                        self._since[actor] = time.monotonic()
+                    self.sent[ref] = (actor, position)
+
+    def receive(self, ref: Any) -> None:
+        """Take a call's result; one that failed waits again, or ends the run."""
+        if ref not in self.sent:  # it was lost with its actor, and is done with
+            return
+        actor, position = self.sent[ref]
+        try:
+            self._done(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, SpireError):
+                raise error.cause from error
+            if isinstance(error.cause, BegunAnewError):
+                self._lost(actor, str(error.cause))
+                return
+            del self.sent[ref]
+            self.queue.appendleft(position)
+            is_loss = isinstance(error.cause, RayError)
+            self.tries.failed(position, *(loss_cause if is_loss else cause_of)(error.cause))
+        except RayError as error:
+            self._lost(actor, *loss_cause(error))
+
+    def _done(self, ref: Any) -> None:
+        actor, position = self.sent[ref]
+        result, busy_s = ray.get(ref)
+        del self.sent[ref]
+        self.results[position] = result
+        self.pool.busy_s += busy_s
+        self._since[actor] = time.monotonic()
+
+    def _lost(self, actor: Any, *cause: str) -> None:
+        """Take what an actor has done before its loss; the first call of the others has failed.
+
+        An actor works in order, so that it was at that call. The others wait again.
+        """
+        is_first = True
+        for ref, (one, position) in list(self.sent.items()):
+            if one != actor:
+                continue
+            try:
+                self._done(ref)
+            except RayError:
+                del self.sent[ref]
+                self.queue.appendleft(position)
+                if is_first:
+                    self.tries.failed(position, *cause)
+                is_first = False
+        self.pool.revive(actor)
+
+    def end_hanging(self) -> None:
+        """End the process of each actor whose call takes longer than its clients may."""
+        limit_s = self.pool.client_timeout_s
+        if limit_s is None:
+            return
+        for actor in {one for one, _ in self.sent.values()}:
+            position = next(position for one, position in self.sent.values() if one == actor)
+            unit = self.tries.units[position]
+            allowed_s = limit_s * (1 if isinstance(unit, int) else len(unit))
+            if time.monotonic() - self._since[actor] > allowed_s:
+                logger.warning("no answer in %g s per client: the actor begins again", limit_s)
+                self._since[actor] = time.monotonic()
+                ray.kill(actor, no_restart=False)

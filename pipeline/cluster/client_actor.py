@@ -2,7 +2,6 @@
 
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +10,14 @@ import ray
 from pipeline.clients.memory import Footprint, footprint, resident_bytes
 from pipeline.cluster.actor_plan import choose_device
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.work import Work, lost_together, run_here
 from spire_core.errors import ClusterError
 
 if TYPE_CHECKING:
     from pipeline.clients.worker import ClientWorker
+
+
+class BegunAnewError(RuntimeError):
+    """A process that Ray has started in the place of a lost one, which has no worker yet."""
 
 
 @ray.remote
@@ -24,23 +26,32 @@ class ClientActor:
 
     worker: "ClientWorker | None" = None  # None in a restarted process, until it begins
 
-    def run(self, work: Work, *args: Any) -> tuple[list[Any], float]:
-        """Return results as `run_here` does, and the seconds that they took.
+    def run(self, task: str, unit: Any, *args: Any) -> tuple[Any, float]:
+        """Return the result of a task for a unit of clients, and the seconds that it took.
 
-        The arguments travel beside the work, because Ray resolves handles at the top level only.
+        A process that has lost its GPU ends: after an illegal access, say, every later call of CUDA
+        fails in it.
         """
         began = time.monotonic()
+        try:
+            return self.ask(task, unit, *args), time.monotonic() - began
+        except RuntimeError as error:
+            if "CUDA error" in str(error) and "out of memory" not in str(error):
+                os._exit(1)
+            raise
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Return the result of a method of the worker; BegunAnewError without one."""
         if self.worker is None:
-            return lost_together(work.units, "its actor was lost"), 0.0
-        return run_here(self.worker, replace(work, args=args)), time.monotonic() - began
+            raise BegunAnewError("its process has begun anew")
+        return getattr(self.worker, method)(*args)
 
-    def ask(self, method: str, *args: Any) -> tuple[Any] | None:
-        """Return the result of a method of the worker, as a tuple; None without a worker."""
-        return None if self.worker is None else (getattr(self.worker, method)(*args),)
+    def combine(self, method: str, num_args: int, *args: Any) -> Any:
+        """Return `method(parts, *args)`; the parts come after `num_args` arguments.
 
-    def leave(self) -> None:
-        """End this process; whatever is called next is called in the one that Ray starts then."""
-        os._exit(1)
+        All stand side by side, because Ray resolves handles at the top level only.
+        """
+        return self.ask(method, args[num_args:], *args[:num_args])
 
     def begin(self, setup: WorkerSetup, images: np.ndarray, rehearses: bool = False) -> Footprint:
         """Begin, also after a restart; ClusterError if this node does not see the run's folder.

@@ -15,8 +15,8 @@ class FederationConfig:
     a client on an actor counts as failed and is computed again, None for never. `drop_rate`: the
     chance, drawn from the seed, that a client of a cohort does not answer in a round.
 
-    `secure_aggregation`: updates travel under masks that cancel in their sum, so that the server
-    sees no single one (`spire_core.secure_sum.protocol`).
+    `secure_aggregation`: the server sees the sum of a round's updates alone, in fixed point
+    (`spire_core.federated.sums`).
     """
 
     num_clients: Annotated[int, Range(1, 100_000_000)] = 24

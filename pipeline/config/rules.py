@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pipeline.config.schema import Config
 
 FEWEST, RARE = 3, 1e-6  # clients of a secure sum, but for a chance in each round
-UNLIKELY = 1e-3  # a run that ends since too few clients stay in a secure sum
 Rule = tuple[bool, str, object, str]  # whether it is met, what it expects, what it got, what to do
 
 
@@ -76,9 +75,6 @@ def _of_private_rounds(c: "Config") -> Iterator[Rule]:
     yield c.client.compression == "none", f"client.compression=none {named}", c.client.compression, "changes are clipped and summed as integers"
     yield private.is_simulated(*sizes) or c.resolved_client.engine == "loop", f"client.engine=loop {named}", f"{c.client.engine}, which groups clients below a width of {WIDE}", "a client moves the rounding of others in its group, and epsilon does not include that"
     yield federation.cohort_size <= noise_cohort <= federation.num_clients, f"privacy.rounds.noise_cohort in {federation.cohort_size}..{federation.num_clients}", noise_cohort, "it stands for federation.cohort_size, out of federation.num_clients"
-    if federation.secure_aggregation:
-        few = _chance_of_few(federation.num_clients, federation.cohort_size)
-        yield few <= RARE, f"a chance of at most {RARE:g} of fewer than {FEWEST} clients in a private cohort with federation.secure_aggregation=true", f"{few:.2g}", "the server could read their updates from the sum, so raise federation.cohort_size (20 are enough in any population)"
 
 
 def _of_secure_sums(c: "Config") -> Iterator[Rule]:
@@ -87,9 +83,9 @@ def _of_secure_sums(c: "Config") -> Iterator[Rule]:
         return
     yield federation.cohort_size >= FEWEST, f"federation.cohort_size of at least {FEWEST} {named}", federation.cohort_size, "each of two clients could subtract its own update from the sum"
     if c.method.record.is_federated:
-        yield c.client.compression == "none", f"client.compression=none {named}", c.client.compression, "a masked number takes 8 bytes, whatever it was before"
-        lost = _chance_of_loss(c) if federation.drop_rate else 0.0
-        yield lost <= UNLIKELY, f"a chance of at most {UNLIKELY:g} that too few clients of some round stay until its secure sum is unmasked", f"{lost:.2g}", "more than two thirds of a cohort have to stay, so lower federation.drop_rate or raise federation.cohort_size"
+        yield c.client.compression == "none", f"client.compression=none {named}", c.client.compression, "a number in a sum of integers takes 8 bytes, whatever it was before"
+        few = _chance_of_few(c)
+        yield few <= RARE, f"a chance of at most {RARE:g} of fewer than {FEWEST} clients in a round's sum {named}", f"{few:.2g}", "the server could read their updates from it, so raise federation.cohort_size (20 are enough in any population) or lower federation.drop_rate"
 # fmt: on
 
 
@@ -100,33 +96,18 @@ def _fewest_steps(c: "Config") -> int:
     return 3 if c.method.alternates else 2  # local layers are shared at first
 
 
-def _chance_of_few(num_clients: int, cohort_size: int) -> float:
-    """Return the chance of fewer than `FEWEST` clients in a cohort that is drawn by chance."""
+def _chance_of_few(c: "Config") -> float:
+    """Return the chance of fewer than `FEWEST` clients in a round's sum.
+
+    Private cohorts are drawn by chance, and clients of any cohort may drop out.
+    """
+    federation, stay = c.federation, 1 - c.federation.drop_rate
+    is_drawn = c.privacy.rounds.is_on
+    if not is_drawn and stay == 1:
+        return 0.0
     from scipy.stats import binom  # late: half a second, for few runs
 
-    return float(binom.cdf(FEWEST - 1, num_clients, cohort_size / num_clients))
-
-
-def _chance_of_loss(c: "Config") -> float:
-    """Return a bound of the chance that some round's secure sum cannot be unmasked.
-
-    A sum of n clients is lost if too few of the holders of its secrets stay. Of private rounds n is
-    drawn: a cohort larger than the holders counts as one of average size.
-    """
-    import numpy as np
-    from scipy.stats import binom
-
-    from spire_core.secure_sum.protocol import MAX_PARTNERS, threshold_of  # with cryptography
-
-    def lost(n: int) -> float:
-        holders = min(n, MAX_PARTNERS + 1)
-        few = binom.cdf(threshold_of(holders) - 1, holders, 1 - c.federation.drop_rate)
-        return few if holders == n else min(1.0, n * few)
-
-    num_clients, cohort_size = c.federation.num_clients, c.federation.cohort_size
-    chance = lost(cohort_size)
-    if c.privacy.rounds.is_on and cohort_size < num_clients:
-        sizes = np.arange(1, min(num_clients, MAX_PARTNERS + 1) + 1)
-        drawn = binom.pmf(sizes, num_clients, cohort_size / num_clients)
-        chance = lost(max(cohort_size, MAX_PARTNERS + 2)) + drawn @ [lost(int(n)) for n in sizes]
-    return min(1.0, c.federation.num_rounds * chance)
+    if is_drawn:
+        rate = stay * federation.cohort_size / federation.num_clients
+        return float(binom.cdf(FEWEST - 1, federation.num_clients, rate))
+    return float(binom.cdf(FEWEST - 1, federation.cohort_size, stay))

@@ -60,12 +60,6 @@ class Config:
         return with_engine(self.client, self.model)
 
     @property
-    def masks_sums(self) -> bool:
-        """Whether clients mask anything: their updates, or the parts of a mean."""
-        is_federated = self.method.record.is_federated
-        return self.mean_part is not None or (is_federated and self.federation.secure_aggregation)
-
-    @property
     def mean_part(self) -> str | None:
         """The part that a new client starts as the mean of the pre-training clients', if any."""
         record, adapt = self.method.record, self.adapt

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.memory import SERVER_ARRAYS
 from pipeline.config.schema import Config
 from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import forgetting_curve
@@ -27,14 +26,14 @@ from pipeline.federation.messages import (
     GeneratedSamples,
 )
 from pipeline.federation.pool import ClientPool, in_groups
-from pipeline.federation.secure_sums import SecureSums, added
+from pipeline.federation.collecting import collect
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
 from spire_core.methods import CLIENT_EMB, LOCAL
-from spire_core.secure_sum.fixed_point import vector_form
+from spire_core.federated.sums import HiddenSum, vector_form
 
-SLICE_ARRAYS = SERVER_ARRAYS // 2  # of masked numbers: the rounds before have had room for twice
+ADDED_AT_ONCE = 16  # clients whose own parts a worker adds in one call
 Scores = TypeVar("Scores", AdaptReport, ControlScores)
 
 
@@ -109,20 +108,22 @@ def with_mean_layers(
 
 
 def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np.ndarray) -> Tensor:
-    """Return the mean (n,) of pre-training clients' own parts, from masked parts alone.
+    """Return the mean (n,) of pre-training clients' own parts, of which the sum alone comes here.
 
-    For a client without local layers of its own, those of the backbone `weights` (P,) stand. The
-    masked parts come in slices of clients, so that memory does not grow with the clients.
+    For a client without local layers of its own, those of the backbone `weights` (P,) stand.
     """
-    client_ids, layout = setting.representative_ids, setting.model.layout
+    ids, layout = setting.representative_ids, setting.model.layout
     size = setting.config.model.d_emb if part == CLIENT_EMB else layout.part_size(part)
-    sums, handle = SecureSums(pool), pool.share(weights)
-    plan = sums.open(f"mean {part}", client_ids)
-    total = np.zeros(size, dtype=np.uint64)
-    for some in in_groups(client_ids, max(1, SLICE_ARRAYS * layout.size // size)):
-        total += added(pool.run_all("masked_part", some, plan, part, handle))
-    total = sums.close(plan, total, client_ids)
-    return torch.from_numpy(vector_form(len(client_ids)).decode(total) / len(client_ids)).float()
+    name, handle = f"mean {part}", pool.share(weights)
+
+    def compute(groups: Sequence[tuple[int, ...]]) -> None:
+        pool.run_all("add_parts", groups, name, part, handle, len(ids))
+
+    def total() -> HiddenSum | None:
+        return pool.combined("sum_of", "vector_total", name, combine_args=(size,))
+
+    found = collect(pool, in_groups(ids, ADDED_AT_ONCE), compute, total)
+    return torch.from_numpy(vector_form(len(ids)).decode(found.numbers) / len(ids)).float()
 
 
 def adapt_clients(

@@ -29,9 +29,6 @@ class LocalDriver(Driver):
     def save_state(self, path: Path) -> Callable[[], int]:
         return functools.partial(write_state, path, self.state)
 
-    def flush(self) -> None:
-        pass
-
     def close(self) -> None:
         pass
 

@@ -41,7 +41,6 @@ from pipeline.results.recording import (
 )
 from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
-from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
 from pipeline.runs.ownership import check_links
 from pipeline.runs.start import check_same, located, save_start
@@ -132,7 +131,7 @@ def _run(
     config, run_dir = setting.config, tracker.run_dir
     watcher.stage("starting the clients")
     clients = open_pool(setting, run_dir, actors)
-    with mask_key(run_dir, config.masks_sums), clients as (pool, make_driver):
+    with clients as (pool, make_driver):
         measured = setting.eval_ids + setting.new_ids
         real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
 

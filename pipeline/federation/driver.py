@@ -3,22 +3,20 @@
 Its process, which may be an actor of its own, imports no torch: it combines numpy arrays.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.federation.collecting import Collector
-from pipeline.federation.gathering import Gatherer, OpenRound
+from pipeline.federation.collecting import Group, collect
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.private_rounds import PrivateRounds
 from pipeline.federation.rounds import RoundSettings, RoundStats, RoundTimer
-from pipeline.federation.secure_sums import SecureSums
+from spire_core.federated.messages import ClientReport, RoundPlan
 from spire_core.federated.participation import choose_cohort, responding_clients
-from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState, aggregate
+from spire_core.federated.sums import MeanUpdate, UpdateSum
 
 
 class RoundDriver(Protocol):
@@ -46,10 +44,6 @@ class RoundDriver(Protocol):
         """
         ...
 
-    def flush(self) -> None:
-        """Let the functions that `save_state` returned wait for nothing but the writing."""
-        ...
-
     def close(self) -> None:
         """End the driver's process, if it has one of its own."""
         ...
@@ -58,20 +52,10 @@ class RoundDriver(Protocol):
 class Driver:
     """Runs rounds one at a time. It never holds an embedding: clients send shared weights only."""
 
-    def __init__(
-        self,
-        pool: ClientPool,
-        state: ServerState,
-        settings: RoundSettings,
-        on_gathered: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Start from a state; `on_gathered` is called when a round's updates are there."""
-        self.pool, self.settings, self.on_gathered = pool, settings, on_gathered
-        self.gatherer = Gatherer(pool, settings)
-        self.secure_sums = SecureSums(pool)
-        self.collector = Collector(self.gatherer, self.secure_sums)
+    def __init__(self, pool: ClientPool, state: ServerState, settings: RoundSettings) -> None:
+        self.pool, self.settings = pool, settings
         guarantee = settings.guarantee
-        self.private = None if guarantee is None else PrivateRounds(pool, guarantee, settings.seed)
+        self.private = None if guarantee is None else PrivateRounds(pool, guarantee)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property
@@ -81,36 +65,41 @@ class Driver:
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         """Run the next round and return its record; `kept_rounds` as in `RoundPlan`."""
-        settings, federation, state = self.settings, self.settings.federation, self.state
-        seed, round_idx, timer = settings.seed, state.round_idx, RoundTimer(self.pool)
+        settings, state, timer = self.settings, self.state, RoundTimer(self.pool)
         # 1. Choose the cohort, and the clients of it that respond.
         cohort = self._cohort(state)
-        chances = (federation.drop_rate, seed, round_idx, settings.has_sampled_cohorts)
-        responding = responding_clients(cohort, *chances)
-        plan = settings.plan(round_idx, kept_rounds, responding)
+        drop_rate, is_private = settings.federation.drop_rate, self.private is not None
+        draws = (settings.seed, state.round_idx, is_private)
+        responding = responding_clients(cohort, drop_rate, *draws)
+        plan = settings.plan(state.round_idx, kept_rounds, responding)
         if self.private is not None:
-            plan = self.private.plan(plan, state, len(responding))
-        if federation.secure_aggregation and cohort:  # also with those that then drop out
-            plan = replace(plan, masking=self.secure_sums.open(f"round {round_idx}", cohort))
+            plan = self.private.plan(plan, state)
         # 2. Hand out the backbone.
-        broadcast = state.broadcast
-        average = None if self.private is None else federation.cohort_size
+        handle = self.pool.share(state.broadcast)
+        average = settings.federation.cohort_size if is_private else None
         groups = settings.client.groups(responding, average)
-        round_ = OpenRound(plan, state, self.pool.share(broadcast), groups)
         timer.dispatched()
-        # 3. Have the clients train; their updates are accumulated where they are made.
-        noise = [] if self.private is None else [NOISE]
-        reports = self.gatherer.gather([*noise, *responding], round_)
-        timer.gathered()
-        self.on_gathered()
+        # 3. Have the clients train; each worker adds up the updates that are made there.
+        reports: dict[int, ClientReport] = {}
+
+        def compute(some: Sequence[Group]) -> None:
+            costs = [settings.cost(plan, group) for group in some]
+            where = f" in round {plan.round_idx}"
+            for found in self.pool.run_all("fit", some, handle, plan, costs=costs, where=where):
+                reports.update({report.client_id: report for report in found})
+            timer.gathered()
+
         # 4. Average.
-        mean, reports = self.collector.collect(reports, round_)
+        total = collect(self.pool, groups, compute, lambda: self._total(plan, handle))
+        mean = self._mean(total, plan)
         after = aggregate(state, mean, settings.server)
-        included = [reports[client_id] for client_id in sorted(reports.keys() - {NOISE})]
-        stats = timer.stats(plan, cohort, responding, included, broadcast.num_bytes, mean.loss)
+        included = [reports[client_id] for client_id in sorted(reports)]
+        sent = state.broadcast.num_bytes
+        stats = timer.stats(plan, cohort, included, sent, mean.loss)
         if self.private is not None:
+            size = settings.update_format(plan, state.broadcast).size
             after = self.private.after(after, state, mean)
-            stats = self.private.stats(stats, reports[NOISE].num_bytes, broadcast.num_bytes)
+            stats = self.private.stats(stats, 8 * size, sent)
         self._last = (after, stats)
         return stats
 
@@ -120,6 +109,23 @@ class Driver:
         federation = self.settings.federation
         sizes = (federation.num_clients, federation.cohort_size)
         return choose_cohort(*sizes, self.settings.seed, state.round_idx)
+
+    def _total(self, plan: RoundPlan, handle: Any) -> Any:
+        """Return the sum of all workers' sums; of hidden updates, that is all that comes here."""
+        if plan.hides_updates:
+            more = (handle, plan)
+            return self.pool.combined("sum_of", "hidden_total", plan.round_idx, combine_args=more)
+        broadcast = self.state.broadcast
+        total = UpdateSum(broadcast, self.settings.update_shape(plan, broadcast.weights.size))
+        for part in self.pool.each("sum_of", plan.round_idx):
+            if part is not None:
+                total.merge(part)
+        return total
+
+    def _mean(self, total: Any, plan: RoundPlan) -> MeanUpdate:
+        if not plan.hides_updates:
+            return total.mean()
+        return self.settings.update_format(plan, self.state.broadcast).decode(total)
 
     def model_weights(self) -> np.ndarray:
         """Return the weights (P,) for the clients' use: the moving average."""

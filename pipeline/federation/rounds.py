@@ -13,11 +13,9 @@ from pipeline.federation.pool import ClientPool
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
-from spire_core.federated.accumulation import UpdateShape
-from spire_core.federated.integer_updates import UpdateFormat
 from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
-from spire_core.federated.participation import stragglers
 from spire_core.federated.private_updates import ClippedFormat
+from spire_core.federated.sums import SecureFormat, UpdateShape
 from spire_core.privacy.rounds import RoundsGuarantee
 
 if TYPE_CHECKING:
@@ -54,11 +52,6 @@ class RoundSettings:
             layout.num_without_local,
         )
 
-    @property
-    def has_sampled_cohorts(self) -> bool:
-        """Whether each client is drawn by itself (Poisson), so that a round may have none."""
-        return self.guarantee is not None and self.guarantee.cyclic is None
-
     def plan(
         self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: Sequence[int]
     ) -> RoundPlan:
@@ -72,8 +65,7 @@ class RoundSettings:
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,
-            stragglers=stragglers(client_ids, federation.straggler_rate, self.seed, round_idx),
-            straggler_work=federation.straggler_work,
+            is_secure=federation.secure_aggregation,
         )
 
     def update_shape(self, plan: RoundPlan, num_weights: int) -> UpdateShape:
@@ -81,21 +73,17 @@ class RoundSettings:
         size = num_weights if plan.shares_local else self.shared_size
         return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
 
-    def known_examples(self, client_id: int, plan: RoundPlan) -> int:
-        """Return the weight that a client's update has in a round."""
-        return self.num_examples[client_id] if plan.private is None else 1
-
-    def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateFormat | ClippedFormat:
+    def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> SecureFormat | ClippedFormat:
         """Return how a round's updates become integers."""
         shape = self.update_shape(plan, broadcast.weights.size)
         if plan.private is not None:
             return ClippedFormat(broadcast, shape.size, plan.private)
-        return UpdateFormat(broadcast, shape)
+        return SecureFormat(broadcast, shape)
 
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
-        return float(sum(plan.num_steps(c, self.num_examples[c], batch_size) for c in client_ids))
+        return float(sum(plan.num_steps(self.num_examples[c], batch_size) for c in client_ids))
 
 
 @dataclass(frozen=True)
@@ -104,9 +92,7 @@ class RoundStats:
 
     A private round has no loss, and counts of nobody.
 
-    `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
-    chance, and the others failed or were refused. `num_stragglers` clients responded but fell
-    behind. `dispatch_s` is the part of `train_s` before any client is asked to train.
+    `num_dropped` clients of the cohort stayed away by chance. `dispatch_s` is the part of `train_s` before any client is asked to train.
     `idle_fraction` is the share of `train_s` in which a worker has nothing to do, mean over
     workers.
     """
@@ -117,8 +103,6 @@ class RoundStats:
     down_bytes: int
     num_steps: int
     num_dropped: int
-    num_absent: int
-    num_stragglers: int
     train_s: float
     aggregate_s: float
     dispatch_s: float
@@ -133,17 +117,16 @@ class RoundTimer:
 
     def dispatched(self) -> None:
         """Note that the backbone is handed out."""
-        self._dispatched, self._busy_s = time.monotonic(), self._pool.busy_s
+        self._dispatched, self._busy_before_s = time.monotonic(), self._pool.busy_s
 
     def gathered(self) -> None:
-        """Note that all updates are there."""
-        self._gathered, self._busy_s = time.monotonic(), self._pool.busy_s - self._busy_s
+        """Note that all clients have trained."""
+        self._gathered, self._busy_s = time.monotonic(), self._pool.busy_s - self._busy_before_s
 
     def stats(
         self,
         plan: RoundPlan,
         cohort: Sequence[int],
-        responding: Sequence[int],
         reports: Sequence[ClientReport],
         broadcast_bytes: int,
         mean_loss: float | None,
@@ -153,21 +136,18 @@ class RoundTimer:
         `mean_loss`: over examples, where the reports of single clients have none.
         """
         train_s = self._gathered - self._began
-        if mean_loss is None:
-            num_examples = sum(r.num_examples for r in reports)
+        if mean_loss is None and reports:
             # One by one: from Python 3.12 on, `sum` carries the lost digits of floats along.
             losses = ((r.loss or 0.0) * r.num_examples for r in reports)
             total = functools.reduce(operator.add, losses, 0.0)
-            mean_loss = total / num_examples if num_examples else None
+            mean_loss = total / sum(r.num_examples for r in reports)
         return RoundStats(
             round_idx=plan.round_idx,
             loss=mean_loss,
             up_bytes=sum(r.num_bytes for r in reports),
-            down_bytes=broadcast_bytes * len(responding),
+            down_bytes=broadcast_bytes * len(reports),
             num_steps=sum(r.num_steps for r in reports),
             num_dropped=len(cohort) - len(reports),
-            num_absent=len(cohort) - len(responding),
-            num_stragglers=sum(r.client_id in plan.stragglers for r in reports),
             train_s=train_s,
             aggregate_s=time.monotonic() - self._gathered,
             dispatch_s=self._dispatched - self._began,

@@ -6,7 +6,6 @@ result.json, samples.png         the result of a finished run (`folder`)
 noise.key, noise.device          the key of private noise, and the kind of device on which it is
                                  added, until the run has a result or is stopped (`noise_key`)
 scored.json                      clients that are scored, where the noise key draws cohorts
-mask.key                         the key of masks, until the process has ended (`mask_key`)
 run.lock                         locked by the process that works on the run (`folder`)
 outbox.jsonl, outbox.done,
 outbox.refused.jsonl             entries for the tracking store, and the relay's position
@@ -25,7 +24,7 @@ import re
 from pathlib import Path
 
 RUNS = "runs"  # the folder of all runs, below the root
-NOISE_KEY, NOISE_DEVICE, MASK_KEY = "noise.key", "noise.device", "mask.key"
+NOISE_KEY, NOISE_DEVICE = "noise.key", "noise.device"
 RECORD, START, RESULT, LOCK = "tracking.json", "config.json", "result.json", "run.lock"
 GRID, SAMPLES = "samples.png", "samples"
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"

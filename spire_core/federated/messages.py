@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from spire_core.privacy.rounds import PrivateRound
-from spire_core.secure_sum.protocol import SumPlan
 
 
 @dataclass(frozen=True)
@@ -63,113 +62,26 @@ class ClientUpdate:
     @property
     def num_bytes(self) -> int:
         """Bytes that this update puts on the wire."""
-        if self.sent_bytes is not None:
-            return self.sent_bytes
-        return _num_bytes(self.weights, self.moments)
+        return self.sent_bytes or _num_bytes(self.weights, self.moments)
 
 
 @dataclass(frozen=True)
-class UpdateFault:
-    """A defect of an update, in words; `is_divergence` if training itself has diverged."""
+class ClientReport:
+    """What the driver is told of a client's round; `loss` is None where single losses are hidden.
 
-    text: str
-    is_divergence: bool = False
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class IntegerMessage:
-    """A client's summand of a sum of integers modulo 2^64: `numbers` (n,) uint64, masked or not.
-
-    They hold all that an update has (`spire_core.federated.integer_updates`). With a `fault`, which
-    its client has found, there are none.
+    `num_examples` is the client's weight in the average.
     """
 
     client_id: int
     num_examples: int
     num_steps: int
-    numbers: np.ndarray
-    fault: UpdateFault | None = None
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """The one array."""
-        return (self.numbers,)
-
-    @property
-    def loss(self) -> None:
-        """No loss of a single client is known: it is among the numbers."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that this message puts on the wire, without keys and shares."""
-        return self.numbers.nbytes
-
-
-@dataclass(frozen=True)
-class ClientReport:
-    """A client's part in a round as the driver sees it: the update itself stays in its process.
-
-    `loss`: None if it is in the sum alone. `num_bytes`: of its message. With a fault its update is
-    in no sum, and the numbers are zero.
-    """
-
-    client_id: int
-    num_examples: int = 0
-    num_steps: int = 0
-    loss: float | None = 0.0
-    num_bytes: int = 0
-    fault: UpdateFault | None = None
+    loss: float | None
+    num_bytes: int
 
 
 def _num_bytes(weights: np.ndarray, moments: AdamMoments | None) -> int:
     arrays = () if moments is None else moments.arrays
     return sum(array.nbytes for array in (weights, *arrays))
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An array (n,) as it travels: its form and the arrays that this form consists of."""
-
-    form: str
-    size: int
-    arrays: tuple[np.ndarray, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays)
-
-
-@dataclass(frozen=True)
-class EncodedMoments:
-    """`AdamMoments` on the wire; the step counts travel as they are."""
-
-    exp_avg: Encoded
-    exp_avg_sq: Encoded
-    steps: np.ndarray
-
-    @property
-    def num_bytes(self) -> int:
-        return self.exp_avg.num_bytes + self.exp_avg_sq.num_bytes + self.steps.nbytes
-
-
-@dataclass(frozen=True)
-class CompressedUpdate:
-    """A `ClientUpdate` on the wire; `change` (S,) replaces its weights."""
-
-    client_id: int
-    num_examples: int
-    num_steps: int
-    loss: float
-    change: Encoded
-    moments: EncodedMoments | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that this update puts on the wire: indices and scales are counted."""
-        return self.change.num_bytes + (0 if self.moments is None else self.moments.num_bytes)
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -181,12 +93,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 class RoundPlan:
     """The settings of one round for all its clients: its number, length, rate, and shared parts.
 
-    `num_examples`: an upper bound on the examples of all its clients together. `kept_rounds` lists
-    the rounds after which a kept checkpoint was taken; a client keeps its state of each.
-    `stragglers` are the clients that fall behind, `straggler_work` the share of `num_steps` that
-    such a client completes. `masking`: the public part of the secure sum of its updates, if it is
-    one. `private`: clip norm and noise of a round with differential privacy, in which each client
-    counts as one example.
+    `num_examples`: those of all its clients together. `kept_rounds` lists the rounds after which a
+    kept checkpoint was taken; a client keeps its state of each. `is_secure`: the server sees the
+    sum of the updates alone. `private`: clip norm and noise of a round with differential privacy,
+    in which each client counts as one example.
     """
 
     round_idx: int
@@ -196,21 +106,14 @@ class RoundPlan:
     tau: int | None = None
     local_epochs: int | None = None
     kept_rounds: tuple[int, ...] = ()
-    stragglers: frozenset[int] = frozenset()
-    straggler_work: float = 1.0
-    masking: SumPlan | None = None
+    is_secure: bool = False
     private: PrivateRound | None = None
 
     @property
-    def sums_integers(self) -> bool:
+    def hides_updates(self) -> bool:
         """Whether clients send integers for one sum, in place of updates."""
-        return self.masking is not None or self.private is not None
+        return self.is_secure or self.private is not None
 
-    def num_steps(self, client_id: int, num_examples: int, batch_size: int) -> int:
-        """Return the optimizer steps that a client with so many examples takes.
-
-        A straggler does part of the work (Li et al. 2020, FedProx): its share, rounded, and at
-        least one step.
-        """
-        full = self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
-        return max(1, round(full * self.straggler_work)) if client_id in self.stragglers else full
+    def num_steps(self, num_examples: int, batch_size: int) -> int:
+        """Return the optimizer steps that a client with so many examples takes."""
+        return self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)

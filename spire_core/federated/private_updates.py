@@ -11,11 +11,12 @@ With adaptive clipping one more number is summed: b - 1/2, with b whether the ch
 S: length of the shared weights.
 """
 
+import math
+
 import numpy as np
 
-from spire_core.federated.accumulation import MeanUpdate
-from spire_core.federated.messages import Broadcast, ClientUpdate, UpdateFault
-from spire_core.federated.update_checks import l2_norm
+from spire_core.federated.messages import Broadcast, ClientUpdate
+from spire_core.federated.sums import HiddenSum, MeanUpdate
 from spire_core.privacy.noise import GRID, LONGEST, SecretNoise, noise_steps
 from spire_core.privacy.rounds import PrivateRound
 
@@ -28,20 +29,17 @@ class ClippedFormat:
     def __init__(self, broadcast: Broadcast, num_shared: int, private: PrivateRound) -> None:
         self.before, self.private = broadcast.weights[:num_shared], private
         self.size = num_shared + (0 if private.count_noise is None else 1)
-        # Where rounds take back noise of others, a number has its own wherever the stretch ends.
-        self._num_drawn = max(self.size, broadcast.weights.size if private.is_correlated else 0)
 
-    def encode(self, update: ClientUpdate, _: int = 0) -> np.ndarray | UpdateFault:
+    def encode(self, update: ClientUpdate) -> np.ndarray:
         """Return a client's update as integers (size,) uint64.
 
-        One with numbers that are not finite counts as zero: a fault would tell that its client
+        One with numbers that are not finite counts as zero: an error would tell that its client
         takes part.
         """
-        if update.weights.shape != self.before.shape:
-            return UpdateFault(f"weights of shape {update.weights.shape}")
         clip_norm = self.private.clip_norm
         change = update.weights.astype(np.float64) - self.before
-        norm = l2_norm(change)
+        # A library's product of long vectors adds up a part for each thread, in other bits.
+        norm = math.sqrt(float(np.square(change).sum()))
         steps = np.zeros(self.size, dtype=np.int64)
         if np.isfinite(norm):
             steps[: change.size] = np.trunc(change * (LONGEST / max(norm, clip_norm)))
@@ -50,22 +48,16 @@ class ClippedFormat:
         return steps.view(np.uint64)
 
     def noise(self, noise: SecretNoise, round_idx: int) -> np.ndarray:
-        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked.
-
-        Noise of earlier rounds that has a part in it is drawn again.
-        """
+        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked."""
         deviations = np.full(self.size, self.private.sum_noise)
         if self.private.count_noise is not None:
             deviations[-1] = self.private.count_noise
-        drawn = zip(self.private.weights, range(round_idx, -1, -1), strict=False)
-        normals = np.zeros(self.size)
-        for weight, earlier in drawn:
-            normals += weight * noise.normals(self._num_drawn, "round", earlier)[: self.size]
+        normals = noise.normals(self.size, "round", round_idx)
         return noise_steps(deviations, normals).view(np.uint64)
 
-    def decode(self, total: np.ndarray, _: int = 0) -> MeanUpdate:
-        """Return the mean update of a noisy sum (size,), over the expected number of clients."""
-        means = total.view(np.int64) / (GRID * self.private.expected)
+    def decode(self, total: HiddenSum) -> MeanUpdate:
+        """Return the mean update of a noisy sum, over the expected number of clients."""
+        means = total.numbers.view(np.int64) / (GRID * self.private.expected)
         change = means[: self.before.size] * self.private.clip_norm
         within = None if self.private.count_noise is None else float(means[-1]) + 0.5
         return MeanUpdate((self.before + change).astype(np.float32), share_within=within)

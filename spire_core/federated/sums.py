@@ -1,0 +1,236 @@
+"""The running sum of a round's updates, in any grouping, and the mean that it becomes.
+
+Each process has one, for the clients that it computes. `UpdateSum` adds updates as they are.
+`HiddenSum` adds integers modulo 2^64: all that a server sees of a round with secure aggregation or
+with differential privacy. A number a with weight n becomes the integer nearest to n a / 2^u, with
+the unit of `exact_sum` in one level. Adam's first moments are then rounded to zero and its second
+moments up, so that no second moment becomes zero beside a nonzero first one.
+
+S: length of the shared weights.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spire_core.errors import AggregationError, DivergenceError
+from spire_core.federated.exact_sum import ExactSum, top_of
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
+from spire_core.methods import NETWORK_PARTS
+
+TOPS = (10, 6, 0, 24)  # exponents in a first round: of weights, both moments and steps
+VECTOR_UNIT = -32  # exponent, of plain vectors such as embeddings
+ROUNDINGS = {"nearest": np.rint, "to_zero": np.trunc, "up": np.ceil}
+
+
+@dataclass(frozen=True)
+class MeanUpdate:
+    """The combined update of a round: weights (S,) float32, and moments if they are averaged.
+
+    `loss`: the mean training loss, where single clients' losses are not known. `share_within`: the
+    noisy share of clients whose change was within the clip norm, if it is asked for.
+    """
+
+    weights: np.ndarray
+    moments: AdamMoments | None = None
+    loss: float | None = None
+    share_within: float | None = None
+
+
+@dataclass(frozen=True)
+class UpdateShape:
+    """The arrays of a round's updates; `total_examples` are those of all clients together."""
+
+    size: int
+    has_moments: bool
+    total_examples: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths of the arrays: weights and, with moments, both of them and the steps."""
+        moments = (self.size, self.size, len(NETWORK_PARTS))
+        return (self.size, *moments) if self.has_moments else (self.size,)
+
+
+class UpdateSum:
+    """The exact sum of updates, weighted by examples (FedAvg; McMahan et al. 2017)."""
+
+    def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
+        self.client_ids: list[int] = []
+        self.num_examples = 0
+        moments = (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
+        handed_out = (broadcast.weights, *moments)
+        self.sums = tuple(
+            ExactSum(size, top_of(array, otherwise), shape.total_examples)
+            for size, array, otherwise in zip(shape.sizes, handed_out, TOPS, strict=False)
+        )
+
+    def add(self, update: ClientUpdate) -> None:
+        """Add an update; DivergenceError, with its client, for one that is not finite."""
+        if not math.isfinite(update.loss):
+            raise _diverged(update.client_id, f"a loss of {update.loss}")
+        try:
+            for total, array in zip(self.sums, update.arrays, strict=True):
+                total.add(array, update.num_examples)
+        except DivergenceError as error:
+            raise _diverged(update.client_id, str(error)) from error
+        self.client_ids.append(update.client_id)
+        self.num_examples += update.num_examples
+
+    def merge(self, other: "UpdateSum") -> None:
+        """Add a sum over other clients."""
+        for total, more in zip(self.sums, other.sums, strict=True):
+            total.merge(more)
+        self.client_ids += other.client_ids
+        self.num_examples += other.num_examples
+
+    def mean(self) -> MeanUpdate:
+        """Return the mean update; AggregationError if there is none."""
+        require_examples(self.num_examples)
+        weights, *moments = (total.mean(self.num_examples) for total in self.sums)
+        return MeanUpdate(weights, AdamMoments(*moments) if moments else None)
+
+
+class HiddenSum:
+    """The sum of clients' integers (n,) modulo 2^64: exact, in any order and grouping."""
+
+    def __init__(self, size: int) -> None:
+        self.client_ids: list[int] = []
+        self.num_examples = 0
+        self.numbers = np.zeros(size, dtype=np.uint64)
+
+    def add(self, client_id: int, num_examples: int, numbers: np.ndarray) -> None:
+        """Add a client's integers (n,) uint64, in which its weight is counted already."""
+        self.numbers += numbers
+        self.client_ids.append(client_id)
+        self.num_examples += num_examples
+
+    def merge(self, other: "HiddenSum") -> None:
+        """Add a sum over other clients."""
+        self.numbers += other.numbers
+        self.client_ids += other.client_ids
+        self.num_examples += other.num_examples
+
+
+def merged(sums: Sequence[Any]) -> Any:
+    """Return the sum of all that are there, in the first of them; None if none is."""
+    first, *others = [one for one in sums if one is not None] or [None]
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def require_examples(num_examples: int) -> None:
+    """Raise AggregationError if there is nothing to average."""
+    if num_examples == 0:
+        raise AggregationError(
+            "expected at least one update with examples, got none: there is nothing to average"
+        )
+
+
+def _diverged(client_id: int, reason: str) -> DivergenceError:
+    return DivergenceError(
+        f"expected an update that can be averaged, got {reason} from client {client_id}: "
+        "lower client.lr"
+    )
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Numbers |a| < 2^top, whose weights add up to less than 2^shift, as integers modulo 2^64."""
+
+    top: int
+    shift: int
+    rounding: str = "nearest"
+
+    @property
+    def unit(self) -> int:
+        """The exponent of the unit."""
+        return self.top + self.shift - 62
+
+    def encode(self, numbers: np.ndarray, weight: int = 1) -> np.ndarray:
+        """Return weighted numbers (n,) as uint64; DivergenceError if they do not fit."""
+        if not np.abs(numbers).max(initial=0.0) < math.ldexp(1.0, self.top):
+            raise DivergenceError(f"numbers beyond 2^{self.top}, or NaN")
+        scaled = numbers.astype(np.float64) * math.ldexp(weight, -self.unit)
+        return ROUNDINGS[self.rounding](scaled).astype(np.int64).view(np.uint64)
+
+    def decode(self, total: np.ndarray) -> np.ndarray:
+        """Return a sum (n,) of such integers as float64."""
+        return total.view(np.int64) * math.ldexp(1.0, self.unit)
+
+
+def vector_form(num_members: int) -> FixedPoint:
+    """Return the form of vectors in a sum of so many: in steps of 2^-32, below 2^29 / members."""
+    shift = num_members.bit_length()
+    return FixedPoint(62 + VECTOR_UNIT - shift, shift)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How an array travels: margin in bits, top if nothing was handed out, rounding."""
+
+    margin: int
+    otherwise: int
+    rounding: str = "nearest"
+
+
+KINDS = (Kind(6, 6), Kind(10, 8, "to_zero"), Kind(20, 16, "up"), Kind(20, 32))
+LOSS = Kind(0, 20)
+
+
+class SecureFormat:
+    """The integers of a round's updates, and back: `size` of them, a weighted sum.
+
+    The loss is among them, so that the mean loss is known and no single one.
+    """
+
+    def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
+        before = broadcast.weights[: shape.size]
+        moments = (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
+        handed_out = (before, *moments)[: len(shape.sizes)]
+        shift = shape.total_examples.bit_length()
+        kinds = (*KINDS[: len(shape.sizes)], LOSS)
+        self.forms = [
+            FixedPoint(_top(kind, array), shift, kind.rounding)
+            for kind, array in zip(kinds, (*handed_out, None), strict=True)
+        ]
+        self.sizes = (*shape.sizes, 1)
+        self.size = sum(self.sizes)
+
+    def encode(self, update: ClientUpdate) -> np.ndarray:
+        """Return an update as integers (size,) uint64; DivergenceError, with its client, if not."""
+        arrays, weight = (*update.arrays, np.array([update.loss])), update.num_examples
+        try:
+            pairs = zip(self.forms, arrays, strict=True)
+            return np.concatenate([form.encode(array, weight) for form, array in pairs])
+        except DivergenceError as error:
+            raise _diverged(update.client_id, str(error)) from error
+
+    def decode(self, total: HiddenSum) -> MeanUpdate:
+        """Return the mean update of a sum."""
+        require_examples(total.num_examples)
+        pieces = np.split(total.numbers, np.cumsum(self.sizes)[:-1])
+        pairs = zip(self.forms, pieces, strict=True)
+        means = [form.decode(piece) / total.num_examples for form, piece in pairs]
+        weights, *moments = (mean.astype(np.float32) for mean in means[:-1])
+        return MeanUpdate(weights, AdamMoments(*moments) if moments else None, float(means[-1][0]))
+
+
+def _top(kind: Kind, handed_out: np.ndarray | None) -> int:
+    largest = 0.0 if handed_out is None else float(np.abs(handed_out).max(initial=0.0))
+    return math.frexp(largest)[1] + kind.margin if largest > 0 else kind.otherwise
+
+
+def average(updates: Sequence[ClientUpdate], broadcast: Broadcast) -> MeanUpdate:
+    """Return the mean of updates that are all here; the first says which arrays there are."""
+    require_examples(len(updates))
+    total = sum(update.num_examples for update in updates)
+    shape = UpdateShape(updates[0].weights.size, updates[0].moments is not None, total)
+    whole = UpdateSum(broadcast, shape)
+    for update in updates:
+        whole.add(update)
+    return whole.mean()
