@@ -26,7 +26,7 @@ from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
 from pipeline.federation.rounds import RoundSettings
-from spire_core.federated.accumulation import average
+from spire_core.federated.sums import average
 from spire_core.federated.messages import ClientUpdate
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.network.flat_model import FlatModel, initial_weights

@@ -34,10 +34,7 @@ class ExactSum:
     def add(self, array: np.ndarray, weight: int) -> None:
         """Add an array times its weight; DivergenceError for NaN, infinity or 2^top and more."""
         if not np.abs(array).max(initial=0.0) < math.ldexp(1.0, self.top):
-            raise DivergenceError(
-                f"expected numbers below 2^{self.top} in an update, got larger ones, infinity or "
-                "NaN: lower client.lr"
-            )
+            raise DivergenceError(f"numbers that are not finite and below 2^{self.top}")
         scale = math.ldexp(weight, -self.unit)
         for start in range(0, array.size, BLOCK):
             at = slice(start, start + BLOCK)

@@ -21,7 +21,7 @@ from spire_core.federated.exact_sum import ExactSum, top_of
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.methods import NETWORK_PARTS
 
-TOPS = (10, 6, 0, 24)  # exponents in a first round: of weights, both moments and steps
+TOPS = (10, 6, 12, 24)  # exponents in a first round: of weights, both moments and steps
 VECTOR_UNIT = -32  # exponent, of plain vectors such as embeddings
 ROUNDINGS = {"nearest": np.rint, "to_zero": np.trunc, "up": np.ceil}
 
@@ -154,7 +154,7 @@ class FixedPoint:
     def encode(self, numbers: np.ndarray, weight: int = 1) -> np.ndarray:
         """Return weighted numbers (n,) as uint64; DivergenceError if they do not fit."""
         if not np.abs(numbers).max(initial=0.0) < math.ldexp(1.0, self.top):
-            raise DivergenceError(f"numbers beyond 2^{self.top}, or NaN")
+            raise DivergenceError(f"numbers that are not finite and below 2^{self.top}")
         scaled = numbers.astype(np.float64) * math.ldexp(weight, -self.unit)
         return ROUNDINGS[self.rounding](scaled).astype(np.int64).view(np.uint64)
 

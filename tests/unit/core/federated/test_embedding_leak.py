@@ -12,7 +12,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
 from spire_core.diffusion.process import Diffusion
-from spire_core.federated.accumulation import average
+from spire_core.federated.sums import average
 from spire_core.federated.client import train_client
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state

@@ -14,7 +14,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.server import ServerConfig
 from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.errors import AggregationError, DivergenceError
-from spire_core.federated.accumulation import average
+from spire_core.federated.sums import average
 from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state

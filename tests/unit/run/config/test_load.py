@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.load import config_from_dict, load_config, preset_names, read_words, read_yaml, split_word, write_value, write_yaml
+from pipeline.config.load import (
+    config_from_dict,
+    load_config,
+    preset_names,
+    read_words,
+    read_yaml,
+    split_word,
+    write_value,
+    write_yaml,
+)
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 

@@ -1,6 +1,6 @@
-"""The weights that a driver hands out after a round."""
+"""Rounds of a driver: what clients are told, and what fails, over workers that may lose sums."""
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,52 +8,196 @@ import pytest
 
 from pipeline.config.federation import FederationConfig
 from pipeline.federation.driver import Driver
-from pipeline.federation.pool import LocalClientPool
-from pipeline.federation.receiving import UpdateReceiver
+from pipeline.federation.pool import MAX_TRIES, LocalClientPool
 from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
-from spire_core.federated.accumulation import Part
+from spire_core.errors import ClusterError, DivergenceError
 from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
+from spire_core.federated.participation import responding_clients
 from spire_core.federated.server import ServerState
+from spire_core.federated.sums import UpdateSum
+
+NUM_CLIENTS, SIZE = 4, 6
+Trouble = Callable[[int, int], None]  # of a client, asked so many times
 
 
-class StepWorker:
-    """Its clients add 1 to every weight."""
+class AddingWorker:
+    """Client c adds c + 1 to every weight, and has 10 (c + 1) examples and a loss of c."""
 
-    def __init__(self, settings: RoundSettings) -> None:
-        self.receiver = UpdateReceiver(settings)
+    def __init__(self, settings: RoundSettings, trouble: Trouble = lambda c, n: None) -> None:
+        self.settings, self.trouble, self.total = settings, trouble, None
+        self.asked = dict.fromkeys(range(NUM_CLIENTS), 0)
+        self.plans: list[RoundPlan] = []
 
-    def fit_group(
+    def fit(
         self, client_ids: tuple[int, ...], broadcast: Broadcast, plan: RoundPlan
     ) -> list[ClientReport]:
-        updates = [ClientUpdate(c, 10, 1, 0.0, broadcast.weights + 1) for c in client_ids]
-        return self.receiver.receive(client_ids, updates, broadcast, plan)
+        self.plans.append(plan)
+        if self.total is None or self.total[0] != plan.round_idx:
+            shape = self.settings.update_shape(plan, broadcast.weights.size)
+            self.total = (plan.round_idx, UpdateSum(broadcast, shape))
+        for c in client_ids:
+            self.asked[c] += 1
+            self.trouble(c, self.asked[c])
+            weights, num = broadcast.weights + c + 1, 10 * (c + 1)
+            if c not in self.total[1].client_ids:
+                self.total[1].add(ClientUpdate(c, num, 4, float(c), weights))
+        return [ClientReport(c, 10 * (c + 1), 4, float(c), 24) for c in client_ids]
 
-    def round_part(self, round_idx: int, start: int, stop: int) -> Part | None:
-        return self.receiver.part(round_idx, start, stop)
+    def sum_of(self, name: int) -> UpdateSum | None:
+        return None if self.total is None or self.total[0] != name else self.total[1]
+
+    def forget_sum(self) -> None:
+        self.total = None
 
 
-def test_the_cost_of_clients_is_their_steps() -> None:
-    """A straggler takes half of the four steps."""
-    federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=4)
-    client = ClientConfig(engine="loop")
-    parts = (federation, client, ServerConfig(), MethodConfig())
-    rounds = RoundSettings(*parts, seed=0, num_examples=[10, 10], shared_size=6)
-    plan = replace(rounds.plan(0, (), (0, 1)), stragglers=frozenset({1}), straggler_work=0.5)
-    assert rounds.cost(plan, (0, 1)) == 4 + 2
+def settings_for(method: MethodConfig, **federation: Any) -> RoundSettings:
+    sizes = {"num_clients": NUM_CLIENTS, "cohort_size": NUM_CLIENTS, "num_rounds": 8, "tau": 4}
+    client = ClientConfig(engine="loop", opt_state="reset", warmup_rounds=2)
+    parts = (FederationConfig(**{**sizes, **federation}), client, ServerConfig(ema=0.0), method)
+    return RoundSettings(*parts, 0, [10 * (c + 1) for c in range(NUM_CLIENTS)], SIZE)
+
+
+def driver_with(
+    trouble: Trouble = lambda c, n: None, method: str = "spire", **federation: Any
+) -> tuple[Driver, Any]:
+    settings = settings_for(MethodConfig(method), **federation)
+    worker: Any = AddingWorker(settings, trouble)
+    state = ServerState.initial(np.zeros(SIZE, np.float32))
+    return Driver(LocalClientPool(worker), state, settings), worker
+
+
+def test_every_round_tells_its_rate_and_what_is_shared() -> None:
+    driver, worker = driver_with(method="shared_rep")
+    for round_idx in range(8):
+        stats = driver.run_round((1, 3))
+        assert stats.loss == pytest.approx((0 * 10 + 1 * 20 + 2 * 30 + 3 * 40) / 100)
+        assert (stats.down_bytes, stats.num_steps, stats.num_dropped) == (4 * 24, 16, 0)
+        plan = worker.plans[-1]
+        assert (plan.round_idx, plan.kept_rounds, plan.tau) == (round_idx, (1, 3), 4)
+        assert plan.lr_scale == driver.settings.client.lr_scale(round_idx, 8)
+        assert plan.shares_local == (round_idx < 4)
+    assert driver.model_weights().tolist() == pytest.approx([8 * 3.0] * SIZE, rel=1e-6)
+
+
+def test_clients_that_drop_out_are_counted_and_the_rest_is_renormalised() -> None:
+    driver, _ = driver_with(drop_rate=0.5)
+    for round_idx in range(8):
+        there, before = responding_clients(range(4), 0.5, 0, round_idx), driver.model_weights()[0]
+        stats = driver.run_round()
+        assert stats.num_dropped == NUM_CLIENTS - len(there)
+        moved = sum((c + 1) ** 2 for c in there) / sum(c + 1 for c in there)
+        assert driver.model_weights()[0] == pytest.approx(before + moved, rel=1e-6)
+
+
+def test_work_that_fails_is_done_again_and_nothing_changes() -> None:
+    def trouble(client_id: int, asked: int) -> None:
+        if client_id == 2 and asked < MAX_TRIES:
+            raise OSError("the disk is gone")
+
+    driver, worker = driver_with(trouble)
+    driver.run_round()
+    whole, _ = driver_with()
+    whole.run_round()
+    assert driver.model_weights().tolist() == whole.model_weights().tolist()
+    assert worker.asked == {0: 1, 1: 1, 2: MAX_TRIES, 3: 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("the disk is gone"), r"client 1 in round 0, got OSError.*disk is gone.*3 times"),
+        (MemoryError(), r"client 1 in round 0, got too little memory.*lower resources"),
+    ],
+)
+def test_a_client_that_always_fails_ends_the_run_with_its_name(error: Exception, told: str) -> None:
+    def trouble(client_id: int, _: int) -> None:
+        if client_id == 1:
+            raise error
+
+    driver, worker = driver_with(trouble)
+    with pytest.raises(ClusterError, match=told):
+        driver.run_round()
+    assert worker.asked[1] == MAX_TRIES
+    assert driver.state.round_idx == 0
+
+
+def test_a_client_that_has_diverged_is_asked_once() -> None:
+    def trouble(client_id: int, _: int) -> None:
+        if client_id == 1:
+            raise DivergenceError("expected an update that can be averaged, got NaN from client 1")
+
+    driver, worker = driver_with(trouble)
+    with pytest.raises(DivergenceError, match="client 1"):
+        driver.run_round()
+    assert worker.asked[1] == 1
+
+
+class SeveralWorkers(LocalClientPool):
+    """Workers of one process in turns, each with a sum of its own; `lose` is called between."""
+
+    def __init__(self, workers: Sequence[Any], lose: Callable[["SeveralWorkers"], None]) -> None:
+        super().__init__(workers[0])
+        self.workers, self.lose, self.num_calls = list(workers), lose, 0
+
+    def run_all(self, task: str, units: Sequence[Any], *args: Any, **more: Any) -> list[Any]:
+        found = []
+        for unit in units:
+            self.num_calls += 1
+            worker = self.workers[self.num_calls % len(self.workers)]
+            found.append(getattr(worker, task)(unit, *args))
+            self.lose(self)
+        return found
+
+    def each(self, method: str, *args: Any) -> Iterator[Any]:
+        yield from (getattr(worker, method)(*args) for worker in self.workers)
+
+
+def lost_between_two_clients(pool: SeveralWorkers) -> None:
+    """A process that is killed after its first client begins anew, without a sum."""
+    if pool.num_calls == 3:
+        pool.workers[1].forget_sum()
+
+
+def answer_is_lost(pool: SeveralWorkers) -> None:
+    """A client whose answer is lost after it was added is computed by another worker as well."""
+    if pool.num_calls == 4:
+        one, other = pool.workers
+        other.total[1].merge(one.total[1])
+
+
+@pytest.mark.parametrize("lose", [lost_between_two_clients, answer_is_lost])
+def test_each_client_is_in_the_mean_once(lose: Callable[[SeveralWorkers], None]) -> None:
+    whole, _ = driver_with()
+    whole.run_round()
+    settings = whole.settings
+    pool = SeveralWorkers([AddingWorker(settings), AddingWorker(settings)], lose)
+    driver = Driver(pool, ServerState.initial(np.zeros(SIZE, np.float32)), settings)
+    stats = driver.run_round()
+    assert driver.model_weights().tolist() == whole.model_weights().tolist()
+    assert stats.num_steps == 16
+    assert pool.num_calls > NUM_CLIENTS
+
+
+def test_sums_that_are_lost_again_and_again_end_the_run() -> None:
+    settings = settings_for(MethodConfig())
+    pool = SeveralWorkers([AddingWorker(settings)], lambda pool: pool.workers[0].forget_sum())
+    driver = Driver(pool, ServerState.initial(np.zeros(SIZE, np.float32)), settings)
+    with pytest.raises(ClusterError, match="got them lost 3 times"):
+        driver.run_round()
 
 
 @pytest.mark.parametrize(("ema", "after_one"), [(0.95, 0.9), (0.0, 1.0)])
 def test_clients_draw_with_the_moving_average_if_there_is_one(ema: float, after_one: float) -> None:
-    federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=1)
-    client = ClientConfig(engine="loop", opt_state="reset")
-    rounds = RoundSettings(
-        federation, client, ServerConfig(ema=ema), MethodConfig(), 0, [10, 10], 6
+    driver, worker = driver_with(num_clients=1, cohort_size=1)
+    parts = driver.settings
+    settings = RoundSettings(
+        parts.federation, parts.client, ServerConfig(ema=ema), parts.method, 0, [10], SIZE
     )
-    worker: Any = StepWorker(rounds)
-    driver = Driver(LocalClientPool(worker), ServerState.initial(np.zeros(6, np.float32)), rounds)
+    worker.settings = settings
+    driver = Driver(driver.pool, ServerState.initial(np.zeros(SIZE, np.float32)), settings)
     driver.run_round(())
-    assert driver.model_weights() == pytest.approx(np.full(6, after_one))
-    assert driver.state.weights.tolist() == [1.0] * 6
+    assert driver.model_weights() == pytest.approx(np.full(SIZE, after_one))
+    assert driver.state.weights.tolist() == [1.0] * SIZE

@@ -1,0 +1,134 @@
+"""The running sum of a round: its special cases, its bounds, and what the server sees of it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spire_core.config.server import ServerConfig
+from spire_core.errors import AggregationError, DivergenceError
+from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
+from spire_core.federated.server import ServerState, aggregate
+from spire_core.federated.sums import (
+    HiddenSum,
+    SecureFormat,
+    UpdateShape,
+    UpdateSum,
+    average,
+    vector_form,
+)
+from spire_core.rng import numpy_generator
+
+SIZE = 200
+
+
+def update(client_id: int, seed: int = 0, **changes: Any) -> ClientUpdate:
+    """Moments that keep Adam's bound, m^2 <= v, some of them with equality."""
+    rng = numpy_generator(seed, "moments", client_id)
+    first = 1e-3 * rng.normal(size=SIZE)
+    second = first**2 * np.maximum(1.0, rng.normal(size=SIZE) + 1)
+    weights = 0.1 * rng.normal(size=SIZE)
+    arrays = [a.astype(np.float32) for a in (weights, first, second, np.full(4, 4.0))]
+    fields = {"weights": arrays[0], "moments": AdamMoments(*arrays[1:]), "loss": 0.5 + client_id}
+    return ClientUpdate(client_id, 10 + client_id, 4, **(fields | changes))
+
+
+def broadcast() -> Broadcast:
+    one = update(99)
+    return Broadcast(one.weights, one.moments)
+
+
+def shape_of(updates: list[ClientUpdate]) -> UpdateShape:
+    return UpdateShape(SIZE, True, sum(one.num_examples for one in updates))
+
+
+def test_of_one_client_it_is_that_client() -> None:
+    [one] = sent = [update(3)]
+    mean = average(sent, broadcast())
+    assert mean.moments is not None
+    for found, own in zip((mean.weights, *mean.moments.arrays), one.arrays, strict=True):
+        np.testing.assert_array_equal(found, own)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+def test_who_computes_whom_changes_no_bit(num_workers: int) -> None:
+    updates = [update(k) for k in range(7)]
+    sums = [UpdateSum(broadcast(), shape_of(updates)) for _ in range(num_workers)]
+    for one in updates[::-1]:
+        sums[one.client_id % num_workers].add(one)
+    whole = UpdateSum(broadcast(), shape_of(updates))
+    for part in sums:
+        whole.merge(part)
+    assert sorted(whole.client_ids) == list(range(7))
+    found, expected = whole.mean(), average(updates, broadcast())
+    np.testing.assert_array_equal(found.weights, expected.weights)
+
+
+@pytest.mark.parametrize("num_clients", [3, 7])
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_adams_moments_stay_moments(num_clients: int, is_secure: bool) -> None:
+    for seed in range(5):
+        updates = [update(k, seed) for k in range(num_clients)]
+        mean = average(updates, broadcast())
+        if is_secure:
+            form, total = SecureFormat(broadcast(), shape_of(updates)), HiddenSum(0)
+            total = HiddenSum(form.size)
+            for one in updates:
+                total.add(one.client_id, one.num_examples, form.encode(one))
+            hidden = form.decode(total)
+            np.testing.assert_allclose(hidden.weights, mean.weights, atol=1e-6)
+            weights = [one.num_examples for one in updates]
+            assert hidden.loss == pytest.approx(
+                np.average([u.loss for u in updates], weights=weights)
+            )
+            mean = hidden
+        assert mean.moments is not None
+        first, second, _ = (a.astype(np.float64) for a in mean.moments.arrays)
+        assert (second >= 0).all()
+        assert (first**2 <= second * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"weights": np.full(SIZE, np.nan, np.float32)},
+        {"loss": float("nan")},
+        {"moments": AdamMoments(*[np.full(n, np.inf, np.float32) for n in (SIZE, SIZE, 4)])},
+    ],
+)
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_an_update_that_is_not_finite_names_its_client(
+    bad: dict[str, Any], is_secure: bool
+) -> None:
+    one = update(3, **bad)
+    with pytest.raises(DivergenceError, match="client 3: lower client.lr"):
+        if is_secure:
+            SecureFormat(broadcast(), shape_of([one])).encode(one)
+        else:
+            UpdateSum(broadcast(), shape_of([one])).add(one)
+
+
+def test_nothing_to_average_is_an_error() -> None:
+    with pytest.raises(AggregationError, match="nothing to average"):
+        average([], broadcast())
+    with pytest.raises(AggregationError, match="nothing to average"):
+        UpdateSum(broadcast(), UpdateShape(SIZE, True, 1)).mean()
+
+
+def test_what_is_not_shared_stays() -> None:
+    state = ServerState.initial(np.array([0.0, 0.0, 5.0], dtype=np.float32))
+    rows = ([1.0, 1.0], [2.0, 2.0], [9.0, 9.0])
+    sent = [ClientUpdate(k, 1, 1, 0.0, np.array(row, np.float32)) for k, row in enumerate(rows)]
+    after = aggregate(state, average(sent, state.broadcast), ServerConfig())
+    assert after.weights.tolist() == [4.0, 4.0, 5.0]
+
+
+def test_vectors_are_summed_in_steps_of_two_to_the_minus_32() -> None:
+    rows = np.array([[1.0, -0.25], [2**-33, 0.75], [3.0, 0.0]], np.float32)
+    form, total = vector_form(3), HiddenSum(2)
+    for client_id, row in enumerate(rows):
+        total.add(client_id, 1, form.encode(row))
+    assert form.unit == -32
+    np.testing.assert_allclose(form.decode(total.numbers), rows.sum(axis=0), atol=2**-32)
+    with pytest.raises(DivergenceError):
+        form.encode(np.array([np.nan], np.float32))
