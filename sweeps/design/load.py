@@ -17,7 +17,6 @@ from sweeps.design.compared import check_compared
 from sweeps.design.config import SweepConfig, canonical
 
 KEYS = "docs/sweeps.md lists them"
-SERIES = ("fits-", "paper-", "privacy-", "study-")  # prefixes of the names of many sweeps
 
 
 def sweep_names() -> list[str]:
@@ -46,9 +45,7 @@ def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, Sweep
     if file in sweep_names():
         text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
     else:
-        single = [name for name in sweep_names() if not name.startswith(SERIES)]
-        ours = ", ".join([*single, *(f"{prefix}..." for prefix in SERIES)])
-        known = f"a YAML file or one of {ours} (docs/sweeps.md)"
+        known = f"a YAML file or one of {', '.join(sweep_names())} (docs/sweeps.md)"
         text, name = read_settings_file(file, known, sweep_names()), Path(file).stem
     settings = read_settings(text, file)
     settings = {k: v for k, v in settings.items() if v is not None or k not in ("settings", "axes")}

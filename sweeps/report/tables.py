@@ -24,7 +24,7 @@ Metric = tuple[str, str]  # a column's title, and the metric in it
 
 TABLES = (  # names of all that a report may have
     *("primary", "pretraining", "new_clients", "controls", "forgetting_and_cost", "prompts"),
-    *("differences", "coverage", "client_coverage", "by_setting", "plane", "within_methods"),
+    *("differences", "by_setting", "within_methods"),
     *("epochs", "prompt_epochs", "privacy", "settings", "runs", "parameters"),
 )
 PRETRAINING: tuple[Metric, ...] = (

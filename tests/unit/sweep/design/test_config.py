@@ -1,12 +1,10 @@
 """What a sweep's file and words come to: its trials, each once, in order; or one sentence."""
 
-import functools
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -17,12 +15,9 @@ from pipeline.config.load import load_config
 from pipeline.federation.setup import extractor_of
 from pipeline.runs.start import located
 from pipeline.tracking.artifacts import dict_text
-from spire_core.config.partition import PartitionConfig
 from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
 from spire_core.evaluation.extractors import is_classifier_of
-from spire_core.federated.messages import steps_per_epoch
-from spire_core.partition.split import make_partition
 from sweeps.design.config import SweepConfig
 from sweeps.design.load import load_sweep, sweep_names
 from sweeps.design.metric import _has_own_classifier
@@ -434,23 +429,6 @@ def test_a_sweep_is_read_again_from_what_its_run_records(file: Path, tmp_path: P
     recorded = tmp_path / "sweep.yaml"
     recorded.write_text(yaml.safe_dump(asdict(sweep)))
     assert load_sweep(str(recorded)) == sweep
-
-
-def test_every_period_of_the_sweep_of_tau_takes_the_same_steps() -> None:
-    @functools.cache
-    def num_held(partition: PartitionConfig) -> int:
-        """Images of a client for its training; all trials have them alike."""
-        labels = np.arange(60_000) % 10
-        return len(make_partition(labels, 10, partition, 2, 1, 0).train_clients[0].train)
-
-    steps = set()
-    for trial in trials(load_sweep("paper-tau-cpu")):
-        config, federation = trial.config, trial.config.federation
-        span = federation.tau or (federation.local_epochs or 0) * steps_per_epoch(
-            num_held(config.partition), config.client.batch_size
-        )
-        steps.add(span * federation.num_rounds)
-    assert steps == {1536}
 
 
 def test_words_set_the_sweep_its_axes_and_all_its_trials(file: Path) -> None:

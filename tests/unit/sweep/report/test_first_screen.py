@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from sweeps.report.row_runs import client_numbers
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
@@ -22,7 +23,6 @@ from sweeps.report.facts import notes_of
 from sweeps.report.groups import Group, group_runs, method_order
 from sweeps.report.marks import best_cells
 from sweeps.report.origins import origin_of, parameters_table
-from sweeps.report.row_runs import client_numbers
 from sweeps.report.samples import MAX_SAMPLES, packed, partition_pictures, sample_pictures
 from sweeps.report.stats import estimate
 from sweeps.report.tables import NEW_CLIENTS, Table, groups_table

@@ -532,16 +532,6 @@ def test_no_file_is_replaced_that_is_not_a_reports(
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_no_rows_are_written_beside_a_report_that_is_refused(
-    store: TrackingConfig, parent: str, tmp_path: Path
-) -> None:
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "new_clients.csv").write_text("mine")  # not every report has it
-    with pytest.raises(ConfigError, match=r"without a file tables/new_clients\.csv that is not"):
-        make_report(store, ["local-s1"], tmp_path, tmp_path / "rows.csv")
-    assert not (tmp_path / "rows.csv").exists()
-
-
 def test_a_sweep_without_a_finished_run_is_refused(store: TrackingConfig) -> None:
     with Tracker.start(store, "none", {"spire.kind": "sweep"}) as tracker:
         log_run(store, tracker.run_id, "spire", 0, {"best/round": 1.0}).finish("FAILED")

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+from sweeps.report.budgets import budget_pictures
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.primary import HELDOUT
-from sweeps.report.budgets import budget_pictures
 from sweeps.report.choice import choosing_metric
 from sweeps.report.differences import (
     differences_table,
