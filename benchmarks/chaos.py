@@ -1,6 +1,6 @@
 """Small runs of which each is disturbed once, at a random moment: all must end as if undisturbed.
 
-    python benchmarks/chaos.py --runs 20 --seed 0 --json benchmarks/results/chaos.json
+    python benchmarks/chaos.py --runs 20 --seed 0 --json chaos.json
 
 Real MNIST, real Ray with two client actors, real MLflow, and the commands that a user types: a run
 that ends early is resumed, and what waits for a server is delivered by `spire sync`. In the end the

@@ -1,6 +1,6 @@
 """Faults put into the product on purpose, and whether the tests that should notice them do.
 
-    python benchmarks/mutations.py --out benchmarks/results/mutations.json
+    python benchmarks/mutations.py --out mutations.json
     python benchmarks/mutations.py --only NAME ...
 
 Each mutation replaces one text in one file of a temporary copy of the checkout and runs the named

@@ -88,7 +88,7 @@ def test_a_name_that_is_neither_text_nor_path_is_refused(value: Any) -> None:
     for refuse in (spire.load, spire.resume):
         with pytest.raises(ConfigError, match=r"a run's id, name or folder, got .*: name"):
             refuse(value)
-    with pytest.raises(ConfigError, match="expected names or files, got 5: name it"):
+    with pytest.raises(ConfigError, match="expected names of a sweep or of runs, got 5: name it"):
         spire.report(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected a sweep or runs, got none: name one"):
         spire.report([])

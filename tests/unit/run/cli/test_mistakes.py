@@ -46,7 +46,7 @@ MISTAKES = {  # what is typed, and what the answer names
     "sweep nowhere.yaml": "nowhere.yaml",
     "sweep typo.yaml": "axis",
     "sweep smoke seeds=[]": "seeds",
-    "report nobody": "nobody",
+    "report nobody": "tracking.root",
     "resume nobody": "nobody",
     "sample nobody": "nobody",
     "adapt nobody --data mnist": "nobody",
@@ -56,13 +56,21 @@ MISTAKES = {  # what is typed, and what the answer names
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_one_line_that_names_it(
-    typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    typed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    mnist_root: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
     Path("typo.yaml").write_text("axis: {client.lr: [1, 2]}\n")
+    words = shlex.split(typed)
+    if words[0] == "run":
+        words.append("--dry-run")  # finds what a run finds, without Ray
     try:
-        code = cli.main(shlex.split(typed))
+        code = cli.main(words)
     except SystemExit as stopped:  # argparse's own way out
         code = stopped.code
     said = capsys.readouterr()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
-from sweeps.report.row_runs import client_numbers
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import TrackedRun
@@ -79,13 +78,6 @@ def test_each_task_has_a_plot_of_its_clients_and_no_table_means_no_plot() -> Non
     pictures = client_pictures(group_runs(runs), rows)
     assert [p.name for p in pictures] == ["new_clients_1", "new_clients_2"]
     assert client_pictures(group_runs(runs), {"a": []}) == []
-
-
-def test_rows_of_other_stretches_have_their_new_clients() -> None:
-    row = {"run_id": "1", "clients": "new", "kid_before": "2.5", "kid_after": "", "adapt.lr": "1"}
-    (numbers,) = client_numbers([row, row | {"clients": "pretraining"}])
-    assert (numbers["kid_before"], numbers["kid_after"]) == (2.5, None)
-    assert "adapt.lr" not in numbers
 
 
 # --- words ----------------------------------------------------------------------------------------
