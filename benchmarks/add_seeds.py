@@ -19,8 +19,9 @@ import yaml
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.mlflow_queries import sweep_runs
-from sweeps.report.groups import seed_of
-from sweeps.report.rows import client_rows
+from sweeps.report.finals import with_finals
+from sweeps.report.groups import seed_of, whole
+from sweeps.report.rows import COSTS, client_rows
 
 STUDIES = Path(__file__).parents[1] / "sweeps" / "studies"
 KEYS = ["seed", "partition_hash", "method", "clients", "client_id"]
@@ -35,20 +36,21 @@ def add_seeds(name: str, tracking: TrackingConfig, folder: Path = STUDIES) -> li
     old = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=KEYS)
     axes = yaml.safe_load((folder / f"{name}.yaml").read_text())["axes"]
     _, runs = sweep_runs(tracking, [name])
-    runs = [run for run in runs if run.status == "FINISHED"]
+    runs = [whole(run) for run in runs if run.status == "FINISHED"]
     finished = Counter(seed_of(run) for run in runs)
     num_trials = math.prod(len(axis) for axis in axes.values())
     new = sorted({seed for seed, n in finished.items() if n == num_trials} - {*old.seed})
     if new:
-        rows = client_rows(tracking, [run for run in runs if seed_of(run) in new])
-        write(pd.concat([old, columns(pd.DataFrame(rows), [*old])], ignore_index=True), path)
+        added = [with_finals(tracking, run) for run in runs if seed_of(run) in new]
+        rows = columns(pd.DataFrame(client_rows(tracking, added)), known=[*old])
+        write(rows if old.empty else pd.concat([old, rows], ignore_index=True), path)
     return new
 
 
 def columns(rows: Any, known: Sequence[str] = ()) -> Any:
     """Return rows with settings that vary as text, and scores as 32-bit floating-point numbers."""
     rows = rows.drop(columns=DROPPED, errors="ignore").dropna(axis=1, how="all")
-    settings = [column for column in rows if "." in column]
+    settings = [column for column in rows if "." in column and column not in COSTS]
     constant = [key for key in settings if key not in known and rows[key].nunique() == 1]
     rows = rows.drop(columns=constant)
     of = dict.fromkeys(rows, "float32") | dict.fromkeys(["seed", "client_id"], "int32")
