@@ -310,7 +310,7 @@ MUTATIONS = (
         "pipeline/cli/command.py",
         'c if c.isprintable() or c == "\\n" else ascii(c)[1:-1]',
         "c",
-        f"{RUN}/cli/test_malformed.py::test_a_message_is_one_line_that_no_terminal_obeys",
+        "tests/unit/sweep/report/test_make.py::test_a_terminal_obeys_no_name",
     ),
     _mutation(
         "1:30 means 90",

@@ -141,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
     names: tuple[str, Callable[[], Sequence[str]]] | None = None
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # --rows of `report` is no --rows-from
+        super().__init__(allow_abbrev=False, **settings)
 
     def format_help(self) -> str:
         text = super().format_help()
