@@ -22,7 +22,7 @@ EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_
 LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
 LOCAL_LAYER_KEYS += ("adapt.local_init",)
 # How every client trains, also a new one of a method without rounds.
-ALWAYS_READ = ("client.precision", "client.compile", "adapt.num_images")
+ALWAYS_READ = ("client.precision", "adapt.num_images")
 LOCATION_KEYS = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
 # Settings that runs were stored without. At their defaults, or at `OFF`, they are no part of a
 # fingerprint.

@@ -136,13 +136,12 @@ class Config:
             self.method.name,
             "choose retrofit, spire, fedavg_ft, lora, bias or diffit",
         )
-        for name, value in (("engine", self.client.engine), ("compile", self.client.compile)):
-            require(
-                self._is_plain or value not in ("grouped", True),
-                f"client.{name} at its default with model.backbone or layers of an adapter",
-                str(value).lower(),
-                "such networks are computed one by one, and as they are",
-            )
+        require(
+            self._is_plain or self.client.engine != "grouped",
+            "client.engine at its default with model.backbone or layers of an adapter",
+            self.client.engine,
+            "such networks are computed one by one",
+        )
         require(
             record.is_federated or not record.has_embedding or self.adapt.init == "zero",
             "adapt.init=zero without rounds",

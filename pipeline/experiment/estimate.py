@@ -1,8 +1,8 @@
 """The expected time of a run on this machine's CPUs, from a few seconds of measurements.
 
 One optimizer step and one network evaluation are timed for every kind of network; the rest is
-counting images. GPUs, `client.compile`, waiting, other users of the machine and a pre-trained
-model's autoencoder are not foreseen.
+counting images. GPUs, waiting, other users of the machine and a pre-trained model's autoencoder are
+not foreseen.
 """
 
 import time

@@ -49,9 +49,6 @@ class ClientConfig:
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
     Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
     to 10 bits, also in evaluation, as torch does in convolutions anyway. On a CPU it is float32.
-
-    `compile`: `torch.compile` translates the network in training, on a GPU into CUDA graphs. It is
-    for the loop engine.
     """
 
     batch_size: Annotated[int, Range(1, 100_000)] = 16
@@ -73,13 +70,9 @@ class ClientConfig:
         float, Range(above=0, at_most=1, advice="0.05 sends one coordinate of twenty")
     ] = 0.05
     precision: Annotated[str, Choice("float32", "tf32", "bf16")] = "float32"
-    compile: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "client")
-        is_compilable = not self.compile or self.engine != "grouped"
-        expected = "client.engine as auto or loop with client.compile=true"
-        require(is_compilable, expected, self.engine, "groups are not compiled")
 
     def groups(
         self, client_ids: Sequence[int], cohort_size: int | None = None
@@ -129,10 +122,10 @@ def with_engine(client: ClientConfig, model: ModelConfig) -> ClientConfig:
 
     It depends on the configuration alone, never on the machine: the same seed gives the same result
     everywhere. "auto" groups narrow networks; from a width of `WIDE` on, one client's operations
-    are large enough by themselves (docs/performance.md). A compiled network is one client's. So is
-    one with dropout, which draws from torch's one stream: a group would share it.
+    are large enough by themselves (docs/performance.md). A network with dropout is one client's: it
+    draws from torch's one stream, which a group would share.
     """
-    if model.dropout > 0.0 or client.compile:
+    if model.dropout > 0.0:
         return replace(client, engine="loop")
     if client.engine == "auto":
         return replace(client, engine="grouped" if model.width < WIDE else "loop")
