@@ -132,7 +132,7 @@ def _of_sums(
     return (
         (
             client.opt_state != "average",
-            "client.opt_state=reset or keep",
+            "client.opt_state=reset",
             client.opt_state,
             "moments are gradients that nobody clips",
         ),

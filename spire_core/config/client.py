@@ -26,8 +26,8 @@ class ClientConfig:
     are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
     client. `text_dropout`: the same for captions, drawn independently. `opt_state`: the backbone's
-    Adam moments start each round at zero ("reset"), each client keeps its own ("keep"), or they
-    travel and are averaged like the weights ("average"). `private_moments`: the layers whose
+    Adam moments start each round at zero ("reset"), or they travel and are averaged like the
+    weights ("average"). `private_moments`: the layers whose
     moments do not travel with "average", but start each round at zero. Those of the embedding's
     projection, and of all layers that read the conditioning vector ("conditioning"), would show the
     client's embedding to the server.
@@ -58,7 +58,7 @@ class ClientConfig:
     emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
     emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
     text_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
+    opt_state: Annotated[str, Choice("reset", "average")] = "average"
     private_moments: Annotated[str, Choice(*PRIVATE_MOMENTS)] = "conditioning"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10

@@ -180,7 +180,6 @@ class TestEquality:
                 (
                     "client.engine=grouped",
                     "client.group_size=2",
-                    "client.opt_state=keep",
                     "client.compression=top_k",
                     "adapt.local_init=mean",
                     "federation.drop_rate=0.6",

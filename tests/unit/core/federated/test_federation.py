@@ -1,6 +1,5 @@
 """Exactness of local training and aggregation: special cases equal known things, bit by bit."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -75,11 +74,10 @@ def run_rounds(
     return model, state, private
 
 
-@pytest.mark.parametrize("opt_state", ["keep", "average"])
-def test_one_client_fedavg_is_plain_training(opt_state: str) -> None:
+def test_one_client_fedavg_is_plain_training() -> None:
     """A federation of one is torch's own Adam on the plain U-Net, bit for bit."""
     num_rounds = 3
-    config = ClientConfig(batch_size=8, opt_state=opt_state)
+    config = ClientConfig(batch_size=8, opt_state="average")
     model, state, _ = run_rounds("fedavg", config, [0], num_rounds)
 
     torch.manual_seed(0)
@@ -113,7 +111,7 @@ def test_all_clients_of_a_round_start_from_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize("method", ["spire", "fedavg", "shared_rep"])
-@pytest.mark.parametrize("opt_state", ["reset", "keep", "average"])
+@pytest.mark.parametrize("opt_state", ["reset", "average"])
 def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
     config = ClientConfig(batch_size=8, emb_dropout=0.2, opt_state=opt_state)
     _, forward, private = run_rounds(method, config, [0, 1, 2], 2)
@@ -127,15 +125,13 @@ def test_order_of_clients_changes_nothing(method: str, opt_state: str) -> None:
 
 
 def test_adam_state_choices_differ_and_reset_forgets() -> None:
-    states, private = {}, {}
-    for choice in ("reset", "keep", "average"):
+    states = {}
+    for choice in ("reset", "average"):
         config = ClientConfig(batch_size=8, opt_state=choice)
-        _, states[choice], private[choice] = run_rounds("fedavg", config, [0, 1], 2)
-    for one, other in itertools.combinations(states.values(), 2):
-        assert not np.array_equal(one.weights, other.weights)
-    assert all(state.is_empty for state in private["reset"].values())
+        _, states[choice], private = run_rounds("fedavg", config, [0, 1], 2)
+        assert all(state.is_empty for state in private.values())
+    assert not np.array_equal(states["reset"].weights, states["average"].weights)
     assert states["reset"].broadcast.moments is None
-    assert not any(state.is_empty for state in private["keep"].values())
 
 
 def update(client_id: int, num_examples: int, values: list[float]) -> ClientUpdate:

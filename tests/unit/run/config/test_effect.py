@@ -20,7 +20,7 @@ from spire_core.errors import ConfigError
         ("server.trim_fraction=0.1", "server.aggregation=trimmed_mean with"),
         ("server.momentum=0.5", "server.optimizer=fedavgm or fedadam with"),
         ("server.optimizer=fedavgm server.beta2=0.5", "server.optimizer=fedadam with"),
-        ("client.opt_state=keep client.private_moments=none", "client.opt_state=average with"),
+        ("client.opt_state=reset client.private_moments=none", "client.opt_state=average with"),
         ("client.top_k_fraction=0.5", "client.compression=top_k with"),
         ("client.engine=loop client.group_size=3", "client.engine=grouped with"),
         ("model.dropout=0.1 adapt.group_size=3", "model.dropout=0 with"),

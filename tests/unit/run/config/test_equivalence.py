@@ -183,8 +183,8 @@ def test_chances_and_trimming_read_their_settings() -> None:
     assert fingerprints(trimmed)[1] != fingerprints(trimmed, "server.trim_fraction=0.1")[1]
     thin = "client.compression=top_k"
     assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
-    kept, told = "client.opt_state=keep", "client.private_moments=none"
-    assert fingerprints(kept) == fingerprints(kept, told)
+    fresh, told = "client.opt_state=reset", "client.private_moments=none"
+    assert fingerprints(fresh) == fingerprints(fresh, told)
     unread = ("method=local", slow, "federation.straggler_work=0.1")
     assert fingerprints("method=local") == fingerprints(*unread)
 

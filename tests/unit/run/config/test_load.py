@@ -223,7 +223,7 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         ),
         (
             ["client.opt_state=average", PRIVATE[1]],
-            "client.opt_state=reset or keep with privacy.rounds.epsilon, got average: moments",
+            "client.opt_state=reset with privacy.rounds.epsilon, got average: moments",
         ),
         (
             [*PRIVATE, "method=local"],
