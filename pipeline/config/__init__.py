@@ -1,7 +1,6 @@
 """The configuration of one experiment: its groups, presets, and how it is read.
 
 schema          all groups as one record
-own_parts       the rules between groups for what is a client's own
 privacy_rules   the rules between groups for clipping and noise
 secure_rules    the rules between groups for secure sums
 eval_rules      the rules between groups for what is measured

@@ -19,7 +19,7 @@ from spire_core.methods import CLIENT_EMB, Method
 
 EMBEDDING_KEYS = ("model.d_emb", "client.emb_lr", "client.emb_proj_lr_factor", "adapt.init")
 EMBEDDING_KEYS += ("client.emb_init_std", "client.emb_dropout", "client.private_moments")
-LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "method.share_until")
+LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases")
 LOCAL_LAYER_KEYS += ("adapt.local_init",)
 # How every client trains, also a new one of a method without rounds.
 ALWAYS_READ = ("client.precision", "adapt.num_images")

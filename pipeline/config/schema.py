@@ -8,7 +8,6 @@ from pipeline.config.build import build
 from pipeline.config.data import WITH_CLIENTS, DataConfig, is_outside
 from pipeline.config.eval_rules import check_evaluation
 from pipeline.config.federation import FederationConfig
-from pipeline.config.own_parts import check_own_training
 from pipeline.config.privacy_rules import check_private_adaptation, check_private_rounds
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.secure_rules import check_secure_sums
@@ -91,13 +90,11 @@ class Config:
         """The local steps of a round below which a proximal term has no gradient in any of them."""
         if not (self.method.record.is_federated and self.client.prox_mu > 0):
             return 1
-        of_both = 3 if self.method.share_until > 0 else 4  # local layers, while they are shared
-        return of_both if self.method.alternates else 2
+        return 3 if self.method.alternates else 2
 
     def _check_own_parts(self) -> None:
         """Check how what is a client's own trains and starts."""
         method, federation = self.method, self.federation
-        check_own_training(method, federation)
         chooses = self.adapt.guidance is not None
         require(
             not chooses or self.has_backbone,

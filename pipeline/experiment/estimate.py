@@ -147,8 +147,7 @@ def kind_of(config: Config) -> Config:
         data=config.data,
         partition=PartitionConfig(style=config.partition.style),
         model=config.model,
-        # Alternate phases need two steps, and a long share of all rounds more rounds.
-        method=replace(config.method, phases="joint", share_until=0.0),
+        method=replace(config.method, phases="joint"),  # alternate ones need two steps
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             precision=config.client.precision,

@@ -69,7 +69,6 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     groups["adapt"] |= {"tune_epochs": 0}  # of clients of pre-training: see OF_RUNS
     # On these some of them depend.
     groups |= {"method": asdict(config.method)}
-    groups |= {"federation": {"num_rounds": config.federation.num_rounds}}
     groups |= {"model": {"backbone": config.model.backbone}}
     stored = [f"{key}={write_value(value)}" for key, value in flattened(groups).items()]
     config = load_config(None, [*stored, *overrides])

@@ -11,6 +11,7 @@ from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
 ADAPTERS = ("", "lora", "bias", "diffit")
+SHARE_UNTIL = 0.5  # the share of rounds in which local layers are averaged like all others
 FLAGS = ("has_embedding", "has_local_layers", "is_federated", "is_frozen")
 ELSEWHERE = {  # methods of the literature that are settings here
     "fedprox": "it is method=fedavg with client.prox_mu above 0",
@@ -99,8 +100,7 @@ class MethodConfig:
     `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last
     up-level. `phases`: "joint" trains both parts in every step; "alternate" spends the first half
     of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
-    2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
-    like all others.
+    2021, algorithm 1).
 
     Of an embedding in a pre-trained network: `entrance` names the layers that it moves (all that
     read the time conditioning, each block by itself, or the last token of the prompt). `projection`
@@ -114,9 +114,6 @@ class MethodConfig:
     name: Annotated[str, MethodName()] = "spire"
     local_layers: tuple[str, ...] = ("up.last", "norm_out", "conv_out")
     phases: Annotated[str, Choice("joint", "alternate")] = "joint"
-    share_until: Annotated[
-        float, Range(0, below=1, advice="at 1 no layer would ever become local")
-    ] = 0.5
     entrance: Annotated[str, Choice(*ENTRANCES)] = "time"
     projection: Annotated[str, Choice("learnt", "random", "subspace")] = "learnt"
     rank: Annotated[int, Range(1, 1024)] = 4
@@ -179,4 +176,4 @@ class MethodConfig:
 
     def num_shared_rounds(self, num_rounds: int) -> int:
         """Return the round from which on the local layers stay with their clients."""
-        return round(self.share_until * num_rounds) if self.record.has_local_layers else num_rounds
+        return round(SHARE_UNTIL * num_rounds) if self.record.has_local_layers else num_rounds

@@ -46,7 +46,7 @@ class ListeningWorker:
 def test_every_round_tells_its_rate_and_what_is_shared() -> None:
     federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=1)
     client = ClientConfig(engine="loop", opt_state="reset", warmup_rounds=2)
-    method = MethodConfig("shared_rep", share_until=0.5)
+    method = MethodConfig("shared_rep")
     rounds = RoundSettings(federation, client, ServerConfig(ema=0.0), method, 0, [10, 20], 6)
     worker: Any = ListeningWorker(rounds)
     start = ServerState.initial(np.zeros(6, np.float32))

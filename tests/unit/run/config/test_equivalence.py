@@ -22,7 +22,7 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "eval.guidance_interval=[0.2,5]"),  # of an eval.guidance
         ("fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
         ("shared_rep", "client.emb_dropout=0.5"),
-        ("spire", "method.share_until=0.1"),
+        ("spire", "method.local_layers=[conv_out]"),
         ("spire", "adapt.patience=9"),
         ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
         ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
@@ -65,8 +65,8 @@ def test_what_a_method_never_reads_makes_no_difference(method: str, unread: str)
     [
         ("fedavg_ft", "model.d_emb", False),
         ("spire", "model.d_emb", True),
-        ("spire", "method.share_until", False),
-        ("shared_rep", "method.share_until", True),
+        ("spire", "method.phases", False),
+        ("shared_rep", "method.phases", True),
         ("fedavg", "adapt.epochs", False),
         ("fedavg", "adapt.num_images", True),
         ("local", "client.lr", False),
@@ -112,7 +112,7 @@ def test_a_reference_makes_a_difference_to_scores_alone() -> None:
     ("method", "read"),
     [
         ("spire", "model.d_emb=7"),
-        ("shared_rep", "method.share_until=0.1"),
+        ("shared_rep", "method.phases=alternate"),
         ("fedavg", "adapt.num_images=5"),
         ("spire", "adapt.group_size=3"),
         ("local", "client.precision=bf16"),

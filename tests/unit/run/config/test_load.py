@@ -196,16 +196,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             "federation.tau of at least 3 with client.prox_mu above 0 and method.phases=alternate",
         ),
         (
-            [
-                "method=shared_rep",
-                "method.phases=alternate",
-                "client.prox_mu=0.1",
-                "federation.tau=3",
-                "method.share_until=0",
-            ],
-            "federation.tau of at least 4 with client.prox_mu above 0 and method.phases=alternate",
-        ),
-        (
             [SECURE, "server.aggregation=median"],
             "server.aggregation=mean with .*, got median: the others sort single updates",
         ),

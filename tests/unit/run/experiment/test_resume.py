@@ -130,7 +130,7 @@ def whole(
 ) -> tuple[Config, Result]:
     root = tmp_path_factory.mktemp("whole")
     name, _, text = request.param.partition(" with ")
-    method = [f"method={name}", "method.share_until=0.4", "server.optimizer=fedadam"]
+    method = [f"method={name}", "server.optimizer=fedadam"]
     chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
     thin = ["client.compression=top_k", "adapt.local_init=mean"]
     own = {"spire": EMBEDDING, "shared_rep": thin}[name]

@@ -209,19 +209,6 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
 
 
-def test_a_new_client_joins_a_long_run_whose_layers_were_shared_for_most_of_it(
-    run: SavedRun,
-) -> None:
-    """Of the preset's own few rounds none would be left to local layers."""
-    config = replace(
-        run.config,
-        method=MethodConfig("shared_rep", share_until=0.999),
-        federation=replace(run.config.federation, num_rounds=2000),
-    )
-    joining = joining_config(replace(run, config=config), ["adapt.epochs=3"])
-    assert joining.adapt.epochs == 3
-
-
 @pytest.mark.parametrize("word", ["adapt.tune_epochs=2", "adapt.group_size=3"])
 def test_what_a_client_that_arrives_never_reads_is_refused(run: SavedRun, word: str) -> None:
     with pytest.raises(ConfigError, match=r"a client that arrives, got adapt.* so leave it out"):
