@@ -26,8 +26,8 @@ class DiffusionConfig:
     """The diffusion process, the timesteps it is trained on, and how images are drawn from it.
 
     Training draws t = floor(u ** t_power * num_timesteps) with u uniform in [0, 1): `t_power` 1 is
-    uniform, below 1 prefers noisy images. `grid_power` spaces the sampling steps (`timestep_grid`).
-    With `model.backbone` schedule, number of timesteps and prediction are the folder's.
+    uniform, below 1 prefers noisy images. With `model.backbone` schedule, number of timesteps and
+    prediction are the folder's.
     """
 
     schedule: Annotated[str, Choice(*SCHEDULES)] = "cosine"
@@ -36,7 +36,6 @@ class DiffusionConfig:
     t_power: Annotated[float, Range(above=0, advice="1 trains on all timesteps alike")] = 1.0
     sampler: Annotated[str, Choice(*SAMPLER_NAMES)] = "dpmpp"
     sample_steps: int = 12
-    grid_power: Annotated[float, Range(1, 3, advice="1 spaces the sampling steps evenly")] = 1.5
 
     def __post_init__(self) -> None:
         check_fields(self, "diffusion")
