@@ -209,10 +209,6 @@ def _determining(config: Config) -> dict[str, Any]:
     elif not config.privacy.rounds.is_sampled and config.method.record.has_local_layers:
         # Not as when the noise that was taken back depended on where the shared stretch ends.
         settings["privacy"]["rounds"]["mechanism"] += " of all weights"
-    if config.set_aside > 0:  # not as when images set aside were training images in scores
-        settings["adapt"]["val_fraction"] = f"{config.set_aside}, apart"
-        if config.adapt.guidance is not None:  # not as when it was chosen by images that are scored
-            settings["adapt"]["guidance"] = ["other noise", *config.adapt.guidance]
     defaults = flattened(Config().as_dict()) | OFF
     for key in ADDED:
         group, _, name = key.partition(".")

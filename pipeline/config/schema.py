@@ -211,10 +211,9 @@ class Config:
         return self.eval.guidance != 1.0 or self.adapt.guidance is not None
 
     @property
-    def set_aside(self) -> float:
-        """The share of its training images that a new client sets aside for a choice."""
-        chooses = self.adapt.sets_aside and self.method.record.adapt_parts
-        return self.adapt.val_fraction if chooses else 0.0
+    def sets_aside(self) -> bool:
+        """Whether a new client sets training images aside for a choice."""
+        return self.adapt.sets_aside and bool(self.method.record.adapt_parts)
 
     @property
     def has_null_text(self) -> bool:

@@ -125,18 +125,6 @@ SWITCHES = (
         lambda c: c.model.dropout,
     ),
     Switch(
-        ("adapt.val_fraction",),
-        "adapt.early_stopping=true or adapt.guidance",
-        lambda c: c.adapt.sets_aside,
-        lambda c: None,
-    ),
-    Switch(
-        ("adapt.patience",),
-        "adapt.early_stopping=true",
-        lambda c: c.adapt.early_stopping,
-        lambda c: c.adapt.early_stopping,
-    ),
-    Switch(
         ("privacy.noise_key",),
         "privacy.adapt.epsilon or privacy.rounds.epsilon",
         lambda c: c.privacy.is_on,

@@ -74,7 +74,7 @@ def _image_controls(
         config.method.record.is_personal,
         config.eval.num_images,
         config.seed,
-        config.set_aside,
+        config.sets_aside,
     )
     plans = [(rule.plan(client_id),) for client_id in setting.new_ids]
     handle, ids = pool.share(weights), setting.new_ids

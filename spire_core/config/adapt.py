@@ -22,9 +22,9 @@ class AdaptConfig:
     step; None takes as many as fill a batch, so that a few images give a step as steady as many do.
     `schedule`: the rate stays, or falls along half a cosine from the first step to the last.
     `average`: the share of the last steps whose mean takes the place of the last iterate (Polyak &
-    Juditsky 1992), from the first of them on. `early_stopping`: a share `val_fraction`
-    of its images is set aside, the epoch with the lowest denoising loss on them is kept (0 is the
-    start), and training ends after `patience` epochs without a better one. `guidance`: scales of
+    Juditsky 1992), from the first of them on. `early_stopping`: a share of its
+    images is set aside, the epoch with the lowest denoising loss on them is kept (0 is the start),
+    and training ends after `PATIENCE` epochs without a better one. `guidance`: scales of
     guidance of which it takes, after its fit, the one whose drawings are nearest to images that are
     set aside likewise; None is `eval.guidance` for all. `eval_every`: epochs
     between two points of the forgetting curves. `group_size`: new clients fitted in one batch, in
@@ -49,8 +49,6 @@ class AdaptConfig:
     schedule: Annotated[str, Choice("constant", "cosine")] = "constant"
     average: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0
     early_stopping: bool = False
-    val_fraction: Annotated[float, Range(above=0, below=1, advice="0.2 is usual")] = 0.2
-    patience: Annotated[int, Range(1)] = 5
     guidance: Annotated[tuple[float, ...] | None, Range(0, MAX_GUIDANCE)] = None
     eval_every: Annotated[int, Range(1)] = 1
     group_size: Annotated[int, Range(1)] = 8

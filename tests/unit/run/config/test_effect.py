@@ -26,7 +26,6 @@ from spire_core.errors import ConfigError
         ("model.dropout=0.1 adapt.group_size=3", "model.dropout=0 with"),
         ("model.backbone=there model.width=64", "model.backbone=null with"),
         ("method.entrance=blocks", "model.backbone=FOLDER with"),
-        ("adapt.patience=9", "adapt.early_stopping=true with"),
         ("partition.alpha=0.5", "partition=inner_dirichlet, dirichlet or independent with"),
         ("partition.shards_per_client=3", "partition=shard with"),
         ("partition=iid partition.classes_per_client=3", "partition=pathological with"),
@@ -61,7 +60,7 @@ def test_what_another_setting_switches_off_is_refused(words: str, needed: str) -
         "privacy.adapt.delta=null",  # its default
         "privacy.adapt.epsilon=4 privacy.adapt.delta=0.001",
         "method=fedavg_ft model.d_emb=7",  # what a method never reads may be given to all of them
-        "method=fedavg adapt.early_stopping=false adapt.patience=9",
+        "method=fedavg adapt.draws=9",
         "method=local client.top_k_fraction=0.5",
         "resources.pool=local resources.num_actors=auto resources.num_gpus=0",
         "tracking.enabled=false tracking.root=a tracking.run_name=b tracking.keep_checkpoints=9",

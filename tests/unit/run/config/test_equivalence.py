@@ -23,7 +23,6 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
         ("shared_rep", "client.emb_dropout=0.5"),
         ("spire", "method.local_layers=[conv_out]"),
-        ("spire", "adapt.patience=9"),
         ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
         ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
         ("spire", "server.trim_fraction=0.1"),  # of aggregation=trimmed_mean alone
@@ -160,17 +159,10 @@ def test_an_adapter_orders_the_weights_so_that_no_other_method_shares_its_rounds
     assert len(found) == 4
 
 
-def test_early_stopping_reads_its_settings() -> None:
-    stops = "adapt.early_stopping=true"
-    assert fingerprints(stops)[0] != fingerprints(stops, "adapt.patience=9")[0]
-
-
 def test_a_choice_of_guidance_belongs_to_new_clients_alone() -> None:
     """With the interval, as long as nobody else draws with guidance."""
-    chooses, share = "adapt.guidance=[1,2]", "adapt.val_fraction=0.4"
-    interval = "eval.guidance_interval=[0.3,5]"
-    found = [fingerprints(), fingerprints(chooses), fingerprints(chooses, share)]
-    found += [fingerprints(chooses, share, interval)]
+    chooses, interval = "adapt.guidance=[1,2]", "eval.guidance_interval=[0.3,5]"
+    found = [fingerprints(), fingerprints(chooses), fingerprints(chooses, interval)]
     assert len({whole for whole, _ in found}) == len(found)
     assert len({rounds for _, rounds in found}) == 1
     guided = [fingerprints("eval.guidance=2"), fingerprints("eval.guidance=2", interval)]

@@ -64,7 +64,6 @@ def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str
             "eval.kid_subset_size=6",
             "adapt.epochs=6",
             "adapt.early_stopping=true",
-            "adapt.patience=3",
             f"adapt.eval_every={eval_every}",
             *overrides,
         ],
