@@ -44,7 +44,7 @@ def run(
     process is part of a cluster already. Progress goes to stderr.
     """
     from pipeline.cli.command import say
-    from pipeline.config.effect import load_typed
+    from pipeline.config.meaning import load_typed
     from pipeline.experiment.launch import ready_for
     from spire_core.config.checks import require
 
@@ -119,7 +119,7 @@ def draw(
     run's unless given; 1 turns them off. ConfigError as `spire sample` says.
     """
     from pipeline.cli.settings import plain
-    from pipeline.config.build import build
+    from pipeline.config.load import build
     from pipeline.inference.drawing import Drawing, check_scales, scales
     from spire_core.config.checks import require
 
@@ -149,7 +149,7 @@ def adapt(
     `settings`: of `adapt` and `privacy.adapt`. `client_id`: the next free one unless given.
     """
     from pipeline.cli.settings import plain
-    from pipeline.config.build import build
+    from pipeline.config.load import build
     from pipeline.data.arrays import uint8_images
     from pipeline.inference.arrival import adapt_arrival
     from pipeline.inference.arrival_images import ArrivingImages, load_arrival

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.build import build, flattened, known_keys
-from pipeline.config.equivalence import reads
-from pipeline.config.key_hints import key_hint
-from pipeline.config.load import NAMED_GROUPS
+from pipeline.config.load import NAMED_GROUPS, build, flattened, known_keys
+from pipeline.config.meaning import reads
 from pipeline.config.schema import Config
 from pipeline.results.metric_names import (
     COVERED_RATIO,
@@ -23,7 +21,7 @@ from pipeline.results.metric_names import (
     tuned_name,
 )
 from pipeline.results.params import NO_PARAMS
-from spire_core.config.checks import require
+from spire_core.config.checks import hint, require
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
 
@@ -222,7 +220,7 @@ def check_primaries(found: Sequence[Primary]) -> None:
 def _check_where(name: str) -> None:
     """Raise ConfigError for a key of `where` that does not tell runs apart."""
     known, place, got = list(known_keys(Config)), "in a primary where", repr(name)
-    require(name in known, f"known keys {place}", got, key_hint(name, known))
+    require(name in known, f"known keys {place}", got, hint(name, known))
     is_same = name == "seed" or name.startswith(SAME_FOR_ALL)
     advice = "every comparison is over all seeds and wherever runs were computed, so leave it out"
     require(not is_same, f"settings that tell runs apart {place}", got, advice)

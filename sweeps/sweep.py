@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.cluster.session import cluster_nodes, starting_cluster
-from pipeline.config.build import flattened
+from pipeline.config.load import flattened
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri

@@ -14,7 +14,7 @@ from pipeline.audit.outcome import Audit
 from pipeline.audit.round_messages import observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
 from pipeline.clients.worker import ClientWorker
-from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import held_back
@@ -54,7 +54,7 @@ def audit_run(
     saved, worker = SavedRun.load(run_dir), _worker(setting, run_dir)
     weights, method = saved.weights.numpy(), audited.method.record
     messages = models = one_run = None
-    if method.has_embedding and method.is_federated and audited.method.episodes == 0:
+    if method.has_embedding and method.is_federated:
         say(f"simulating {num_rounds} rounds of {audited.federation.cohort_size} clients")
         messages = _messages(worker, run_dir, began, num_rounds)
     if method.adapt_parts and setting.new_ids:

@@ -18,7 +18,7 @@ from pipeline.checkpoint.snapshots import (
     save_checkpoint,
 )
 from pipeline.clients.store import ClientStore
-from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.round_loop import RoundListener

@@ -21,8 +21,8 @@ WHAT_IF += ("federation.secure_aggregation=",)
 
 def audit(args: argparse.Namespace) -> Answer:
     """Audit a finished run; with settings of rounds, what it would give away under these."""
-    from pipeline.config.effect import check_effect
     from pipeline.config.load import load_config, overridden
+    from pipeline.config.meaning import say_without_effect, without_effect
     from pipeline.runs.folder import load_result, run_lock
     from pipeline.runs.links import refuse_links
     from pipeline.runs.record import find_run
@@ -44,7 +44,7 @@ def audit(args: argparse.Namespace) -> Answer:
 
     with run_lock(run_dir):
         changed = overridden(began, changes)
-        check_effect(changed, changes)
+        say_without_effect(without_effect(changed, changes).items())
         settings = (began, changed, changes, args.rounds, args.one_run)
         outcome = audit_run(run_dir, *settings, say)
         path = record_audit(run_dir, outcome)

@@ -54,7 +54,7 @@ def _completer(names: Names) -> Callable[..., list[str]]:
 
 
 def _keys() -> list[str]:
-    from pipeline.config.build import known_keys
+    from pipeline.config.load import known_keys
     from pipeline.config.schema import Config
 
     return [*known_keys(Config), "method", "data", "partition"]

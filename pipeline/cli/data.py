@@ -22,7 +22,7 @@ def data_show(args: argparse.Namespace) -> Answer:
     Clients that exist are shown with their names and captions, and captions with the vocabulary
     that they need.
     """
-    from pipeline.config.effect import load_typed
+    from pipeline.config.meaning import load_typed
 
     preset, overrides = preset_and_settings(args.words)
     config = load_typed(preset, overrides)

@@ -109,7 +109,7 @@ def _extractor(name: str) -> dict[str, Any]:
 
 def _plugins(plugins: Plugins) -> dict[str, Any]:
     """Return the names of one kind that other packages bring, and what is wrong with them."""
-    return {"kind": plugins.kind, "names": plugins.names(), "problems": plugins.faults()}
+    return {"kind": plugins.kind, "names": plugins.names()}
 
 
 def _tracking() -> dict[str, Any]:
@@ -175,7 +175,6 @@ def _missing(state: dict[str, Any]) -> list[str]:
     for entry in (*state["data"], *state["extractors"]):
         if not entry["ok"]:
             sentences.append(f"{entry['name']}: {entry['problem']}")
-    sentences += [fault for plugins in state["plugins"] for fault in plugins["problems"]]
     upload = state["job_upload"]
     if upload and not upload["ok"]:
         sentences.append(f"ray job submit --working-dir .: {upload['told']}")

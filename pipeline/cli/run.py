@@ -40,7 +40,7 @@ CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.r
 
 def run(args: argparse.Namespace) -> Answer:
     """Run one experiment, or with `--dry-run` describe it."""
-    from pipeline.config.effect import load_typed
+    from pipeline.config.meaning import load_typed
 
     preset, overrides = preset_and_settings(args.words)
     config = load_typed(preset, [*overrides, *(["tracking.profile=true"] * args.profile)])

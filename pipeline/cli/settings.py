@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.words import allowed
-from pipeline.config.safe_yaml import write_value
+from pipeline.config.load import write_value
 from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 

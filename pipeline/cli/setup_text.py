@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.cli.tables import aligned, duration
 from pipeline.cluster.actor_plan import ActorPlan
-from pipeline.config.equivalence import fingerprint
-from pipeline.config.safe_yaml import write_plain
+from pipeline.config.load import write_value, write_yaml
+from pipeline.config.meaning import fingerprint
 from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
@@ -125,7 +125,7 @@ def _few(captions: Sequence[str]) -> str:
 
 def vocabulary_text(words: Sequence[str]) -> str:
     """Return the setting of `model.words` that has these words, as a shell takes it."""
-    listed = write_plain(list(words), default_flow_style=True, allow_unicode=True, width=10**9)
+    listed = write_value(list(words))
     return (
         f"the captions have {len(words)} words. model.text=words needs a vocabulary, which is "
         f"published with the model; with all of them it is\n"
@@ -174,7 +174,7 @@ def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
     style: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
     return "\n\n".join(
         [
-            write_plain(description["config"], **style),
+            write_yaml(description["config"], **style),
             "images of each class at each client:\n" + partition_text(description["partition"]),
             f"images: {images['count']}{which}, each "
             f"{' x '.join(map(str, images['shape']))} (channels, height, width)\n"

@@ -95,7 +95,7 @@ def option_as_setting(words: Sequence[str], options: Collection[str]) -> str | N
 
 def _nearest(word: str, prefixes: tuple[str, ...]) -> str | None:
     """Return the advice for a setting without its group; None if no allowed group has it."""
-    from pipeline.config.build import known_keys
+    from pipeline.config.load import known_keys
     from pipeline.config.schema import Config
 
     name, _, value = word.partition("=")

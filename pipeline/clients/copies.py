@@ -4,7 +4,6 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator
-from pipeline.config.equivalence import scores_controls
 from pipeline.federation.messages import GeneratedSamples
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.likelihood import fld_gap
@@ -21,7 +20,7 @@ def signs_of_copies(
     """
     train = to_float(client.train_images())
     near = neighbours(images, train, to_float(client.test_images()))
-    if not scores_controls(evaluator.context.config):
+    if not evaluator.context.config.has_controls:
         return near, None
     features = cached_features(evaluator.extractor, train, evaluator.cache)
     return near, fld_gap(samples.features, features, evaluator.real_features(client))

@@ -1,24 +1,15 @@
 """Settings of the images (`data.*`)."""
 
-import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-from spire_core.config.checks import Range, check_fields, hint, require
-from spire_core.errors import ConfigError
+from spire_core.config.checks import Range, check_choice, check_fields, require
 from spire_core.plugins import Plugins
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "fonts")
 WITH_CLIENTS = ("fonts", "folder")  # data whose clients exist
 MAX_IMAGE_SIZE = 1024  # pixels of a side
-
-
-def _fault(name: str, value: Any) -> str | None:
-    """Return what was expected of a data set from outside, None if it can be loaded."""
-    return None if callable(value) else "a function load(split, path)"
-
-
-OTHER_DATASETS = Plugins("dataset", (*DATASETS, "folder"), _fault)
+OTHER_DATASETS = Plugins("dataset", (*DATASETS, "folder"))
 
 
 def is_outside(name: str) -> bool:
@@ -51,35 +42,20 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
-        if self.name != "folder" and not is_outside(self.name):
+        is_folder, named = self.name == "folder", f"with data.name={self.name}"
+        if not is_folder and not is_outside(self.name):
             check_dataset(self.name)
-        require(
-            self.name != "folder" or bool(self.path and self.image_size),
-            "data.path and data.image_size with data.name=folder",
-            f"path={self.path} and image_size={self.image_size}",
-            "name a folder with one subfolder of images per class, and the side of the images",
-        )
-        allowed = ("auto", 1, 3) if self.name == "folder" else ("auto",)
-        require(
-            self.channels in allowed,
-            f"data.channels as {' or '.join(map(str, allowed))} with data.name={self.name}",
-            repr(self.channels),
-            "auto keeps images as they are",
-        )
-        require(
-            self.metadata is None or self.name == "folder",
-            f"no data.metadata with data.name={self.name}",
-            self.metadata,
-            "use null, or data=folder for images of your own",
-        )
+        is_met = not is_folder or bool(self.path and self.image_size)
+        got = f"path={self.path} and image_size={self.image_size}"
+        advice = "name a folder with one subfolder of images per class, and the side of the images"
+        require(is_met, f"data.path and data.image_size {named}", got, advice)
+        is_met = self.channels in (("auto", 1, 3) if is_folder else ("auto",))
+        require(is_met, f"data.channels=auto {named}", self.channels, "a folder takes 1 and 3, too")
+        is_met = self.metadata is None or is_folder
+        require(is_met, f"no data.metadata {named}", self.metadata, "it lists images of a folder")
 
 
 def check_dataset(name: str) -> None:
     """Raise ConfigError unless a data set of this name is known."""
-    if name in DATASETS:
-        return
-    known = (*DATASETS, "folder", *OTHER_DATASETS.names())
-    is_path = os.path.isdir(os.path.expanduser(name))
-    mine = "for images of your own, take the preset folder-cpu with data.path=FOLDER"
-    advice = mine if is_path else hint(name, known)
-    raise ConfigError(f"expected a data set out of {', '.join(known)}, got {name!r}: {advice}")
+    if name not in DATASETS:
+        check_choice("data.name", name, (*DATASETS, "folder", *OTHER_DATASETS.names()))

@@ -1,106 +1,122 @@
-"""How a configuration is read: presets and YAML texts, with overrides merged in.
+"""How settings are read: presets, YAML files and words `key=value`, merged by OmegaConf.
 
-A group given as a bare word sets its name: `method=spire` means `method.name=spire`.
+A group given as a bare word sets its name: `method=spire` means `method.name=spire`. OmegaConf is
+imported as it is needed: actors get records that are read already.
 """
 
-from collections.abc import Sequence
-from functools import cache, reduce
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, reduce
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pipeline.config.build import build, takes_null
-from pipeline.config.safe_yaml import read_plain, write_value
 from pipeline.config.schema import Config
 from spire_core.config.checks import hint, require
 from spire_core.errors import ConfigError
 
+T = TypeVar("T")
 NAMED_GROUPS = ("data", "partition", "method")
-MAX_KEY = 200  # characters
-NULLS = ("null", "Null", "NULL", "~")  # YAML's words; it also takes nothing for null
+SETTINGS = "docs/settings.md lists all"
+PRESETS = resources.files("pipeline.config") / "presets"
 
 
 def preset_names() -> list[str]:
     """Return the names of the presets that ship with the package."""
-    folder = resources.files("pipeline.config") / "presets"
-    names = (path.name for path in folder.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    return sorted(Path(file.name).stem for file in PRESETS.iterdir() if file.name.endswith(".yaml"))
 
 
-def load_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Return a preset with overrides `key=value` applied in order; ConfigError if it is wrong."""
-    if not isinstance(preset, str | None):  # from Python
-        raise ConfigError(f"expected a preset's name, got {preset!r}: settings come after it")
-    return overridden(Config() if preset is None else _preset(preset), overrides)
+def load_config(preset: str | None, words: Sequence[str] = ()) -> Config:
+    """Return a preset with words `key=value` applied in order; ConfigError if it is wrong."""
+    return overridden(Config() if preset is None else _preset(preset), words)
 
 
 @cache
 def _preset(name: str) -> Config:
     known = preset_names()
     require(name in known, f"a preset out of {', '.join(known)}", repr(name), hint(name, known))
-    file = resources.files("pipeline.config") / "presets" / f"{name}.yaml"
-    return build(Config(), _with_one_length(read_settings(file.read_text(), file.name)))
+    return config_from_dict(read_yaml(PRESETS / f"{name}.yaml"))
 
 
-def overridden(config: Config, overrides: Sequence[str]) -> Config:
-    """Return a configuration with overrides `key=value`; ConfigError if one is wrong."""
-    return build(config, _with_one_length(read_overrides(overrides))) if overrides else config
+def overridden(config: Config, words: Sequence[str]) -> Config:
+    """Return a configuration with words `key=value`; ConfigError if one is wrong.
 
-
-def _with_one_length(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings in which one of tau and local_epochs withdraws the other of layers below."""
-    federation = settings.get("federation")
-    if not isinstance(federation, dict):
-        return settings
-    lengths = ("tau", "local_epochs")
-    given = [name for name in lengths if federation.get(name) is not None]
-    unset = dict.fromkeys(lengths) if len(given) == 1 else {}
-    return {**settings, "federation": unset | federation}
-
-
-def read_settings(text: str, source: str) -> dict[str, Any]:
-    """Return the settings of a YAML text as plain values; ConfigError if it holds no settings."""
-    values = read_plain(text, source)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"expected KEY: VALUE settings in {source}, got {values!r:.200}: correct it"
-        )
-    return values
-
-
-def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return overrides `key=value` as settings by group, a later one in place of an earlier one."""
-    return reduce(merged, map(_nested, overrides), {})
-
-
-def _nested(override: str) -> dict[str, Any]:
-    """Return `a.b=value` as {a: {b: value}}."""
-    key, value = split_override(override)
-    key = f"{key}.name" if key in NAMED_GROUPS else key
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def split_override(override: str) -> tuple[str, Any]:
-    """Return the key and the plain value of an override `key=value`; ConfigError if it is none.
-
-    No value is null unless it is typed, since null turns settings such as epsilon off. `#` begins
-    no comment here.
+    One of tau and local_epochs withdraws the other of the layers below.
     """
-    key, sep, text = override.partition("=")
-    if not sep or len(key) > MAX_KEY or not all(part.strip() for part in key.split(".")):
-        raise ConfigError(
-            f"expected an override as key=value, got {override!r}: such as client.lr=0.001"
-        )
-    value, text = read_plain(text, key), text.strip()
-    if write_value(value).count("#") < text.count("#"):  # YAML took its rest for a comment
-        value = read_plain(write_value(text), key)
-    if value is None and text not in NULLS:
-        null = f", or write {key}=null for none" if takes_null(Config, key) else ""
-        raise ConfigError(f"expected a value after {key}=, got {text or 'nothing'}: give one{null}")
-    return key, value
+    return build(config, _with_one_length(read_words(words))) if words else config
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Return the configuration that `Config.as_dict` came from, every value checked by its type."""
+    is_resolved = "${" not in write_value(values)  # what came with a run reads no environment here
+    require(is_resolved, "a stored configuration that is resolved", "${", "write values out")
+    return build(Config(), _with_one_length(values))
+
+
+def _with_one_length(settings: Mapping[str, Any]) -> dict[str, Any]:
+    federation, lengths = settings.get("federation"), ("tau", "local_epochs")
+    if isinstance(federation, dict) and len([x for x in lengths if federation.get(x)]) == 1:
+        federation = dict.fromkeys(lengths) | federation
+    return {**settings, **({"federation": federation} if federation is not None else {})}
+
+
+def build(base: T | type[T], values: Mapping[str, Any], listed: str = SETTINGS) -> T:
+    """Return a record of settings with `values`, nested by group, laid over it.
+
+    `base` is a record or, for the defaults, its class. ConfigError names the key that is unknown,
+    or whose value does not fit; `listed` says where all keys are found.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    schema = _schema(base)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(dict(values))))
+    except OmegaConfBaseException as error:
+        found, key = error, error.full_key
+    for one, value in flattened(values).items():  # not every error of OmegaConf has its key
+        try:
+            OmegaConf.merge(schema, nested(one, value))
+        except OmegaConfBaseException as error:
+            found, key = error, error.full_key or one
+            break
+    reason = str(found).splitlines()[0].replace("'$VALUE' of type '$VALUE_TYPE'", "in the list")
+    raise ConfigError(f"expected settings that fit, got {key}: {reason} ({listed})") from found
+
+
+@lru_cache
+def _schema(base: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(base)
+
+
+def read_words(words: Iterable[str]) -> dict[str, Any]:
+    """Return words `key=value` as settings by group, a later one in place of an earlier one."""
+    return reduce(merged, (nested(*split_word(word)) for word in words), {})
+
+
+def split_word(word: str) -> tuple[str, Any]:
+    """Return the key and the value, in YAML, of a word `key=value`; ConfigError if it is none.
+
+    A budget of privacy without a value is refused: null would turn privacy off.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    key, sep, text = word.partition("=")
+    is_word = bool(sep) and all(key.split("."))
+    require(is_word, "settings as key=value", repr(word), "such as client.lr=0.001")
+    is_epsilon = key.startswith("privacy.") and key.endswith(".epsilon")
+    advice = f"give one, or write {key}=null for no privacy"
+    require(not is_epsilon or text.strip() != "", f"a value after {key}=", "nothing", advice)
+    try:
+        value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"expected {key} in YAML, got {text}: {_line(error)}") from error
+    return (f"{key}.name" if key in NAMED_GROUPS else key), value
 
 
 def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -110,3 +126,82 @@ def merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
         if isinstance(lower[key], dict) and isinstance(upper[key], dict):
             both[key] = merged(lower[key], upper[key])
     return both
+
+
+def read_yaml(path: Any, known: str = "a YAML file", names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings in a YAML file; ConfigError, with what is `known`, if it is none.
+
+    `names` may stand in place of a file, and one of them may have been meant.
+    """
+    try:
+        return read_text(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "which is no text"
+        advice = hint(path.name, names) if names else "name one that exists"
+        raise ConfigError(f"expected {known}, got {path} ({reason}): {advice}") from error
+
+
+def read_text(text: str, source: str) -> dict[str, Any]:
+    """Return the settings of a YAML text; ConfigError, with its `source`, if it holds none."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        values = _plain(OmegaConf.create(text or "{}"))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"expected YAML settings in {source}, got {_line(error)}: mend it") from (
+            error
+        )
+    require(isinstance(values, dict), f"KEY: VALUE settings in {source}", values, "mend it")
+    return {
+        key: {"name": value} if key in NAMED_GROUPS and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _plain(settings: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(settings, resolve=True)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def write_value(value: Any) -> str:
+    """Return a value in JSON, which YAML reads."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_yaml(values: Mapping[str, Any], **style: Any) -> str:
+    """Return settings as a YAML text; `style` as PyYAML takes it."""
+    import yaml
+
+    return yaml.safe_dump(dict(values), allow_unicode=True, **style).strip()
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Return the setting `a.b` as {a: {b: value}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their whole key, such as federation.tau, however they are nested."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        is_group = isinstance(value, Mapping)
+        flat |= flattened(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return flat
+
+
+def known_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the whole key of each setting of a record, or of its class."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from known_keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name

@@ -20,12 +20,10 @@ class ResourcesConfig:
     """
 
     pool: Annotated[str, Choice("ray", "local")] = "ray"
-    num_actors: Annotated[int | str, Range(1, 100_000, advice="auto fills the cluster")] = "auto"
+    num_actors: Annotated[int | str, Range(1, 100_000)] = "auto"
     num_cpus: Annotated[float, Range(LEAST_SHARE, 100_000)] = 1.0
     num_gpus: Annotated[float | str, Range(0, 100_000)] = "auto"
-    device: Annotated[
-        str, Choice("auto", "cpu", advice="auto takes a GPU with resources.num_gpus above 0")
-    ] = "auto"
+    device: Annotated[str, Choice("auto", "cpu")] = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self, "resources")
@@ -34,7 +32,6 @@ class ResourcesConfig:
             is_known = not isinstance(value, str) or value == "auto"
             require(is_known, f"resources.{name} as a number or auto", repr(value), "change it")
         share = 0.0 if isinstance(self.num_gpus, str) else self.num_gpus
-        expected = f"resources.num_gpus of 0 or at least {LEAST_SHARE:g}"
-        require(not 0 < share < LEAST_SHARE, expected, share, "Ray counts in ten-thousandths")
-        expected = "resources.num_gpus as a share of one GPU or a whole number"
-        require(share <= 1 or share % 1 == 0, expected, f"{share:g}", "change it")
+        is_share = share == 0 or LEAST_SHARE <= share <= 1 or share % 1 == 0
+        expected = f"resources.num_gpus as 0, a share of at least {LEAST_SHARE:g} or a whole number"
+        require(is_share, expected, f"{share:g}", "change it")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.memory import SERVER_ARRAYS
-from pipeline.config.equivalence import scores_controls
 from pipeline.config.schema import Config
 from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import forgetting_curve
@@ -56,7 +55,7 @@ def adapt(
     cross_kid = cross_client_kid(drawn, after, Scoring(real, config.eval, seed))
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
-    images = _image_controls(setting, pool, pretraining.weights) if scores_controls(config) else []
+    images = _image_controls(setting, pool, pretraining.weights) if config.has_controls else []
     return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls), tuple(images))
 
 
@@ -71,10 +70,10 @@ def _image_controls(
         len(setting.data.class_names),
         setting.representative_ids,
         config.partition.style,
-        config.method.trains_own_parts,
+        config.method.record.is_personal,
         config.eval.num_images,
         config.seed,
-        config.set_aside,
+        config.sets_aside,
     )
     plans = [(rule.plan(client_id),) for client_id in setting.new_ids]
     handle, ids = pool.share(weights), setting.new_ids

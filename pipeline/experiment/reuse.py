@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.checkpoint.evaluation_store import load_evaluations, rewind_evaluations
 from pipeline.checkpoint.snapshots import checkpoints, newest_checkpoint
 from pipeline.clients.store import ClientStore
-from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import RealData
 from pipeline.federation.setup import FederationSetup

@@ -9,7 +9,7 @@ from spire_core.config.checks import Range, check_fields, require
 from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 
 MAX_CLIENT_ID = 10**9
-Scale = Annotated[float | None, Range(0, MAX_GUIDANCE, advice="1 turns it off")]
+Scale = Annotated[float | None, Range(0, MAX_GUIDANCE)]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """Finished runs by their names, and the settings under which a new client joins one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config.build import flattened
-from pipeline.config.effect import check_effect, check_mean, typed_keys
-from pipeline.config.load import load_config
-from pipeline.config.safe_yaml import write_value
+from pipeline.config.load import flattened, load_config, overridden, read_words
+from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import MODEL, RECORD
@@ -15,12 +13,11 @@ from pipeline.runs.links import refuse_links
 from pipeline.runs.model_files import CONFIG
 from pipeline.runs.ownership import begun_here
 from pipeline.runs.record import find_run
-from spire_core.errors import ConfigError, RunError
+from spire_core.config.model import ModelConfig
+from spire_core.config.privacy import PrivacyConfig
+from spire_core.errors import RunError
 
-OF_RUNS = {  # settings of `adapt` that no client which arrives reads
-    "adapt.tune_epochs": "it is about clients of pre-training",
-    "adapt.group_size": "it is about new clients of a run, which are fitted together",
-}
+OF_RUNS = ("adapt.tune_epochs", "adapt.group_size")  # which no client that arrives reads
 
 
 def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
@@ -61,25 +58,18 @@ def noted_place(run: SavedRun, key: str) -> str | None:
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     """Return the settings of a new client: the run's own of `adapt` and privacy, and overrides.
 
-    The label of the run's noise key is not among them. ConfigError if a setting is wrong, or has no
-    effect.
+    The label of the run's noise key is not among them. ConfigError if a setting is wrong.
     """
-    config = run.config
-    groups = {"adapt": asdict(config.adapt), "privacy": {"adapt": asdict(config.privacy.adapt)}}
-    groups["adapt"] |= {"tune_epochs": 0}  # of clients of pre-training: see OF_RUNS
-    # On these some of them depend.
-    groups |= {"method": asdict(config.method)}
-    groups |= {"federation": {"num_rounds": config.federation.num_rounds}}
-    groups |= {"client": {"emb_first_steps": config.client.emb_first_steps}}
-    groups |= {"model": {key: getattr(config.model, key) for key in ("backbone", "set_encoder")}}
-    stored = [f"{key}={write_value(value)}" for key, value in flattened(groups).items()]
-    config = load_config(None, [*stored, *overrides])
-    check_effect(config, overrides)
-    check_mean(config)
-    for key in typed_keys(config, overrides):
-        if key in OF_RUNS:
-            raise ConfigError(
-                f"expected settings of a client that arrives, got {key}: {OF_RUNS[key]}, so leave "
-                "it out"
-            )
+    began = run.config
+    base = replace(
+        Config(),
+        method=began.method,
+        model=replace(ModelConfig(), backbone=began.model.backbone),
+        adapt=replace(began.adapt, tune_epochs=0),
+        privacy=PrivacyConfig(adapt=began.privacy.adapt),
+    )
+    config = overridden(base, overrides)
+    faults, typed = without_effect(config, overrides), flattened(read_words(overrides))
+    faults |= {key: f"{key} is not of a client that arrives" for key in OF_RUNS if key in typed}
+    say_without_effect(faults.items())
     return config

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config.data import MAX_IMAGE_SIZE
-from pipeline.config.plugins import check_installed
-from pipeline.config.schema import Config, config_from_dict
+from pipeline.config.load import config_from_dict
+from pipeline.config.schema import Config
 from pipeline.files.damage import read_object, reading
 from pipeline.inference.saved_tensors import load_tensors, stored_guidance
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
@@ -69,18 +69,14 @@ class SavedRun:
     def load(cls, path: str | Path) -> "SavedRun":
         """Return the run in a run folder or in the `model` folder inside it.
 
-        RunError if it is not complete, or if its backbone is not that of its configuration;
-        ConfigError if a package that it names is missing.
+        RunError if it is not complete, or if its backbone is not that of its configuration.
         """
         folder = Path(path) / MODEL if (Path(path) / MODEL).is_dir() else Path(path)
         path = folder / CONFIG
         whole = partial(reading, "a finished run", path, "wait for the run to end or name another")
         with whole():
             stored = read_object(path)
-            settings = stored["config"]
-        check_installed(settings, path)
-        with whole():
-            config = config_from_dict(settings)
+            config = config_from_dict(stored["config"])
             shape, names = _image_shape(stored["image_shape"]), tuple(stored["class_names"])
             if not all(isinstance(name, str) for name in names):
                 raise TypeError(f"{names!r:.50} as class names")

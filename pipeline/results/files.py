@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.config.equivalence import fingerprint
+from pipeline.config.meaning import fingerprint
 from pipeline.config.tracking import ui_command
 from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import room_for, sync_tree

@@ -1,17 +1,15 @@
 """A run's description in MLflow's UI: its setting, results, diagnosis and command, in Markdown."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.build import flattened
-from pipeline.config.effect import without_effect
-from pipeline.config.load import load_config, preset_names
-from pipeline.config.safe_yaml import read_plain, write_value
+from pipeline.config.load import flattened, load_config, preset_names, split_word, write_value
+from pipeline.config.meaning import without_effect
 from pipeline.config.schema import Config
 from pipeline.results.result import Result
 from pipeline.tracking.attachments import NOTE_CHARS
-from spire_core.errors import ConfigError
 
 BASE = "mnist-cpu"  # of a run whose preset is not known
 CUT = " ... (config/resolved.yaml has all of it) ... "  # instead of a long command's middle
@@ -81,13 +79,6 @@ def _scores(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    """Return a value as an override reads it: a text that needs no quotes without them."""
-    return value if _is_plain(value) else write_value(value)
-
-
-def _is_plain(value: Any) -> bool:
-    """Return whether a value is a text that YAML reads as it is."""
-    try:
-        return isinstance(value, str) and value != "" and read_plain(value, "a text") == value
-    except ConfigError:  # such as of *text, which would be a reference
-        return False
+    """Return a value as a word has it: a text that YAML reads as it is without quotes."""
+    is_word = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) is not None
+    return value if is_word and split_word(f"key={value}")[1] == value else write_value(value)

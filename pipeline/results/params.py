@@ -7,7 +7,7 @@ run are in its `config/resolved.yaml`.
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from pipeline.config.build import flattened
+from pipeline.config.load import flattened
 from pipeline.config.schema import Config
 
 # Settings that make no difference to a result, and folders, of which a tag has the hash.
@@ -30,18 +30,13 @@ def params_of(config: Config, tags: Iterable[str] = ()) -> dict[str, object]:
     `tags`: the names of its tags. A setting on an axis of its sweep is a param of each trial.
     """
     settings, default = flattened(config.as_dict()), flattened(Config().as_dict())
-    settings["adapt.lr"] = adapt_rate(config)
+    settings["adapt.lr"] = config.adapt_lr
     named = {*ALWAYS, *(tag.removeprefix(AXIS) for tag in tags if tag.startswith(AXIS))}
     return {
         key: value
         for key, value in settings.items()
         if not key.startswith(NO_PARAMS) and (key in named or value != default[key])
     }
-
-
-def adapt_rate(config: Config) -> float | None:
-    """Return the rate that new clients train with: the configuration's, or the method's own."""
-    return config.adapt.lr or config.method.record.adapt_lr or None
 
 
 @cache

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
-from pipeline.config.equivalence import fingerprint
+from pipeline.config.meaning import fingerprint
 from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best

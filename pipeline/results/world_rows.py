@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.equivalence import scores_controls
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.control_rows import control_columns, fld_excess
@@ -39,7 +38,7 @@ def with_world(
     """
     controls = _control_columns(adaptation) or [{}] * len(rows)
     blank = dict.fromkeys(name for own in controls for name in own)
-    found = _coverages(setting) if scores_controls(setting.config) else []
+    found = _coverages(setting) if setting.config.has_controls else []
     by_id = dict(zip(setting.new_ids, found, strict=False))  # of those shown
     worlds = [_world(setting, report, by_id) for report in adaptation.reports]
     return [
@@ -63,7 +62,7 @@ def _world(
         "num_train": len(setting.partition.split(report.client_id).train),
         "steps": _steps(setting, report),
     }
-    if not scores_controls(setting.config):
+    if not setting.config.has_controls:
         return world
     own = found.get(report.client_id)
     hull, nearest = (None, None) if own is None else (own.hull_tv, own.nearest_tv)
@@ -82,6 +81,6 @@ def _steps(setting: FederationSetup, report: AdaptReport) -> int | None:
     if config.privacy.adapt.is_on or not config.method.record.adapt_parts:
         return None
     num_images = len(setting.partition.split(report.client_id).train)
-    if config.set_aside > 0:
-        num_images -= num_set_aside(num_images, config.set_aside)
+    if config.sets_aside:
+        num_images -= num_set_aside(num_images)
     return report.kept_epoch * steps_per_epoch(num_images, config.adapt.batch_size)

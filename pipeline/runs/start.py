@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from pipeline.config.build import flattened
 from pipeline.config.data import DataConfig
-from pipeline.config.effect import check_effect
-from pipeline.config.equivalence import NUMBERS, fingerprint
-from pipeline.config.load import overridden, read_overrides
-from pipeline.config.plugins import check_installed
-from pipeline.config.schema import Config, config_from_dict
+from pipeline.config.load import config_from_dict, flattened, overridden, read_words
+from pipeline.config.meaning import NUMBERS, fingerprint, say_without_effect, without_effect
+from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
@@ -102,13 +98,9 @@ def recorded_places(run_dir: Path, overrides: Sequence[str]) -> dict[str, str | 
 
 
 def _stored(run_dir: Path) -> tuple[Config, str | None]:
-    whole = partial(reading, "a run's configuration", run_dir / START, "start a new run")
-    with whole():
+    with reading("a run's configuration", run_dir / START, "start a new run"):
         stored = read_object(run_dir / START)
-        settings, preset = stored["config"], stored["preset"]
-    check_installed(settings, run_dir / START)
-    with whole():
-        return config_from_dict(settings), preset
+        return config_from_dict(stored["config"]), stored["preset"]
 
 
 def load_start(
@@ -146,14 +138,14 @@ def load_resumed(
     that began without one: MLflow would have none of its record so far.
     """
     config, preset = load_start(run_dir, given, overrides)
-    record, typed = read_record(run_dir), flattened(read_overrides(overrides))
+    record, typed = read_record(run_dir), flattened(read_words(overrides))
     for key in ("tracking.uri", "tracking.enabled"):
         if typed.get(key) and not record["tracked"]:
             raise ConfigError(
                 f"expected no store for run {record['run_id']}, which began with "
                 f"tracking.enabled=false, got {key}: leave it out, or start a new run"
             )
-    check_effect(config, overrides)
+    say_without_effect(without_effect(config, overrides).items())
     return config, preset
 
 
@@ -166,22 +158,9 @@ def _check_unchanged(began: Config, config: Config) -> None:
                 f"expected tracking.{name}={first or 'null'}, with which the run began, got {now}: "
                 "its record keeps it, so leave it as it is"
             )
-    if fingerprint(config) == fingerprint(began):
-        return
-    if config.data.path != began.data.path:
-        raise ConfigError(
-            f"expected data.path={began.data.path}, with which the run began, since of own images "
-            f"the folder is a part of the settings, got {config.data.path}: put the images there"
-        )
-    for name in ("backbone", "text_encoder"):
-        first, now = getattr(began.model, name), getattr(config.model, name)
-        if now != first:
+    for name in ("data.path", "model.backbone", "model.text_encoder"):
+        first, now = (flattened(one.as_dict())[name] for one in (began, config))
+        if now != first and fingerprint(config) != fingerprint(began):
             raise ConfigError(
-                f"expected model.{name}={first}, with which the run began, got {now}: put the "
-                "pre-trained model there"
+                f"expected {name}={first}, with which the run began, got {now}: put the files there"
             )
-    raise ConfigError(
-        f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
-        "the run began, since it decides whom federation.on_client_error=drop leaves out, got "
-        f"{config.federation.client_timeout_s}: leave it as it is, or start a new run"
-    )

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
-from pipeline.config.build import build
-from pipeline.config.load import merged, read_overrides, read_settings
-from pipeline.config.safe_yaml import read_settings_file
+from pipeline.config.load import build, merged, read_words, read_yaml
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
+from spire_core.config.checks import Choice, Range, check_choice, check_fields
 from spire_core.mixture.descent import DescentConfig
 
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
@@ -19,12 +18,12 @@ NO_DATA = "none"
 Count = Annotated[int, Range(1, 1_000_000)]
 Counts = Annotated[tuple[int, ...], Range(1, 1_000_000)]
 Replicates = Annotated[int, Range(2, 1_000_000)]
-Weights = Annotated[tuple[float, ...], Range(0, 1, advice="they are probabilities")]
-_APART = Range(1e-6, 1e6, advice="the data of equal components do not tell their weights")
-_ROUNDED = Range(1e-6, 6, advice="above 6 the factor of a step is 1 up to rounding")
+Weights = Annotated[tuple[float, ...], Range(0, 1)]
+_APART = Range(1e-6, 1e6)
+_ROUNDED = Range(1e-6, 6)
 Separation = Annotated[float, _APART]
 Separations = Annotated[tuple[float, ...], _APART]
-Times = Annotated[tuple[float, ...], Range(1e-6, 1e6, advice="at 0 there is no noise to predict")]
+Times = Annotated[tuple[float, ...], Range(1e-6, 1e6)]
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ class ComponentsConfig:
     means: tuple[tuple[float, ...], ...] = ()
     d: Annotated[int, Range(1, 10_000)] = 16
     distance: Separation = 3.0
-    signal: Annotated[float, Range(above=0, below=1, advice="it is e^-t, and t is above 0")] = 0.5
-    concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
+    signal: Annotated[float, Range(above=0, below=1)] = 0.5
+    concentration: Annotated[float, Range(1e-3, 1e6)] = 4.0
     n: Count = 300
     steps: Count = 130
     averaged: int = 80
@@ -165,7 +164,7 @@ class LandscapeConfig:
 
     separations: Annotated[tuple[float, ...], _ROUNDED] = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     weights: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.001, 0.02, 0.1, 0.5)
-    concentration: Annotated[float, Range(1e-3, 1e6, advice="4 is mild")] = 4.0
+    concentration: Annotated[float, Range(1e-3, 1e6)] = 4.0
     steps: Annotated[int | None, Range(1, 1_000_000)] = None
     n: Count = 2000
     replicates: Replicates = 1000
@@ -190,7 +189,7 @@ class ReadoutConfig:
     image_size: Annotated[int, Range(8, 64)] = 16
     images: Counts = (64, 128, 256)
     clients: Replicates = 2000
-    concentration: Annotated[float, Range(1e-3, 1e6, advice="0.1 is skewed")] = 0.1
+    concentration: Annotated[float, Range(1e-3, 1e6)] = 0.1
     old_clients: Counts = (8, 24, 96, 384)
     new_clients: Count = 20
     worlds: Count = 5
@@ -205,7 +204,7 @@ class TheoryConfig:
 
     experiments: tuple[str, ...] = EXPERIMENTS
     seed: int = 0
-    w: Annotated[float, Range(above=0, below=1, advice="the ends are in optimiser.weights")] = 0.3
+    w: Annotated[float, Range(above=0, below=1)] = 0.3
     c: Separation = 1.0
     replicates: Replicates = 500
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
@@ -236,14 +235,9 @@ def theory_names() -> list[str]:
 
 def load_theory(file_or_name: str, overrides: Sequence[str] = ()) -> TheoryConfig:
     """Return a preset's or a YAML file's settings with overrides; ConfigError if they are wrong."""
-    if file_or_name in theory_names():
-        path = resources.files("pipeline.theory") / "presets" / f"{file_or_name}.yaml"
-        text = path.read_text()
-    else:
-        known = f"a YAML file or one of {', '.join(theory_names())}"
-        text = read_settings_file(file_or_name, known, theory_names())
-    settings = merged(read_settings(text, file_or_name), read_overrides(overrides))
-    advice = "docs/theory.md has examples; spire theory all runs every experiment"
-    is_empty = not settings and file_or_name not in theory_names()
-    require(not is_empty, f"settings in {file_or_name}", "an empty file", advice)
+    names = theory_names()
+    is_ours, known = file_or_name in names, f"a YAML file or one of {', '.join(names)}"
+    presets = resources.files("pipeline.theory") / "presets"
+    path = presets / f"{file_or_name}.yaml" if is_ours else Path(file_or_name).expanduser()
+    settings = merged(read_yaml(path, known, names), read_words(overrides))
     return build(TheoryConfig(), settings, "--dry-run alone lists them (docs/theory.md)")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.build import flattened
+from pipeline.config.load import flattened
 from pipeline.files.revision import REVISION, running_code
 from pipeline.theory.backbone import check_backbone, run_backbone
 from pipeline.theory.bridge import run_bridge

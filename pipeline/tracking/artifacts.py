@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.safe_yaml import write_plain
+from pipeline.config.load import write_yaml
 from pipeline.files.masking import masked
 from pipeline.tracking.outbox import now_ms
 
@@ -67,4 +67,4 @@ def dict_text(values: Mapping[str, Any], suffix: str) -> str:
     plain = json.loads(json.dumps(masked(values)))  # YAML has no word for tuples
     if suffix == ".json":
         return json.dumps(plain, indent=2)
-    return write_plain(plain, indent=2, default_flow_style=False) + "\n"
+    return write_yaml(plain, indent=2, default_flow_style=False) + "\n"

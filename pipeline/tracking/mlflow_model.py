@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.config.plugins import named_outside
+from pipeline.config.load import config_from_dict
+from pipeline.config.plugins import plugins_of
 from pipeline.files.json_files import read_json
 from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
@@ -30,7 +31,7 @@ MODEL_TAG = "spire.logged_ms"  # identifies a model when its entry is sent again
 PACKAGE = Path(__file__).resolve().parents[1]
 CORE = PACKAGE.parent / "spire_core"
 
-MODEL_NEEDS = ("mlflow", "numpy", "safetensors", "torch")
+MODEL_NEEDS = ("mlflow", "numpy", "omegaconf", "safetensors", "torch")
 ROOMS = ("__init__.py", "config", "files", "inference", "runs")  # of `pipeline`, to draw
 OF_CLASSES = "world."  # how params begin that are exact statistics of clients' classes
 NO_ROOMS = ("__pycache__", "weights")  # of `spire_core`: the classifiers' weights score images
@@ -155,10 +156,8 @@ def needs_of(run: Path) -> list[str]:
     model = settings.get("model", {})
     names = [*MODEL_NEEDS, *(["diffusers"] if model.get("backbone") else [])]
     names += ["wordllama"] if model.get("text") == "sentences" else []
-    for plugins, name in named_outside(settings):
-        with contextlib.suppress(ConfigError):  # as for packages below, where it is not installed
-            plugin = plugins.find(name)
-            names += [plugin.package] if plugin is not None and plugin.package else []
+    with contextlib.suppress(ConfigError):  # as for packages below, where one is not installed
+        names += [one.package for one in plugins_of(config_from_dict(settings)) if one.package]
     needs = []
     for name in dict.fromkeys(names):
         with contextlib.suppress(metadata.PackageNotFoundError):  # where a run is synced elsewhere

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, tracking_root, tracking_uri
+from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
 from pipeline.runs.layout import RECORD
 from pipeline.runs.ownership import Begun, begun_here, check_addresses, name_address, note_begun
@@ -36,6 +36,7 @@ from spire_core.errors import RunError
 
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
 _log = logging.getLogger(__name__)
+MAX_NAME = 250  # characters of a run that the databases of MLflow have room for
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -125,7 +126,7 @@ class Tracker(RunLog):
             masked = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
             if parent_run_id is not None:
                 masked["mlflow.parentRunId"] = parent_run_id
-            place, name = experiment_id(client, config, uri), run_name[:MAX_RUN_NAME]
+            place, name = experiment_id(client, config, uri), run_name[:MAX_NAME]
             info = create_run(client, place, name, masked).info
         run_id = info.run_id
         with failed_if_not_begun(client, run_id):

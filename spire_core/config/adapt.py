@@ -9,7 +9,6 @@ from spire_core.config.eval import MAX_GUIDANCE
 from spire_core.config.model import ModelConfig
 from spire_core.methods import CLIENT_EMB, Method
 
-ENCODER = "encoder"
 MAX_SCALES = 16  # a client draws as many sets of images as there are scales
 
 
@@ -18,58 +17,47 @@ class AdaptConfig:
     """How a new client trains.
 
     `lr`: None takes the method's own rate. `num_images`: the most training images of a new client.
-    `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, at a
-    "random" draw from the distribution of their own start, or where the backbone's set "encoder"
-    puts its training images. `emb_prior`: the standard deviation of a
-    normal prior on it, around zero, as in `client.emb_prior`. `draws`: noise draws per image and
-    step; None takes as many as fill a batch, so that a few images give a step as steady as many do.
-    `schedule`: the rate stays, or falls along half a cosine from the first step to the last.
-    `average`: the share of the last steps whose mean takes the place of the last iterate (Polyak &
-    Juditsky 1992), from the first of them on. `early_stopping`: a share `val_fraction`
-    of its images is set aside, the epoch with the lowest denoising loss on them is kept (0 is the
-    start), and training ends after `patience` epochs without a better one. `guidance`: scales of
-    guidance of which it takes, after its fit, the one whose drawings are nearest to images that are
-    set aside likewise; None is `eval.guidance` for all. `eval_every`: epochs
-    between two points of the forgetting curves. `group_size`: new clients fitted in one batch, in
-    the order of their ids, if each trains an embedding alone (`adapt_together`). Float sums differ
-    in their last bits from one size to another, so it is part of what determines a result.
+    `init`: its embedding starts at "zero", at the "mean" of the pre-training embeddings, or at a
+    "random" draw from the distribution of their own start. `local_init`: its local layers start as
+    the last copy that was "shared", or as the "mean" of the pre-training clients' own. `draws`:
+    noise draws per image and step; None takes as many as fill a batch, so that a few images give a
+    step as steady as many do. `schedule`: the rate stays, or falls along half a cosine from the
+    first step to the last. `average`: the share of the last steps whose mean takes the place of the
+    last iterate (Polyak & Juditsky 1992).
 
-    `local_init`: local layers start as the last copy that was "shared", or as the "mean" of the
-    pre-training clients' own.
+    `early_stopping`: a fifth of its images is set aside, the epoch with the lowest denoising loss
+    on them is kept (0 is the start), and training ends after 5 epochs without a better one.
+    `guidance`: scales of guidance of which it takes, after its fit, the one whose drawings are
+    nearest to images that are set aside likewise; None is `eval.guidance` for all.
 
+    `eval_every`: epochs between two points of the forgetting curves. `group_size`: new clients
+    fitted in one batch, in the order of their ids, if each trains an embedding alone. Float sums
+    differ in their last bits from one size to another, so it is part of what determines a result.
     `tune_epochs`: passes of a pre-training client over all its own images, in which it trains on
     after the rounds what a new client trains, to be scored once more; the result is not kept.
     """
 
     epochs: Annotated[int, Range(1, 1_000_000)] = 30
-    lr: Annotated[
-        float | None, Range(above=0, at_most=1000, advice="null takes the method's rate")
-    ] = None
+    lr: Annotated[float | None, Range(above=0, at_most=1000)] = None
     batch_size: Annotated[int, Range(1, 100_000)] = 16
-    num_images: Annotated[int | None, Range(1, advice="a new client learns from its images")] = None
-    init: Annotated[str, Choice("zero", "mean", "random", ENCODER)] = "zero"
-    emb_prior: Annotated[float | None, Range(above=0, at_most=1000, advice="null turns it off")] = (
-        None
-    )
-    draws: Annotated[int | None, Range(1, 10_000, advice="null takes as many as fill a batch")] = 1
+    num_images: Annotated[int | None, Range(1)] = None
+    init: Annotated[str, Choice("zero", "mean", "random")] = "zero"
+    local_init: Annotated[str, Choice("shared", "mean")] = "shared"
+    draws: Annotated[int | None, Range(1, 10_000)] = 1
     schedule: Annotated[str, Choice("constant", "cosine")] = "constant"
-    average: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0
+    average: Annotated[float, Range(0, 1)] = 0.0
     early_stopping: bool = False
-    val_fraction: Annotated[float, Range(above=0, below=1, advice="0.2 is usual")] = 0.2
-    patience: Annotated[int, Range(1)] = 5
     guidance: Annotated[tuple[float, ...] | None, Range(0, MAX_GUIDANCE)] = None
     eval_every: Annotated[int, Range(1)] = 1
     group_size: Annotated[int, Range(1)] = 8
-    local_init: Annotated[str, Choice("shared", "mean")] = "shared"
-    tune_epochs: Annotated[int, Range(0, advice="0 turns it off")] = 0
+    tune_epochs: Annotated[int, Range(0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "adapt")
         scales = self.guidance
         is_choice = scales is None or 1 < len(set(scales)) == len(scales) <= MAX_SCALES
         wanted = f"2 to {MAX_SCALES} different scales as adapt.guidance"
-        advice = "a new client takes one of them, or null for eval.guidance, such as [1, 1.5, 2, 3]"
-        require(is_choice, wanted, list(scales or ()), advice)
+        require(is_choice, wanted, list(scales or ()), "such as [1, 1.5, 2, 3], or null")
 
     @property
     def sets_aside(self) -> bool:

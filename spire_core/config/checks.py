@@ -7,14 +7,11 @@ calls `check_fields`, then `require` for each rule about several settings.
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from spire_core.errors import ConfigError
-
-NEAR = 0.5  # from which on one name may be meant by another
 
 
 @dataclass(frozen=True)
@@ -22,61 +19,52 @@ class Range:
     """The numbers that a setting, or each entry of a list, may take; None and texts pass.
 
     `at_most` is far above any real experiment, and low enough to refuse a number with three zeros
-    too many before memory is allocated. `advice` ends the message about a number outside.
+    too many before memory is allocated.
     """
 
     at_least: float = -math.inf
     at_most: float = math.inf
-    advice: str = dataclasses.field(default="", kw_only=True)
-    above: float = dataclasses.field(default=-math.inf, kw_only=True)
-    below: float = dataclasses.field(default=math.inf, kw_only=True)
+    above: float = field(default=-math.inf, kw_only=True)
+    below: float = field(default=math.inf, kw_only=True)
 
     def __contains__(self, number: float) -> bool:
         return self.at_least <= number <= self.at_most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        low, high = max(self.at_least, self.above), min(self.at_most, self.below)
+        left, right = "[" if low == self.at_least else "(", "]" if high == self.at_most else ")"
+        return f"in {left}{low:g}, {high:g}{right if high < math.inf else ')'}"
 
     def check(self, name: str, value: Any) -> None:
         """Raise ConfigError if a setting has a number outside, or is a list without entries."""
         require(value != (), f"entries of {name}", "none", "add one")
         for entry in value if isinstance(value, tuple) else (value,):
-            if isinstance(entry, int | float) and entry not in self:
-                advice = self.advice or ("raise it" if entry < self.at_least else "change it")
-                raise ConfigError(f"expected {name} {self._expected(entry)}, got {entry}: {advice}")
-
-    def _expected(self, number: float) -> str:
-        low, high = max(self.at_least, self.above), min(self.at_most, self.below)
-        if high == math.inf:
-            return f"of at least {low:g}" if low == self.at_least else f"above {low:g}"
-        if (low, high) == (self.at_least, self.at_most):
-            return f"of at least {low:g}" if number < low else f"in {low:g}..{high:g}"
-        left, right = "[" if low == self.at_least else "(", "]" if high == self.at_most else ")"
-        return f"in {left}{low:g}, {high:g}{right}"
+            is_number = isinstance(entry, int | float) and not isinstance(entry, bool)
+            require(not is_number or entry in self, f"{name} {self}", entry, "change it")
 
 
 class Choice:
-    """The texts that a setting may be; `advice` ends the message about another one."""
+    """The texts that a setting may be."""
 
-    def __init__(self, *names: str, advice: str = "") -> None:
-        self.names, self.advice = names, advice
+    def __init__(self, *names: str) -> None:
+        self.names = names
 
-    def check(self, name: str, value: Any) -> None:
+    def check(self, name: str, value: str) -> None:
         """Raise ConfigError if a setting is none of the texts."""
-        check_choice(name, value, self.names, self.advice)
+        check_choice(name, value, self.names)
 
 
-def check_choice(name: str, value: str, choices: Sequence[str], advice: str = "") -> None:
-    """Raise ConfigError, with the advice or the nearest choice, unless a setting is a choice."""
-    if value not in choices:
-        expected = f"{name} as {', '.join(choices[:-1])} or {choices[-1]}"
-        advice = advice or hint(str(value), choices)
-        raise ConfigError(f"expected {expected}, got {value!r}: {advice}")
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ConfigError, with the nearest choice, unless a setting is one of the choices."""
+    expected = f"{name} out of {', '.join(choices)}"
+    require(value in choices, expected, repr(value), hint(value, choices))
 
 
 def check_fields(settings: Any, group: str) -> None:
     """Raise ConfigError if a setting of a group is not as its annotation declares."""
-    prefix = f"{group}." if group else ""
-    for field in dataclasses.fields(settings):
-        for rule in getattr(field.type, "__metadata__", ()):
-            rule.check(prefix + field.name, getattr(settings, field.name))
+    for one in dataclasses.fields(settings):
+        for rule in getattr(one.type, "__metadata__", ()):
+            rule.check(f"{group}.{one.name}".lstrip("."), getattr(settings, one.name))
 
 
 def require(is_met: bool, expected: str, got: object, advice: str) -> None:
@@ -87,18 +75,5 @@ def require(is_met: bool, expected: str, got: object, advice: str) -> None:
 
 def hint(name: str, known: Sequence[str]) -> str:
     """Return the advice for an unknown name: the known name that was probably meant."""
-    if not known:
-        return "choose one of them"
-    near, nearest = max((nearness(name, one), one) for one in known)
-    return f"did you mean {nearest}?" if near >= NEAR else "choose one of them"
-
-
-def nearness(name: str, one: str) -> float:
-    """Return how alike two names are, 0 to 1, as they are written or written out."""
-    pairs = ((name.lower(), one.lower()), (_spelled(name), _spelled(one)))
-    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-
-def _spelled(name: str) -> str:
-    """Return a name as it is compared: in small letters, with abbreviations written out."""
-    return re.sub(r"\blr\b|(?<=_)lr(?![a-z])", "learning_rate", name.lower().replace("+", "p"))
+    near = difflib.get_close_matches(str(name).lower(), known, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else "choose one of them"

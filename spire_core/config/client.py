@@ -7,7 +7,7 @@ from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_fields, require
 from spire_core.config.model import ModelConfig
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, Method
+from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION
 
 WIDE = 64  # channels of the finest level
 PRIVATE_MOMENTS = {  # by name, the shared parts whose Adam moments a client never sends
@@ -25,18 +25,14 @@ class ClientConfig:
     at `lr` times `emb_proj_lr_factor`. `emb_init_std`: the standard deviation from which embeddings
     are initialised. `emb_dropout`: the chance that an example is shown without its embedding
     (classifier-free guidance, Ho & Salimans 2022); it also makes zero a meaningful start for a new
-    client. `text_dropout`: the same for captions, drawn independently. `emb_noise`: the standard
-    deviation of normal noise on the embedding that an example is shown with. `emb_prior`: that of a
-    normal prior around zero (`ClientContext.prior_decay`). `emb_first_steps`: further steps at the
-    start of a round, in which the embedding trains alone. `opt_state`: the backbone's
-    Adam moments start each round at zero ("reset"), each client keeps its own ("keep"), or they
-    travel and are averaged like the weights ("average"). `private_moments`: the layers whose
-    moments do not travel with "average", but start each round at zero. Those of the embedding's
-    projection, and of all layers that read the conditioning vector ("conditioning"), would show the
-    client's embedding to the server.
+    client. `text_dropout`: the same for captions, drawn independently.
 
-    `prox_mu`: the factor mu of the proximal term mu/2 ||w - w_0||^2, which holds the shared weights
-    near those that the server handed out (FedProx, Li et al. 2020). 0 turns it off.
+    `opt_state`: the backbone's Adam moments start each round at zero ("reset"), or they travel and
+    are averaged like the weights ("average"). `private_moments`: the layers whose moments do not
+    travel with "average", but start each round at zero. Those of the embedding's projection, and of
+    all layers that read the conditioning vector ("conditioning"), would show the client's embedding
+    to the server. `prox_mu`: the factor mu of the proximal term mu/2 ||w - w_0||^2, which holds the
+    shared weights near those that the server handed out (FedProx, Li et al. 2020).
 
     `engine`: "loop" trains one client after the other, "grouped" several as one computation, and
     "auto" takes the one that suits the network (`with_engine`). `group_size`: the cohort, in the
@@ -52,9 +48,6 @@ class ClientConfig:
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
     Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
     to 10 bits, also in evaluation, as torch does in convolutions anyway. On a CPU it is float32.
-
-    `compile`: `torch.compile` translates the network in training, on a GPU into CUDA graphs. It is
-    for the loop engine.
     """
 
     batch_size: Annotated[int, Range(1, 100_000)] = 16
@@ -62,33 +55,21 @@ class ClientConfig:
     emb_lr: Annotated[float, Range(0, 1000)] = 5e-2
     emb_proj_lr_factor: Annotated[float, Range(0, 1000)] = 3.0
     emb_init_std: Annotated[float, Range(0, 1000)] = 1.0
-    emb_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    text_dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    emb_noise: Annotated[float, Range(0, 1000, advice="0 turns it off")] = 0.0
-    emb_prior: Annotated[float | None, Range(above=0, at_most=1000, advice="null turns it off")] = (
-        None
-    )
-    emb_first_steps: Annotated[int, Range(0, 100_000, advice="0 turns it off")] = 0
-    opt_state: Annotated[str, Choice("reset", "keep", "average")] = "average"
+    emb_dropout: Annotated[float, Range(0, below=1)] = 0.0
+    text_dropout: Annotated[float, Range(0, below=1)] = 0.0
+    opt_state: Annotated[str, Choice("reset", "average")] = "average"
     private_moments: Annotated[str, Choice(*PRIVATE_MOMENTS)] = "conditioning"
     lr_schedule: Annotated[str, Choice("constant", "cosine")] = "cosine"
     warmup_rounds: Annotated[int, Range(0, 10_000_000)] = 10
-    betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.999)
-    prox_mu: Annotated[float, Range(0, 1000, advice="0 turns it off")] = 0.0
+    prox_mu: Annotated[float, Range(0, 1000)] = 0.0
     engine: Annotated[str, Choice("auto", "loop", "grouped")] = "auto"
     group_size: Annotated[int | None, Range(1)] = None
     compression: Annotated[str, Choice("none", "bf16", "int8", "top_k")] = "none"
-    top_k_fraction: Annotated[
-        float, Range(above=0, at_most=1, advice="0.05 sends one coordinate of twenty")
-    ] = 0.05
+    top_k_fraction: Annotated[float, Range(above=0, at_most=1)] = 0.05
     precision: Annotated[str, Choice("float32", "tf32", "bf16")] = "float32"
-    compile: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "client")
-        is_compilable = not self.compile or self.engine != "grouped"
-        expected = "client.engine as auto or loop with client.compile=true"
-        require(is_compilable, expected, self.engine, "groups are not compiled")
 
     def groups(
         self, client_ids: Sequence[int], cohort_size: int | None = None
@@ -112,10 +93,6 @@ class ClientConfig:
         """
         size = min(10, max(5, num_clients // 20)) if self.group_size is None else self.group_size
         return min(size, num_clients)
-
-    def num_first_steps(self, method: Method) -> int:
-        """Return the steps of a round, before all others, in which the embedding trains alone."""
-        return self.emb_first_steps if method.has_embedding else 0
 
     def rates(self, scale: float) -> dict[str, float]:
         """Return the learning rate of each part; `scale` is the round's factor on all of them."""
@@ -142,10 +119,10 @@ def with_engine(client: ClientConfig, model: ModelConfig) -> ClientConfig:
 
     It depends on the configuration alone, never on the machine: the same seed gives the same result
     everywhere. "auto" groups narrow networks; from a width of `WIDE` on, one client's operations
-    are large enough by themselves (docs/performance.md). A compiled network is one client's. So is
-    one with dropout, which draws from torch's one stream: a group would share it.
+    are large enough by themselves (docs/performance.md). A network with dropout draws from torch's
+    one stream, which a group would share, so that it is one client's.
     """
-    if model.dropout > 0.0 or client.compile:
+    if model.dropout > 0.0:
         return replace(client, engine="loop")
     if client.engine == "auto":
         return replace(client, engine="grouped" if model.width < WIDE else "loop")

@@ -13,12 +13,9 @@ MAX_LINEAR_TIMESTEPS = 8632  # one more, and alpha_bar ends below the normal num
 
 def check_timesteps(schedule: str, num_timesteps: int) -> None:
     """Raise ConfigError if nothing of the image is left at the last timestep."""
-    require(
-        schedule != "linear" or num_timesteps <= MAX_LINEAR_TIMESTEPS,
-        "a schedule that leaves something of the image at its last timestep",
-        f"{schedule} with diffusion.num_timesteps={num_timesteps}",
-        f"choose at most {MAX_LINEAR_TIMESTEPS}, or cosine",
-    )
+    expected = f"at most {MAX_LINEAR_TIMESTEPS} diffusion.num_timesteps with a linear schedule"
+    is_met = schedule != "linear" or num_timesteps <= MAX_LINEAR_TIMESTEPS
+    require(is_met, expected, num_timesteps, "lower it, or choose cosine")
 
 
 @dataclass(frozen=True)
@@ -26,24 +23,20 @@ class DiffusionConfig:
     """The diffusion process, the timesteps it is trained on, and how images are drawn from it.
 
     Training draws t = floor(u ** t_power * num_timesteps) with u uniform in [0, 1): `t_power` 1 is
-    uniform, below 1 prefers noisy images. `grid_power` spaces the sampling steps (`timestep_grid`).
-    With `model.backbone` schedule, number of timesteps and prediction are the folder's.
+    uniform, below 1 prefers noisy images. With `model.backbone` schedule, number of timesteps and
+    prediction are the folder's.
     """
 
     schedule: Annotated[str, Choice(*SCHEDULES)] = "cosine"
-    num_timesteps: Annotated[int, Range(2, 100_000, advice="1000 is the usual number")] = 1000
+    num_timesteps: Annotated[int, Range(2, 100_000)] = 1000
     prediction: Annotated[str, Choice(*PREDICTIONS)] = "v"
-    t_power: Annotated[float, Range(above=0, advice="1 trains on all timesteps alike")] = 1.0
+    t_power: Annotated[float, Range(above=0)] = 1.0
     sampler: Annotated[str, Choice(*SAMPLER_NAMES)] = "dpmpp"
-    sample_steps: int = 12
-    grid_power: Annotated[float, Range(1, 3, advice="1 spaces the sampling steps evenly")] = 1.5
+    sample_steps: Annotated[int, Range(1)] = 12
 
     def __post_init__(self) -> None:
         check_fields(self, "diffusion")
         check_timesteps(self.schedule, self.num_timesteps)
-        require(
-            1 <= self.sample_steps <= self.num_timesteps,
-            f"diffusion.sample_steps in 1..{self.num_timesteps}",
-            self.sample_steps,
-            "there is one step per diffusion.num_timesteps at most",
-        )
+        expected = f"at most diffusion.num_timesteps ({self.num_timesteps}) sample_steps"
+        is_met = self.sample_steps <= self.num_timesteps
+        require(is_met, expected, self.sample_steps, "lower diffusion.sample_steps")

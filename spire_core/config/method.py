@@ -1,66 +1,15 @@
 """Settings of the method (`method.*`)."""
 
 from dataclasses import dataclass, replace
-from numbers import Real
-from typing import Annotated, Any
+from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
-from spire_core.errors import ConfigError
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
 from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
-ADAPTERS = ("", "lora", "bias", "diffit")
-FLAGS = ("has_embedding", "has_local_layers", "is_federated", "is_frozen")
-ELSEWHERE = {  # methods of the literature that are settings here
-    "fedprox": "it is method=fedavg with client.prox_mu above 0",
-    "fedper": "it is method=shared_rep",
-    "fedrep": "it is method=shared_rep with method.phases=alternate",
-    "fedadam": "it is server.optimizer=fedadam, with any method",
-    "fedavgm": "it is server.optimizer=fedavgm, with any method",
-}
-
-
-def _mistyped(value: Method) -> str | None:
-    """Return what was expected of a method's first field of another type, None if all are right."""
-    parts = value.adapt_parts
-    if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
-        return f"adapt_parts as a tuple of texts such as ({BODY!r},)"
-    fields = [("adapt_lr", Real, "a number"), ("private_lr", Real, "a number")]
-    fields += [(flag, bool, "True or False") for flag in FLAGS] + [("adapter", str, "a text")]
-    for field, kind, wanted in fields:
-        if not isinstance(getattr(value, field), kind):
-            return f"{field} as {wanted}"
-    return None
-
-
-def _fault(name: str, value: Any) -> str | None:
-    """Return what was expected of a method from outside, None if it can be run."""
-    if not isinstance(value, Method) or value.name != name:
-        return f"a spire_core.methods.Method with name={name!r}"
-    mistyped = _mistyped(value)
-    if mistyped is not None:
-        return mistyped
-    has = {CLIENT_EMB: value.has_embedding, LOCAL: value.has_local_layers}
-    own, parts = {part for part in has if has[part]}, {*value.adapt_parts}
-    if CLIENT_EMB in parts and not value.has_embedding:
-        return f"has_embedding=True with adapt_parts={value.adapt_parts}"
-    if LOCAL in parts and not (value.has_local_layers or value.adapter):
-        return f"has_local_layers=True or an adapter with adapt_parts={value.adapt_parts}"
-    if own and parts != own:
-        return f"adapt_parts={tuple(sorted(own))}, which its clients own"
-    if not own and parts not in (set(), {LOCAL if value.adapter else BODY}):
-        return f"adapt_parts=({LOCAL if value.adapter else BODY!r},) or none without own parts"
-    if parts and not (value.adapt_lr > 0 and value.private_lr > 0):
-        return "adapt_lr and private_lr above 0"
-    if value.adapter not in ADAPTERS:
-        return f"adapter out of {ADAPTERS}"
-    if value.penalty is not None and not (callable(value.penalty) and value.is_federated):
-        return "penalty as a function, of a method with rounds"
-    return None
-
-
-OTHER_METHODS = Plugins("method", METHODS, _fault)
+SHARE_UNTIL = 0.5  # of the rounds: until then local layers are averaged like all others
+OTHER_METHODS = Plugins("method", METHODS)
 
 
 def find_method(name: str) -> Method | None:
@@ -71,24 +20,12 @@ def find_method(name: str) -> Method | None:
     return None if plugin is None else plugin.value
 
 
-class MethodName:
-    """The name of a method, ours or a plug-in's."""
-
-    advice = "such as method=spire"
-
-    def check(self, name: str, value: str) -> None:
-        """Raise ConfigError for an unknown method, or one that cannot be imported."""
-        if find_method(value) is None:
-            known = (*METHODS, *OTHER_METHODS.names())
-            check_choice(name, value, known, ELSEWHERE.get(str(value).lower(), ""))
-
-
 def method_named(name: str) -> Method:
-    """Return the method of a name that has been checked."""
+    """Return the method of a name; ConfigError if there is none."""
     method = find_method(name)
-    if method is None:  # in another process, where its package is not installed
-        advice = "install it on every node"
-        raise ConfigError(f"expected the package of method.name={name}, got none here: {advice}")
+    if method is None:
+        check_choice("method.name", name, (*METHODS, *OTHER_METHODS.names()))
+    assert method is not None
     return method
 
 
@@ -97,13 +34,9 @@ class MethodConfig:
     """The method's name and, for `shared_rep`, its local layers and how the two parts take turns.
 
     `local_layers`: name prefixes of the layers that stay with the client; `up.last` is the last
-    up-level. `phases`: "joint" trains both parts in every step; "alternate" spends the first half
-    of a client's steps on the local part and the rest on the shared one (FedRep, Collins et al.
-    2021, algorithm 1). `share_until`: the fraction of rounds in which the local layers are averaged
-    like all others.
-
-    Of an embedding: `episodes` is the share of a client's rounds in which it plays a new client on
-    a random part of its images (`spire_core.federated.episodes`).
+    up-level. Half of the rounds average them like all others. `phases`: "joint" trains both parts
+    in every step; "alternate" spends the first half of a client's steps on the local part and the
+    rest on the shared one (FedRep, Collins et al. 2021, algorithm 1).
 
     Of an embedding in a pre-trained network: `entrance` names the layers that it moves (all that
     read the time conditioning, each block by itself, or the last token of the prompt). `projection`
@@ -114,13 +47,9 @@ class MethodConfig:
     average the adapter alone; with `share_adapter=false` there are no rounds.
     """
 
-    name: Annotated[str, MethodName()] = "spire"
+    name: str = "spire"
     local_layers: tuple[str, ...] = ("up.last", "norm_out", "conv_out")
     phases: Annotated[str, Choice("joint", "alternate")] = "joint"
-    share_until: Annotated[
-        float, Range(0, below=1, advice="at 1 no layer would ever become local")
-    ] = 0.5
-    episodes: Annotated[float, Range(0, 1, advice="0 turns it off")] = 0.0
     entrance: Annotated[str, Choice(*ENTRANCES)] = "time"
     projection: Annotated[str, Choice("learnt", "random", "subspace")] = "learnt"
     rank: Annotated[int, Range(1, 1024)] = 4
@@ -177,20 +106,10 @@ class MethodConfig:
         layers = self.local_layers if self.record.has_local_layers else ()
         return tuple(f"{layer.replace('up.last', f'up.{last_up}')}." for layer in layers)
 
-    @property
-    def only_plays(self) -> bool:
-        """Whether clients play new ones in all of their rounds, so that no embedding is kept."""
-        return self.record.has_embedding and self.episodes == 1
-
-    @property
-    def trains_own_parts(self) -> bool:
-        """Whether what is a pre-training client's own trains in rounds."""
-        return self.record.is_personal and not self.only_plays
-
     def first_own_round(self, num_rounds: int) -> int:
         """Return the round from which on a pre-training client has a part of its own."""
         return 0 if self.record.has_embedding else self.num_shared_rounds(num_rounds)
 
     def num_shared_rounds(self, num_rounds: int) -> int:
         """Return the round from which on the local layers stay with their clients."""
-        return round(self.share_until * num_rounds) if self.record.has_local_layers else num_rounds
+        return round(SHARE_UNTIL * num_rounds) if self.record.has_local_layers else num_rounds

@@ -1,7 +1,6 @@
 """Settings of the network (`model.*`)."""
 
 import math
-import unicodedata
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,9 +18,6 @@ class ModelConfig:
     levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
     channels at the input, so that each image costs less.
 
-    `set_encoder`: a small network of the backbone makes an embedding out of a client's images
-    (`spire_core.network.set_encoder`); it trains in episodes, and new clients may start there.
-
     `backbone`: the folder of a pre-trained model in diffusers' format, which takes the place of the
     U-Net (`spire_core.pretrained`). It brings its own noise schedule and prediction type.
 
@@ -33,17 +29,14 @@ class ModelConfig:
     `text_encoder` is its folder; None is the one in the package wordllama.
     """
 
-    d_emb: Annotated[
-        int, Range(1, 65_536, advice="choose a method without an embedding instead of an empty one")
-    ] = 64
+    d_emb: Annotated[int, Range(1, 65_536)] = 64
     width: Annotated[int, Range(8, 8192)] = 32
     multipliers: Annotated[tuple[int, ...], Range(1, 64)] = (1, 2)
     num_blocks: Annotated[int, Range(1, 64)] = 1
     attention: tuple[int, ...] = (1,)
     cond_dim: Annotated[int, Range(1, 65_536)] = 128
     space_to_depth: Annotated[int, Range(1, 64)] = 2
-    dropout: Annotated[float, Range(0, below=1, advice="0 turns it off")] = 0.0
-    set_encoder: bool = False
+    dropout: Annotated[float, Range(0, below=1)] = 0.0
     text: Annotated[str, Choice("none", "words", "sentences")] = "none"
     words: tuple[str, ...] = ()
     text_encoder: str | None = None
@@ -61,31 +54,20 @@ class ModelConfig:
         expected = f"levels 0..{len(levels) - 1} in model.attention"
         advice = "it names resolution levels, 0 being the finest"
         require(set(self.attention) <= set(levels), expected, self.attention, advice)
-        self._check_words()
-        advice = "a pre-trained network has its own prompt, no dropout and no encoder of images"
-        for name, default in (("text", "none"), ("dropout", 0.0), ("set_encoder", False)):
-            value = getattr(self, name)
-            is_met = self.backbone is None or value == default
-            expected = f"model.{name}={str(default).lower()} with model.backbone"
-            require(is_met, expected, str(value).lower(), advice)
-
-    def _check_words(self) -> None:
-        advice = (
-            "list the words of the captions in small letters; spire data show prints them with "
-            "model.text=none"
-        )
         has_words = self.text != "words" or 1 <= len(self.words) <= MAX_WORDS
-        require(
-            has_words, f"1..{MAX_WORDS} model.words with model.text=words", len(self.words), advice
-        )
+        expected = f"1..{MAX_WORDS} model.words with model.text=words"
+        advice = "list the words of the captions, as spire data show prints them"
+        require(has_words, expected, len(self.words), advice)
         for word in self.words:
             is_word = word != "" and word == word.lower() and word.split() == [word]
-            require(
-                is_word and word.isprintable(), "single words in model.words", repr(word), advice
-            )
-        composed = {unicodedata.normalize("NFC", word) for word in self.words}
-        is_once = len(composed) == len(self.words)
-        require(is_once, "each word once in model.words", "one of them twice", advice)
+            require(is_word, "single words in small letters in model.words", repr(word), advice)
+        is_once = len(set(self.words)) == len(self.words)
+        require(is_once, "each word once in model.words", "one of them twice", "drop one")
+        for name, default in (("text", "none"), ("dropout", 0.0)):
+            value = getattr(self, name)
+            expected = f"model.{name}={default} with model.backbone"
+            is_met = self.backbone is None or value == default
+            require(is_met, expected, value, "a pre-trained network has its own")
 
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError if images of this side cannot be halved at every level.

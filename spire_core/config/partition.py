@@ -6,8 +6,9 @@ from typing import Annotated
 from spire_core.config.checks import Choice, Range, check_fields, require
 
 INDEPENDENT, NATURAL = "independent", "natural"
-DEALT = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shard")
+DEALT = ("iid", "dirichlet", "inner_dirichlet", "pathological")
 SCHEME_NAMES = (*DEALT, INDEPENDENT, NATURAL)
+SIZED = ("iid", "inner_dirichlet", INDEPENDENT)  # schemes that take a client's size
 STYLES = ("none", "rotation", "tint", "stroke")
 
 
@@ -17,16 +18,13 @@ class PartitionConfig:
 
     `alpha`: for dirichlet, inner_dirichlet and independent, the concentration of a client's class
     mixture; below 1 few classes, far above 1 all of them alike. `classes_per_client`: for
-    pathological. `shards_per_client`: for shard. `client_size`: for iid, inner_dirichlet and
-    independent, the images per client; None is an equal share, and independent needs a number.
-    `num_train_classes`: pre-training clients hold the first so many classes alone, None for all.
-    New clients are not restricted, so they may hold classes that the backbone never saw. It is not
-    for independent and natural.
+    pathological. `client_size`: for iid, inner_dirichlet and independent, the images per client;
+    None is an equal share, and independent needs a number. `num_train_classes`: pre-training
+    clients hold the first so many classes alone, None for all. New clients are not restricted, so
+    they may hold classes that the backbone never saw. It is not for independent and natural.
 
     `natural` takes the clients that the data have: fonts, or folders of the user's own images.
     `new_clients`: the names of the new clients; without names they are drawn from the seed.
-    `new_fraction`: new clients are drawn among this share of the clients of the data, the same one
-    for every seed, and pre-training clients among the others.
     `hidden`: classes that no client trains on, each a class name or a pattern of captions such as
     "latin capital letter *"; their images are test images. `hidden_from_new`: the same for new
     clients alone.
@@ -35,64 +33,39 @@ class PartitionConfig:
     seed: "rotation" turns them by up to 45 degrees, "tint" colours grey images, "stroke" thickens
     or thins them. It is not for independent, whose clients share images.
 
-    `min_size`: the fewest images of a client, train and test together. `max_retries`: further draws
-    of the split after one that left a client below `min_size`. `test_fraction`: the held-out share
-    of each client's images.
+    `min_size`: the fewest images of a client, train and test together. `test_fraction`: the
+    held-out share of each client's images.
     """
 
     name: Annotated[str, Choice(*SCHEME_NAMES)] = "inner_dirichlet"
-    alpha: Annotated[float, Range(above=0, advice="use 0.1, say")] = 0.1
+    alpha: Annotated[float, Range(above=0)] = 0.1
     classes_per_client: Annotated[int, Range(1)] = 2
-    shards_per_client: Annotated[int, Range(1)] = 2
     client_size: int | None = None
     num_train_classes: Annotated[int | None, Range(1)] = None
     new_clients: tuple[str, ...] = ()
-    new_fraction: Annotated[
-        float | None, Range(above=0, below=1, advice="use 0.25, or null to draw from all")
-    ] = None
     hidden: tuple[str, ...] = ()
     hidden_from_new: tuple[str, ...] = ()
     style: Annotated[str, Choice(*STYLES)] = "none"
     min_size: Annotated[int, Range(2)] = 20
-    max_retries: Annotated[int, Range(0, 10_000)] = 20
-    test_fraction: Annotated[float, Range(above=0, below=1, advice="use 0.25, say")] = 0.25
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.25
 
     def __post_init__(self) -> None:
         check_fields(self, "partition")
-        if self.name == INDEPENDENT:
-            self._check_independent()
-        self._check_natural()
-        if self.client_size is not None:
-            expected = f"no partition.client_size with {self.name}"
-            takes_size = self.name in ("iid", "inner_dirichlet", INDEPENDENT)
-            require(takes_size, expected, self.client_size, "use null, the scheme sets the sizes")
-            expected = f"partition.client_size of at least partition.min_size ({self.min_size})"
-            is_enough = self.client_size >= self.min_size
-            require(is_enough, expected, self.client_size, "raise it or lower min_size")
-
-    def _check_natural(self) -> None:
+        size, is_independent = self.client_size, self.name == INDEPENDENT
+        is_dealt = self.name not in (INDEPENDENT, NATURAL)
+        self._require(size is None or self.name in SIZED, "no client_size", size)
+        self._require(size is not None or not is_independent, "client_size", size)
+        self._require(self.style == "none" or not is_independent, "no style", self.style)
+        classes = self.num_train_classes
+        self._require(classes is None or is_dealt, "no num_train_classes", classes)
         for name in ("new_clients", "hidden", "hidden_from_new"):
-            given, expected = getattr(self, name), f"no partition.{name} with {self.name}"
-            advice = f"use [], or partition={NATURAL}"
-            require(self.name == NATURAL or not given, expected, list(given), advice)
+            given = list(getattr(self, name))
+            self._require(self.name == NATURAL or not given, f"no {name}", given)
             is_once = len(set(given)) == len(given)
-            require(is_once, f"different entries of partition.{name}", list(given), "drop one")
-        fraction, expected = self.new_fraction, f"no partition.new_fraction with {self.name}"
-        advice = f"use null, or partition={NATURAL}"
-        require(self.name == NATURAL or fraction is None, expected, fraction, advice)
-        expected = "partition.new_clients or partition.new_fraction, not both"
-        is_one = not self.new_clients or fraction is None
-        require(is_one, expected, "both", "drop one")
-        is_open = self.name != NATURAL or self.num_train_classes is None
-        expected = f"no partition.num_train_classes with {NATURAL}"
-        require(is_open, expected, self.num_train_classes, "use partition.hidden")
+            require(is_once, f"different entries of partition.{name}", given, "drop one")
+        expected = f"partition.client_size of at least partition.min_size ({self.min_size})"
+        require(size is None or size >= self.min_size, expected, size, "raise it or lower min_size")
 
-    def _check_independent(self) -> None:
-        expected = f"partition.client_size with {INDEPENDENT}"
-        is_sized = self.client_size is not None
-        require(is_sized, expected, self.client_size, "name a number of images, 64, say")
-        expected = f"no partition.style with {INDEPENDENT}"
-        require(self.style == "none", expected, self.style, "use none, or another partition.name")
-        expected = f"no partition.num_train_classes with {INDEPENDENT}"
-        has_all = self.num_train_classes is None
-        require(has_all, expected, self.num_train_classes, "use null, or another partition.name")
+    def _require(self, is_met: bool, expected: str, got: object) -> None:
+        advice = "docs/settings.md says which partitions take it"
+        require(is_met, f"{expected} with partition={self.name}", got, advice)

@@ -1,4 +1,4 @@
-"""Settings of aggregation and of the server's optimizer (`server.*`)."""
+"""Settings of the server's optimizer (`server.*`)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,36 +8,21 @@ from spire_core.config.checks import Choice, Range, check_fields
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How updates become one, the server optimizer and the decay of the backbone's moving average.
+    """The server's optimizer and the decay of the backbone's moving average.
 
     `optimizer` (Reddi et al. 2021): "fedavg" takes the mean of the clients' weights at `lr` 1 and a
     part of the way to it below; "fedavgm" adds momentum (Hsu et al. 2019); "fedadam" treats the
     distance to the mean as a gradient. `ema`: the decay per round, smaller in the first rounds so
     that the random start is forgotten; 0 keeps no average.
-
-    `aggregation`: the "mean" weighted by examples, or, robust against a few wrong updates, the
-    "median" or "trimmed_mean" of each coordinate (Yin et al. 2018), in which all clients count the
-    same. `trim_fraction`: the share of clients that a trimmed mean leaves out at each end.
     """
 
     optimizer: Annotated[str, Choice("fedavg", "fedavgm", "fedadam")] = "fedavg"
     lr: Annotated[float, Range(above=0, at_most=1000)] = 1.0
     momentum: Annotated[float, Range(0, below=1)] = 0.9
-    beta2: Annotated[float, Range(0, below=1)] = 0.99
-    adaptivity: Annotated[float, Range(above=0)] = 1e-3
-    ema: Annotated[float, Range(0, below=1, advice="0 keeps no average")] = 0.95
-    aggregation: Annotated[str, Choice("mean", "median", "trimmed_mean")] = "mean"
-    trim_fraction: Annotated[
-        float, Range(above=0, below=0.5, advice="both ends are cut, and something has to be left")
-    ] = 0.2
+    ema: Annotated[float, Range(0, below=1)] = 0.95
 
     def __post_init__(self) -> None:
         check_fields(self, "server")
-
-    @property
-    def is_mean(self) -> bool:
-        """Whether a sum of the updates is enough; the other aggregations need each of them."""
-        return self.aggregation == "mean"
 
     def ema_decay(self, round_idx: int) -> float:
         """Return the moving average's decay in this round."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from pipeline.config.meaning import switched_off
 from pipeline.config.schema import Config
-from pipeline.config.switches import off_switch
 from spire_core.errors import ConfigError
 from sweeps.design.config import SweepConfig
 from sweeps.design.planned import TUNING, compared_configs, run_of
@@ -68,10 +68,10 @@ def _check(one: Primary, side: Side, meant: Sequence[Config], methods: Sequence[
             " images are drawn for the reference's captions, so compare distance or prompts read"
         )
     for key in side.counting:
-        off = filter(None, (off_switch(key, config) for config in meant))
-        if side.where[key] is not None and (switch := next(off, None)) is not None:
+        off = filter(None, (switched_off(key, config) for config in meant))
+        if side.where[key] is not None and (needed := next(off, None)) is not None:
             raise ConfigError(
-                f"expected {switch.needs} in every trial of {method} with {place_of(side.where)} "
+                f"expected {needed} in every trial of {method} with {place_of(side.where)} "
                 f"for a primary comparison, got some in which {key} has no effect: name it in "
                 f"where too, or leave out {key}"
             )

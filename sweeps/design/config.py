@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from pipeline.config.build import flattened
-from pipeline.config.equivalence import determines
-from pipeline.config.load import NAMED_GROUPS, load_config
+from pipeline.config.load import NAMED_GROUPS, flattened, load_config
+from pipeline.config.meaning import determines
 from spire_core.config.checks import hint
 from spire_core.errors import ConfigError
 from sweeps.design.axes import check_axis

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 
-from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.experiment.estimate import START_S, adaptation_s, kind_of, measure, pretraining_s
 from sweeps.design.points import Trial
 from sweeps.design.trial_plan import TrialPlan

@@ -1,28 +1,26 @@
 """The YAML file of a sweep, or one of ours by name, as settings."""
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.build import build, flattened, whole_keys
-from pipeline.config.key_hints import WHOLE
-from pipeline.config.load import read_settings, split_override
-from pipeline.config.safe_yaml import MAX_SCALAR, first_comment, read_settings_file
+from pipeline.config.load import build, flattened, read_yaml, split_word
 from pipeline.config.schema import Config
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 from sweeps.design.compared import check_compared
 from sweeps.design.config import SweepConfig, canonical
 
-KEYS = "docs/sweeps.md lists them"
+KEYS = "docs/sweeps.md lists all"
+CONF = resources.files("sweeps") / "conf"
 
 
 def sweep_names() -> list[str]:
     """Return the names of the sweeps that ship with the package."""
-    folder = resources.files("sweeps") / "conf"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
+    return sorted(p.name.removesuffix(".yaml") for p in CONF.iterdir() if p.name.endswith(".yaml"))
 
 
 def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
@@ -39,56 +37,33 @@ def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, Sweep
 
     A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
     configuration (`federation.num_rounds=10`). The comment with which a file begins is its
-    question, unless it has another. `settings:` and `axes:` may be empty. Raises ConfigError if
-    anything is wrong.
+    question, unless it has another. ConfigError if anything is wrong.
     """
-    if file in sweep_names():
-        text, name = (resources.files("sweeps") / "conf" / f"{file}.yaml").read_text(), file
-    else:
-        known = f"a YAML file or one of {', '.join(sweep_names())} (docs/sweeps.md)"
-        text, name = read_settings_file(file, known, sweep_names()), Path(file).stem
-    settings = read_settings(text, file)
-    settings = {k: v for k, v in settings.items() if v is not None or k not in ("settings", "axes")}
-    _check_places(settings, file)
-    if not settings and not words:
-        raise ConfigError(
-            f"expected a preset, settings or axes in {file}, got an empty file: docs/sweeps.md has "
-            "examples"
-        )
-    values: dict[str, Any] = {"name": name, "question": _question(text)} | settings
-    if isinstance(values.get("settings"), dict):
-        values["settings"] = _flat(values["settings"], file)
-    written = dict(values)
-    groups = {f.name for f in dataclasses.fields(Config)}
+    path: Any = CONF / f"{file}.yaml" if file in sweep_names() else Path(file).expanduser()
+    known = f"a YAML file or one of {', '.join(sweep_names())}"
+    values = {"name": Path(file).stem, "question": "", **read_yaml(path, known, sweep_names())}
+    values["question"] = values["question"] or _first_comment(path.read_text(encoding="utf-8"))
+    values |= {key: {} for key in ("settings", "axes") if values.get(key) is None}
+    values["settings"] = flattened(values["settings"])
+    written, groups = dict(values), {field.name for field in dataclasses.fields(Config)} - {"seed"}
+    for key in values:
+        is_own = key.partition(".")[0] not in groups
+        require(is_own, f"a sweep's own keys at the left of {file}", key, "write it below settings")
     for word in words:
-        key, value = split_override(word)
+        key, value = split_word(word)
         root, _, rest = key.partition(".")
-        if root in groups:
+        if root in (*groups, "seed"):
             root, rest = "settings", key
-        inside = values.get(root)
-        if rest and root == "settings" and isinstance(inside, dict | None):
-            values[root] = _laid_over(flattened(inside or {}), flattened({rest: value}))
-        elif rest and root == "axes" and isinstance(inside, dict | None):
-            values[root] = {**(inside or {}), rest: value}
+        if rest and root == "settings":
+            values[root] = _laid_over(values[root], flattened({rest: value}))
+        elif rest and root == "axes":
+            values[root] = {**values[root], rest: value}
         else:
             values[key] = value
     sweep = build(SweepConfig, values, KEYS)
     as_written = _as_written(written) if words else None
     check_compared(sweep, as_written)
     return sweep, _recorded(sweep, as_written)
-
-
-def _flat(settings: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Return settings by their whole keys; ConfigError for one that is given twice."""
-    seen = set[str]()
-    for key, _ in whole_keys(settings):
-        if twice := canonical([key]) & seen:
-            raise ConfigError(
-                f"expected one value for {twice.pop()} in the settings of {file}, got two: leave "
-                "one out"
-            )
-        seen |= canonical([key])
-    return flattened(settings)
 
 
 def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,9 +73,10 @@ def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, 
     return {**kept, **upper}
 
 
-def _question(text: str) -> str:
-    """Return the comment at the head of a file, cut to what a report's file may hold."""
-    return textwrap.shorten(first_comment(text), MAX_SCALAR, placeholder=" ...")
+def _first_comment(text: str) -> str:
+    """Return the comment at the head of a YAML file as one line, without its marks."""
+    lines = takewhile(lambda line: line.startswith("#"), text.lstrip().splitlines())
+    return " ".join(" ".join(line.strip("#") for line in lines).split())
 
 
 def _as_written(values: dict[str, Any]) -> SweepConfig | None:
@@ -120,14 +96,3 @@ def _recorded(sweep: SweepConfig, written: SweepConfig | None) -> SweepConfig:
     except ConfigError:  # a setting of the command is on an axis of the file
         return sweep
     return whole if whole.key == sweep.key else sweep
-
-
-def _check_places(values: Mapping[str, Any], file: str) -> None:
-    """Raise ConfigError for a setting of trials that stands beside the keys of the sweep."""
-    groups = {f.name for f in dataclasses.fields(Config)} - {"seed"}
-    for key in values:
-        if key.partition(".")[0] in groups or WHOLE.get(key, key) in groups:
-            raise ConfigError(
-                f"expected a sweep's own keys at the left of {file}, got {key!r}: write it below "
-                "settings:, or with a list of values below axes:"
-            )

@@ -3,10 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from pipeline.config.build import known_keys
-from pipeline.config.equivalence import reads
+from pipeline.config.load import known_keys
+from pipeline.config.meaning import reads, switched_off
 from pipeline.config.schema import Config
-from pipeline.config.switches import off_switch
 from pipeline.results.params import default_params, params_of
 from spire_core.methods import METHODS
 from sweeps.design.config import SweepConfig
@@ -63,7 +62,7 @@ def counting(config: Config, keys: Collection[str]) -> dict[str, str]:
     return {
         key: params[key]
         for key in params.keys() & {*keys}
-        if reads(method, key) and (params[key] == NONE or off_switch(key, config) is None)
+        if reads(method, key) and (params[key] == NONE or switched_off(key, config) is None)
     }
 
 

@@ -12,10 +12,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.build import MAX_NUMBER, flattened
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
-from pipeline.config.load import load_config
-from pipeline.config.safe_yaml import write_value
+from pipeline.config.load import flattened, load_config, write_value
+from pipeline.config.meaning import fingerprint, pretrain_fingerprint
 from pipeline.config.schema import Config
 from spire_core.rng import numpy_generator
 from sweeps.design.config import SweepConfig
@@ -141,7 +139,7 @@ def _is_on(axis: Any, value: Any) -> bool:
         return False
     if isinstance(axis, list):
         return isinstance(value, int) and 0 <= value < len(axis)
-    return -MAX_NUMBER < value < MAX_NUMBER  # nor NaN
+    return math.isfinite(value)
 
 
 def probes(sweep: SweepConfig) -> list[Trial]:

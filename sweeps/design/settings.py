@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipeline.config.build import flattened
 from pipeline.config.data import DATASETS
+from pipeline.config.load import flattened
 from pipeline.config.schema import Config
 from pipeline.files.paths import lasting
 from spire_core.config.privacy import label_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.actor_plan import ActorPlan
-from pipeline.config.equivalence import pretrain_fingerprint
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.reuse import has_pretraining

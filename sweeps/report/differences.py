@@ -10,7 +10,7 @@ has the choosing score chooses by one of its own, and is compared by it.
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from pipeline.config.equivalence import reads
+from pipeline.config.meaning import reads
 from spire_core.config.method import find_method
 from sweeps.primary import HELDOUT
 from sweeps.report.captions import OF_KID, has_text

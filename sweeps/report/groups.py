@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.config.data import DATASETS
-from pipeline.config.equivalence import reads
+from pipeline.config.meaning import reads
 from pipeline.results.metric_names import (
     CLIENTS_DELTA,
     CLIENTS_EPSILON,

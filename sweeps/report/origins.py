@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pipeline.cli.tables import duration
-from pipeline.config.safe_yaml import read_plain
+from pipeline.config.load import read_text
 from pipeline.config.tracking import TrackingConfig, run_address
 from pipeline.tracking.mlflow_queries import TrackedRun, artifact_text
 from sweeps.report.contents import Origin
@@ -28,7 +28,7 @@ def origin_of(
 ) -> Origin:
     """Return where the numbers of these runs come from; `parent` is their sweep's run, if any."""
     file = artifact_text(config, parent.run_id, SWEEP_FILE) if parent else None
-    question = str(read_plain(file, SWEEP_FILE).get("question") or "") if file else ""
+    question = str(read_text(file, SWEEP_FILE).get("question") or "") if file else ""
     links = {
         run.run_id: address
         for run in (*([parent] if parent else []), *used)

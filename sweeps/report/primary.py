@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config.equivalence import reads
+from pipeline.config.meaning import reads
 from pipeline.results.metric_names import COVERED_RATIO, FLD_EXCESS, NN_EXCESS, NN_SHARE
 from spire_core.config.method import find_method
 from sweeps.design.planned import planned_tasks, whole_tasks

@@ -7,8 +7,7 @@ number of its tests.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.config.build import build
-from pipeline.config.safe_yaml import read_plain
+from pipeline.config.load import build, read_text
 from pipeline.config.schema import Config
 from pipeline.results.params import AXIS
 from pipeline.tracking.mlflow_queries import TrackedRun
@@ -48,7 +47,7 @@ def recorded_findings(sweep_file: str, groups: Sequence[Group]) -> tuple[list[Fi
 
     `sweep_file`: the sweep's settings as YAML; "" of a report without a sweep.
     """
-    sweep = read_plain(sweep_file, SWEEP_FILE) if sweep_file else {}
+    sweep = read_text(sweep_file, SWEEP_FILE) if sweep_file else {}
     try:
         plan = Plan(primaries(sweep.get("primary", ())), tuple(sweep.get("seeds", ())))
     except ConfigError as error:  # of an earlier version

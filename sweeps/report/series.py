@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 
-from pipeline.config.equivalence import reads
+from pipeline.config.meaning import reads
 from spire_core.config.method import find_method
 from sweeps.report.choice import best
 from sweeps.report.groups import (

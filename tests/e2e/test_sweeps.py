@@ -20,8 +20,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import spire
-from pipeline.config.effect import load_typed
 from pipeline.config.load import load_config
+from pipeline.config.meaning import load_typed
 from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.federation.setup import prepare
 from pipeline.results.recording import run_tags

@@ -9,8 +9,8 @@ import torch
 
 from pipeline.clients.process import prepare_torch
 from pipeline.clients.worker import ClientWorker
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint, pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
 from spire_core.config.adapt import AdaptConfig

@@ -21,8 +21,8 @@ from pipeline.audit.membership import ModelLeak
 from pipeline.audit.round_messages import ObservedRound, observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
 from pipeline.clients.worker import ClientWorker
-from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.load import load_config, overridden
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
@@ -283,12 +283,12 @@ def observed(run_dir: Path, *words: str) -> tuple[ClientWorker, ObservedRound]:
 
 
 def test_a_secure_sum_shows_the_mean_of_what_single_messages_show(run_dir: Path) -> None:
-    """Of clients that take different numbers of steps, some of them at their embedding alone."""
-    words = ("client.private_moments=none", "client.emb_first_steps=2", "client.batch_size=4")
+    """Of clients that take different numbers of steps."""
+    words = ("client.private_moments=none", "client.batch_size=4")
     words += ("federation.tau=null", "federation.local_epochs=1")
     worker, open_round = observed(run_dir, *words)
     _, masked = observed(run_dir, *words, "federation.secure_aggregation=true")
-    steps = [message.update.num_steps - 2 for message in open_round.messages]
+    steps = [message.update.num_steps for message in open_round.messages]
     assert len(set(steps)) > 1
     assert [message.decay for message in open_round.messages] == [0.9**tau for tau in steps]
     server = CuriousServer(worker.context.model, masked.broadcast, 10)

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.progress import Progress
 from pipeline.cli.tables import change
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint
 from pipeline.federation.rounds import RoundStats
 from pipeline.inference.arrival import reserved_id
 from pipeline.inference.arrival_images import load_arrival

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pipeline.config.build import flattened
-from pipeline.config.load import load_config, preset_names
 from pipeline.config.safe_yaml import read_plain
+
+from pipeline.config.load import flattened, load_config, preset_names
 from spire_core.methods import METHODS
 
 PAGE = Path(__file__).parents[4] / "docs" / "settings.md"

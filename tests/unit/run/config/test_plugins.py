@@ -6,9 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.config.data import OTHER_DATASETS
-from pipeline.config.effect import check_effect
-from pipeline.config.equivalence import fingerprint, pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint, pretrain_fingerprint
 from pipeline.config.plugins import ALL_PLUGINS, check_reachable, plugins_of
 from pipeline.config.schema import Config
 from spire_core.config.eval import OTHER_METRICS
@@ -54,13 +53,6 @@ def test_a_method_that_rounds_cannot_tell_from_ours_shares_its_pretraining(
     assert pretrain_fingerprint(config) == pretrain_fingerprint(ours)
 
 
-def test_a_metric_without_new_clients_is_refused(registered: Callable[..., Config]) -> None:
-    registered()
-    words = ("eval.metrics=[gap]", "federation.num_new_clients=0")
-    with pytest.raises(ConfigError, match=r"expected federation\.num_new_clients above 0 with"):
-        check_effect(load_config("smoke", words), words)
-
-
 def test_what_a_process_has_registered_is_refused_for_rays_workers(
     registered: Callable[..., Config],
 ) -> None:
@@ -71,15 +63,7 @@ def test_what_a_process_has_registered_is_refused_for_rays_workers(
     check_reachable(load_config("smoke"))
 
 
-@pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ("method=spyre", "did you mean spire"),
-        ("data=bar", "a data set out of mnist, .*, folder, got 'bar'"),
-        ("eval.metrics=[none]", r"got 'none': name metrics .*, or none: eval\.metrics=\[\]"),
-        ("eval.metrics=[kid]", "expected eval.metrics as .*got 'kid'"),
-    ],
-)
-def test_a_name_that_nobody_brings_is_refused(word: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
+@pytest.mark.parametrize("word", ["method=spyre", "data=bar", "eval.metrics=[kid]"])
+def test_a_name_that_nobody_brings_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=" out of "):
         load_config("smoke", [word])

@@ -16,8 +16,8 @@ from torch import equal
 
 from pipeline.cli.main import main
 from pipeline.clients.store import ClientStore
-from pipeline.config.equivalence import fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import fingerprint
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment import run

@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 
 from pipeline.checkpoint.snapshots import newest_checkpoint
-from pipeline.config.equivalence import pretrain_fingerprint
 from pipeline.config.load import load_config
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher

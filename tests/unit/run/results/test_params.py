@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.build import flattened
-from pipeline.config.load import load_config, preset_names
+from pipeline.config.load import flattened, load_config, preset_names
 from pipeline.results.params import ALWAYS, NO_PARAMS, default_params, params_of
 
 PAGE = (Path(__file__).parents[4] / "docs" / "tracking.md").read_text()

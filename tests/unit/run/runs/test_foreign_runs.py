@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipeline.cli.main import main
-from pipeline.config.schema import config_from_dict
+from pipeline.config.load import config_from_dict
 from pipeline.federation.setup import prepare
 from pipeline.tracking.tracker import Tracker
 

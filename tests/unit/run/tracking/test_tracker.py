@@ -24,9 +24,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
+from pipeline.config.safe_yaml import read_plain
 
 from pipeline.config.load import load_config
-from pipeline.config.safe_yaml import read_plain
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
 from pipeline.files.masking import mask
 from pipeline.files.revision import git_revision

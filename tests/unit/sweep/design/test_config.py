@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config.build import flattened
 from pipeline.config.data import DATASETS
-from pipeline.config.equivalence import fingerprint
-from pipeline.config.load import load_config
+from pipeline.config.load import flattened, load_config
+from pipeline.config.meaning import fingerprint
 from pipeline.federation.setup import extractor_of
 from pipeline.runs.start import located
 from pipeline.tracking.artifacts import dict_text
@@ -125,11 +124,15 @@ def test_settings_may_be_nested_or_flat() -> None:
 
 
 def test_a_trial_is_the_run_of_its_overrides() -> None:
-    axes = {"client.lr": [1e-5], "client.betas": [[0.5, 0.9]], "federation.local_epochs": [2]}
+    axes = {
+        "client.lr": [1e-5],
+        "method.local_layers": [["conv_out"]],
+        "federation.local_epochs": [2],
+    }
     [trial] = trials(sweep_of(axes=axes, settings={"method": "shared_rep"}, seeds=(7,)))
     config = load_config(trial.preset, trial.overrides)
     assert config == trial.config
-    assert (config.client.lr, config.client.betas, config.seed) == (1e-5, (0.5, 0.9), 7)
+    assert (config.client.lr, config.method.local_layers, config.seed) == (1e-5, ("conv_out",), 7)
     assert (config.federation.tau, config.federation.local_epochs) == (None, 2)
     assert trial.trial_id == fingerprint(config)[:12]
 
