@@ -55,7 +55,6 @@ def check_beginning(config: Config) -> None:
     check_mean(config)
     check_dropping(config.federation, config.method, config.privacy)
     check_private_groups(config)
-    check_private_backbone(config)
     check_names(config.tracking)
 
 
@@ -134,18 +133,6 @@ def check_private_groups(config: Config) -> None:
         "client.engine=loop with privacy.rounds.epsilon",
         f"{engine}, which groups clients below a width of {WIDE}" if engine == "auto" else engine,
         "a client moves the rounding of others in its group, and epsilon does not include that",
-    )
-
-
-def check_private_backbone(config: Config) -> None:
-    """Raise ConfigError if the backbone of private fits may change in a resume, under one noise."""
-    on_error, is_federated = config.federation.on_client_error, config.method.record.is_federated
-    require(
-        not (config.privacy.adapt.is_on and is_federated) or on_error != "drop",
-        "federation.on_client_error=retry or fail with privacy.adapt.epsilon",
-        on_error,
-        "rounds that are repeated after a resume could drop another client, and new clients would "
-        "be fitted to another backbone under the same noise",
     )
 
 

@@ -46,8 +46,6 @@ NO_ROUNDS = {  # what stands for the rounds of a method that has none
     "federation.tau": 1,
     "federation.local_epochs": None,
     "federation.drop_rate": 0.0,
-    "federation.straggler_rate": 0.0,
-    "federation.max_update_norm": None,
     "federation.secure_aggregation": False,
 }
 # What stands for a setting that is switched off, or that a run was stored without, where that is
@@ -106,9 +104,7 @@ def _switched_off(config: Config) -> list[str]:
     keys = [key for switch in SWITCHES if not switch.is_on(config) for key in switch.keys]
     if not _can_have_controls(config):
         keys.append("eval.controls")
-    if config.federation.on_client_error != "drop":  # done again, a client's work is the same
-        keys += ["federation.on_client_error", "federation.client_timeout_s"]
-    return keys
+    return [*keys, "federation.client_timeout_s"]  # done again, a client's work is the same
 
 
 def _can_have_controls(config: Config) -> bool:

@@ -75,7 +75,7 @@ def check_private_rounds(
     """Raise ConfigError for what would tell of single clients beside the noisy sum."""
     if not privacy.rounds.is_on:
         return
-    rules = (*_of_what_is_fitted(privacy, method, adapt), *_of_sums(federation, client))
+    rules = (*_of_what_is_fitted(privacy, method, adapt), *_of_sums(client))
     for is_met, expected, got, advice in rules:
         require(is_met, f"{expected} with privacy.rounds.epsilon", got, advice)
     noise_cohort = privacy.rounds.noise_cohort or federation.cohort_size
@@ -130,7 +130,7 @@ def _of_what_is_fitted(
     )
 
 
-def _of_sums(federation: FederationConfig, client: ClientConfig) -> tuple[Rule, ...]:
+def _of_sums(client: ClientConfig) -> tuple[Rule, ...]:
     return (
         (
             client.opt_state != "average",
@@ -143,18 +143,5 @@ def _of_sums(federation: FederationConfig, client: ClientConfig) -> tuple[Rule, 
             "client.compression=none",
             client.compression,
             "changes are clipped and summed as integers",
-        ),
-        (
-            federation.max_update_norm is None,
-            "federation.max_update_norm=null",
-            federation.max_update_norm,
-            "who is refused would show, and privacy.rounds.clip_norm bounds every change",
-        ),
-        (
-            federation.on_client_error != "drop",
-            "federation.on_client_error=retry or fail",
-            federation.on_client_error,
-            "a round that is repeated after a resume could publish another sum under the same "
-            "noise",
         ),
     )

@@ -30,21 +30,9 @@ def check_secure_sums(
 def check_dropping(
     federation: FederationConfig, method: MethodConfig, privacy: PrivacyConfig
 ) -> None:
-    """Raise ConfigError if clients that are left out of sums would spoil a run that begins.
-
-    Those that drop out would probably end it, or those that fail would show their updates.
-    """
+    """Raise ConfigError if clients that drop out would probably end a run that begins."""
     rate, is_drawn = federation.drop_rate, privacy.rounds.is_sampled
-    if not (federation.secure_aggregation and method.record.is_federated):
-        return
-    require(
-        federation.on_client_error != "drop",
-        "federation.on_client_error=retry or fail with federation.secure_aggregation=true",
-        federation.on_client_error,
-        "a round that is repeated after a resume could drop another client, whose update would be "
-        "the difference of both sums",
-    )
-    if rate == 0:
+    if not (federation.secure_aggregation and method.record.is_federated and rate > 0):
         return
     sizes = federation.num_clients, federation.cohort_size
     chance = chance_of_drawn_loss(*sizes, rate) if is_drawn else chance_of_loss(sizes[1], rate)

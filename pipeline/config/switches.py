@@ -38,12 +38,6 @@ def _all_keys(group: str, kind: type) -> tuple[str, ...]:
 
 SWITCHES = (
     Switch(
-        ("federation.straggler_work",),
-        "federation.straggler_rate above 0",
-        lambda c: c.federation.straggler_rate > 0,
-        lambda c: c.federation.straggler_rate,
-    ),
-    Switch(
         ("client.private_moments",),
         "client.opt_state=average",
         lambda c: c.client.opt_state == "average",

@@ -66,8 +66,6 @@ class PrivateRounds:
             down_bytes=expected * broadcast_bytes,
             num_steps=0,
             num_dropped=0,
-            num_absent=0,
-            num_stragglers=0,
         )
 
 

@@ -181,7 +181,6 @@ def _check_unchanged(began: Config, config: Config) -> None:
                 "pre-trained model there"
             )
     raise ConfigError(
-        f"expected federation.client_timeout_s={began.federation.client_timeout_s}, with which "
-        "the run began, since it decides whom federation.on_client_error=drop leaves out, got "
-        f"{config.federation.client_timeout_s}: leave it as it is, or start a new run"
+        "expected settings that leave a run's result as it is, got others: leave them out, or "
+        "start a new run"
     )

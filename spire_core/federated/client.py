@@ -111,7 +111,7 @@ def train_client(
 class ClientRun:
     """A client in the middle of its round: the tensors that it trains, and its random streams.
 
-    `num_steps`: those of the plan, and all first steps of its embedding, also of a straggler.
+    `num_steps`: those of the plan, and all first steps of its embedding.
     """
 
     client: ClientContext
@@ -143,7 +143,7 @@ def start_client(
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
-    num_steps = plan.num_steps(client.client_id, len(client.images), config.batch_size)
+    num_steps = plan.num_steps(len(client.images), config.batch_size)
     num_steps += config.num_first_steps(model.method.record)
     order = client.generator("batch", plan.round_idx)
     batches = client_batches(shown, config.batch_size, num_steps, order)

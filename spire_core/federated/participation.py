@@ -1,4 +1,4 @@
-"""Participation in a round: the cohort, and by chance the clients that drop out or fall behind.
+"""Participation in a round: the cohort, and by chance the clients that drop out.
 
 The chances are a scenario of the simulation; clients that really fail are another matter. Every
 draw is a function of the seed, the client and the round; that of a private cohort is one of a
@@ -68,23 +68,8 @@ def responding_clients(
     """
     if drop_rate == 0.0:
         return list(cohort)
-    draws = _draws("drop_out", cohort, seed, round_idx)
+    draws = {c: numpy_generator(seed, "drop_out", c, round_idx).random() for c in cohort}
     responding = [client_id for client_id in cohort if draws[client_id] >= drop_rate]
     if responding or may_be_empty:
         return responding
     return [max(cohort, key=draws.__getitem__)]
-
-
-def stragglers(
-    cohort: Sequence[int], straggler_rate: float, seed: int, round_idx: int
-) -> frozenset[int]:
-    """Return the clients of a cohort that fall behind; each does with this probability."""
-    if straggler_rate == 0.0:
-        return frozenset()
-    draws = _draws("straggler", cohort, seed, round_idx)
-    return frozenset(client_id for client_id in cohort if draws[client_id] < straggler_rate)
-
-
-def _draws(purpose: str, cohort: Sequence[int], seed: int, round_idx: int) -> dict[int, float]:
-    """Return a number in [0, 1) for each client."""
-    return {c: numpy_generator(seed, purpose, c, round_idx).random() for c in cohort}

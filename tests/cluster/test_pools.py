@@ -185,7 +185,6 @@ class TestEquality:
                     "client.compression=top_k",
                     "adapt.local_init=mean",
                     "federation.drop_rate=0.6",
-                    "federation.straggler_rate=0.5",
                 ),
                 (2,),
             ),

@@ -16,7 +16,6 @@ from spire_core.errors import ConfigError
         ("eval.text_guidance=2", "model.text=words or sentences with"),
         ("client.text_dropout=0.1", "model.text=words or sentences with"),
         ("data.captions=title", "data.metadata=FILE with"),
-        ("federation.straggler_work=0.1", "federation.straggler_rate above 0 with"),
         ("server.momentum=0.5", "server.optimizer=fedavgm or fedadam with"),
         ("client.opt_state=keep client.private_moments=none", "client.opt_state=average with"),
         ("client.top_k_fraction=0.5", "client.compression=top_k with"),
@@ -141,14 +140,6 @@ def test_private_rounds_do_not_begin_in_groups(words: str) -> None:
 )
 def test_private_rounds_begin_in_a_loop_or_as_a_simulation(words: str) -> None:
     load_typed("smoke", [*PRIVATE, *words.split()])
-
-
-def test_private_fits_have_one_backbone_whoever_fails() -> None:
-    settings = ["privacy.adapt.epsilon=4", "federation.on_client_error=drop"]
-    load_config("smoke", settings)  # runs that began so go on
-    with pytest.raises(ConfigError, match=r"on_client_error=retry or fail with privacy\.adapt"):
-        load_typed("smoke", settings)
-    load_typed("smoke", [*settings, "method=local", "privacy.adapt.clip_norm=1"])
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -31,7 +31,6 @@ def fingerprints(*overrides: str) -> tuple[str, str]:
         ("spire", "method.share_until=0.1"),
         ("spire", "adapt.patience=9"),
         ("spire", "client.engine=grouped"),  # what auto takes for a network of this width
-        ("spire", "federation.straggler_work=0.1"),  # of stragglers, and there are none
         ("spire", "client.top_k_fraction=0.5"),  # of compression=top_k alone
         ("fedavg_ft", "client.private_moments=none"),  # its network has no such layer
         ("spire", "resources.num_actors=1"),
@@ -126,7 +125,6 @@ def test_a_reference_makes_a_difference_to_scores_alone() -> None:
         ("spire", "client.engine=loop"),
         ("spire", "client.group_size=3"),
         ("spire", "federation.drop_rate=0.5"),
-        ("spire", "federation.straggler_rate=0.5"),
         ("spire", "server.optimizer=fedadam"),
         ("spire", "federation.secure_aggregation=true"),
         ("spire", "client.compression=bf16"),
@@ -194,15 +192,11 @@ def test_a_choice_of_guidance_belongs_to_new_clients_alone() -> None:
     assert guided[0][1] != guided[1][1]
 
 
-def test_chances_and_trimming_read_their_settings() -> None:
-    slow = "federation.straggler_rate=0.5"
-    assert fingerprints(slow)[1] != fingerprints(slow, "federation.straggler_work=0.1")[1]
+def test_compression_reads_its_settings_and_kept_moments_none() -> None:
     thin = "client.compression=top_k"
     assert fingerprints(thin)[1] != fingerprints(thin, "client.top_k_fraction=0.5")[1]
     kept, told = "client.opt_state=keep", "client.private_moments=none"
     assert fingerprints(kept) == fingerprints(kept, told)
-    unread = ("method=local", slow, "federation.straggler_work=0.1")
-    assert fingerprints("method=local") == fingerprints(*unread)
 
 
 BUDGET = "privacy.adapt.epsilon=4"

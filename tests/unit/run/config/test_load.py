@@ -211,14 +211,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             "client.compression=none with federation.secure_aggregation=true, got bf16: a masked",
         ),
         (
-            [SECURE, "federation.max_update_norm=1"],
-            "federation.max_update_norm=null with .*, got 1.0: the server cannot measure",
-        ),
-        (
-            [SECURE, "federation.straggler_rate=0.1"],
-            "federation.straggler_rate=0 with .*, got 0.1: partial work shows in single updates",
-        ),
-        (
             ["client.opt_state=average", PRIVATE[1]],
             "client.opt_state=reset or keep with privacy.rounds.epsilon, got average: moments",
         ),
@@ -233,18 +225,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
         (
             [*PRIVATE, "client.compression=int8"],
             "client.compression=none with privacy.rounds.epsilon, got int8: changes are clipped",
-        ),
-        (
-            [*PRIVATE, "federation.max_update_norm=1"],
-            "federation.max_update_norm=null with privacy.rounds.epsilon, got 1.0: who is refused",
-        ),
-        (
-            [*PRIVATE, "federation.on_client_error=drop"],
-            "on_client_error=retry or fail with privacy.rounds.epsilon, got drop: a round that is",
-        ),
-        (
-            [*PRIVATE, "privacy.rounds.mechanism=dp_ftrl", "federation.on_client_error=drop"],
-            "on_client_error=retry or fail with privacy.rounds.epsilon, got drop: a round that is",
         ),
         (
             [*PRIVATE, "adapt.init=mean"],

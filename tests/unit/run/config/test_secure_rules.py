@@ -92,17 +92,6 @@ def test_clients_that_would_probably_end_the_run_are_refused_before_it(
     assert stored.federation.drop_rate == rate
 
 
-def test_a_client_that_fails_is_left_out_of_no_sum() -> None:
-    """The sum with it, of a round that is repeated after a resume, would show its update."""
-    words = ("federation.on_client_error=drop",)
-    with pytest.raises(ConfigError, match=r"on_client_error=retry or fail .* the difference of"):
-        load_typed("smoke", [*SECURE, *words])
-    assert load_typed("smoke", words).federation.on_client_error == "drop"
-    assert load_typed("smoke", [*SECURE, *words, "method=local"]).federation.secure_aggregation
-    stored = load_config("smoke", [*SECURE, *words])
-    assert stored.federation.on_client_error == "drop"
-
-
 def test_a_large_cohort_may_lose_some_and_a_method_without_rounds_all() -> None:
     words = ("federation.num_clients=40", "federation.cohort_size=20", "federation.drop_rate=0.02")
     assert load_typed("smoke", [*SECURE, *words]).federation.drop_rate == 0.02

@@ -21,7 +21,7 @@ def recorded(guarantee: RoundsGuarantee | None) -> dict[str, float]:
     tracker: Any = SimpleNamespace(log_metrics=lambda metrics, step: found.update(metrics))
     load: Any = SimpleNamespace(sample=lambda: LOAD)
     recorder = RoundRecorder(tracker, FederationConfig(num_rounds=3, tau=1), guarantee, load)
-    counts = (0, 0, 4, 0, 0, 0, 1.0, 0.1, 0.1, 0.0)
+    counts = (0, 0, 4, 0, 1.0, 0.1, 0.1, 0.0)
     recorder.after_round(RoundStats(2, None, *counts), cast("Any", None))
     return found
 

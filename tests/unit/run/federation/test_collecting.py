@@ -91,9 +91,6 @@ class Worker:
     def forget_round(self) -> None:
         self.receiver.forget()
 
-    def undo_round(self, client_id: int, round_idx: int) -> None:
-        pass
-
 
 def update_of(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
     rng = numpy_generator(0, "update", client_id, plan.round_idx)
@@ -128,13 +125,12 @@ class SplitPool(LocalClientPool):
         return [getattr(worker, method)(*args) for worker in self.workers]
 
 
-def rounds_of(policy: str = "retry") -> RoundSettings:
+def rounds_of() -> RoundSettings:
     federation = FederationConfig(
         num_clients=NUM_CLIENTS,
         cohort_size=NUM_CLIENTS,
         num_rounds=NUM_ROUNDS,
         tau=1,
-        on_client_error=policy,
     )
     client, server = ClientConfig(engine="grouped", group_size=2), ServerConfig(ema=0.5)
     parts = (federation, client, server, MethodConfig())
@@ -142,8 +138,8 @@ def rounds_of(policy: str = "retry") -> RoundSettings:
     return RoundSettings(*parts, seed=0, num_examples=sizes, shared_size=SIZE)
 
 
-def driver_with(pool_class: type[SplitPool], num_workers: int, policy: str = "retry") -> Driver:
-    settings = rounds_of(policy)
+def driver_with(pool_class: type[SplitPool], num_workers: int) -> Driver:
+    settings = rounds_of()
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
     return Driver(pool_class(settings, num_workers), state, settings)
 
@@ -237,45 +233,8 @@ def test_clients_of_a_lost_sum_compute_in_the_groups_in_which_they_did() -> None
     assert set(again) <= set(first)
 
 
-class SpoilsSome(NotesGroups):
-    """Client 2's update is refused, and the group of clients 4 and 5 fails the first time."""
-
-    fails = True
-
-    def attempt(self, work: Work) -> list[Any]:
-        results = super().attempt(work)
-        if work.task == "fit_group" and self.fails and (4, 5) in work.units:
-            self.fails = work.args[1].round_idx != 1
-            results[work.units.index((4, 5))] = ClientFailure((4, 5), "no memory for two")
-            self.each("forget_round")  # nothing of it has reached a sum, and others compute again
-        return results
-
-
-def test_clients_of_a_lost_sum_compute_as_they_did_beside_one_that_was_dropped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Neither fewer beside them nor more: last bits depend on it."""
-    spoilt = update_of
-
-    def spoils(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
-        update = spoilt(client_id, broadcast, plan)
-        return replace(update, weights=update.weights * np.nan) if client_id == 2 else update
-
-    monkeypatch.setitem(globals(), "update_of", spoils)
-    driver = driver_with(SpoilsSome, 3, "mean", policy="drop")
-    pool: Any = driver.pool
-    state_after(driver, num_rounds=2)
-    first, again = pool.groups[:7], pool.groups[7:]
-    assert first == [(0, 1), (2, 3), (4, 5), (6, 7), (8,), (4,), (5,)]
-    assert again
-    assert set(again) <= {*first} - {(4, 5)}
-    stats = driver.last()[1]
-    assert stats is not None
-    assert stats.num_dropped == 1
-
-
 def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
-    driver = driver_with(LosesItsSum, 1, "mean")
+    driver = driver_with(LosesItsSum, 1)
     pool: Any = driver.pool
     pool.times, pool.last_loss = 99, ("a full disk", "free it")
     driver.run_round()
@@ -286,24 +245,6 @@ def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
         driver.run_round()
     assert driver.state.round_idx == 1
     assert len(pool.workers[0].asked) == (1 + 3) * NUM_CLIENTS  # no training follows the last loss
-
-
-class LosesClients(LosesItsSum):
-    """The clients of the lost sum fail when they are asked again."""
-
-    def attempt(self, work: Work) -> list[Any]:
-        if work.task == "fit_group" and not self.times:
-            return [ClientFailure(unit, "gone for good") for unit in work.units]
-        return super().attempt(work)
-
-
-def test_clients_that_are_lost_with_their_sum_are_dropped_and_the_others_count() -> None:
-    driver = driver_with(LosesClients, 3, "mean", policy="drop")
-    state_after(driver, num_rounds=2)
-    stats = driver.last()[1]
-    assert stats is not None
-    assert 0 < stats.num_dropped < NUM_CLIENTS
-    assert driver.state.round_idx == 2
 
 
 class LosesAnAnswer(SplitPool):
@@ -327,25 +268,6 @@ def test_a_client_whose_answer_was_lost_counts_once() -> None:
     assert_same(state_after(driver_with(LosesAnAnswer, 2)), expected)
 
 
-def test_a_client_that_is_dropped_is_in_no_sum() -> None:
-    """Its answer is lost for good, though its update had been accumulated."""
-    driver = driver_with(LosesAnAnswer, 2, policy="drop")
-    pool: Any = driver.pool
-    pool.times = 2  # with its group, then alone
-    found = state_after(driver, num_rounds=2)
-    stats = driver.last()[1]
-    assert stats is not None
-    lost = {4}
-    assert stats.num_dropped == len(lost)
-
-    plain = driver_with(SplitPool, 1, "mean")
-    state_after(plain, num_rounds=1)
-    before, plan = plain.state.broadcast, RoundPlan(1, 1.0, shares_local=True)
-    sent = [update_of(c, before, plan) for c in range(NUM_CLIENTS) if c not in lost]
-    mean = accumulation.average(sent, before)
-    np.testing.assert_array_equal(found["weights"], mean.weights)
-
-
 # --- secure sums ---
 
 
@@ -356,10 +278,8 @@ def _masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def secure_driver(
-    pool_class: type[SplitPool], num_workers: int, policy: str = "retry", **scenario: Any
-) -> Driver:
-    settings = rounds_of(policy)
+def secure_driver(pool_class: type[SplitPool], num_workers: int, **scenario: Any) -> Driver:
+    settings = rounds_of()
     federation = replace(settings.federation, secure_aggregation=True, **scenario)
     settings = replace(settings, federation=federation)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
@@ -383,7 +303,7 @@ def test_a_secure_sum_is_the_sum_of_the_same_integers_without_masks(
 
 @pytest.mark.usefixtures("_masks")
 def test_a_secure_mean_is_the_exact_one_but_for_the_grid() -> None:
-    found, expected = secure_driver(SplitPool, 2), driver_with(SplitPool, 2, "mean")
+    found, expected = secure_driver(SplitPool, 2), driver_with(SplitPool, 2)
     found.run_round()
     expected.run_round()
     np.testing.assert_allclose(found.state.weights, expected.state.weights, rtol=0, atol=1e-13)
@@ -472,8 +392,8 @@ def test_clients_that_drop_out_before_their_update_take_their_masks_along() -> N
         stats, expected = driver.last()[1], plain.last()[1]
         assert stats is not None
         assert expected is not None
-        assert stats.num_absent == expected.num_absent
-        dropped += stats.num_absent
+        assert stats.num_dropped == expected.num_dropped
+        dropped += stats.num_dropped
         assert np.abs(plain.state.weights).max() > 1e-3
         np.testing.assert_allclose(driver.state.weights, plain.state.weights, rtol=0, atol=1e-6)
     assert dropped > 0
@@ -491,15 +411,6 @@ def test_a_number_that_a_secure_sum_cannot_hold_is_one_sentence_without_it() -> 
     sentence = r"got weights beyond the sum's limit of [0-9.e-]+ from client \d in round 0: lower"
     with pytest.raises(DivergenceError, match=sentence):
         driver.run_round()
-
-
-@pytest.mark.usefixtures("_masks")
-def test_clients_lost_with_a_secure_sum_are_dropped_where_enough_remain() -> None:
-    driver = secure_driver(LosesClients, 5, policy="drop")
-    state_after(driver, num_rounds=2)
-    stats = driver.last()[1]
-    assert stats is not None
-    assert 0 < stats.num_dropped < 3
 
 
 # --- rounds with differential privacy ---

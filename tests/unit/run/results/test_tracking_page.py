@@ -40,7 +40,7 @@ PRIVATE = ("privacy.adapt.epsilon=4", "privacy.adapt.steps=2", "privacy.adapt.dr
 EVERYTHING = (  # what only some runs record
     ("method=spire", "adapt.early_stopping=true", "adapt.guidance=[1,2]", "eval.controls=true"),
     ("method=fedavg_ft", "adapt.tune_epochs=1", "adapt.lr=1e-4"),
-    ("method=shared_rep", "federation.drop_rate=0.3", "federation.straggler_rate=0.3", *PRIVATE),
+    ("method=shared_rep", "federation.drop_rate=0.3", *PRIVATE),
 )
 
 
