@@ -9,5 +9,4 @@ noise       Gaussian noise and sampling from a secret key
 release     noisy sums of clipped vectors
 leak        embeddings computed from a client's message, and from a sum of messages
 membership  attacks on single images: area under the curve, hits at few false alarms
-one_run     a lower bound on epsilon from one training run
 """
