@@ -202,12 +202,6 @@ def _determining(config: Config) -> dict[str, Any]:
         del settings["privacy"]
     elif not config.privacy.rounds.is_on:  # as in times when new clients alone had privacy
         del settings["privacy"]["rounds"]
-    elif config.privacy.rounds.is_sampled and not config.federation.drop_rate:
-        # As in times without another mechanism, when a cohort that dropped out had one client left.
-        del settings["privacy"]["rounds"]["mechanism"]
-    elif not config.privacy.rounds.is_sampled and config.method.record.has_local_layers:
-        # Not as when the noise that was taken back depended on where the shared stretch ends.
-        settings["privacy"]["rounds"]["mechanism"] += " of all weights"
     if config.set_aside > 0:  # not as when images set aside were training images in scores
         settings["adapt"]["val_fraction"] = f"{config.set_aside}, apart"
         if config.adapt.guidance is not None:  # not as when it was chosen by images that are scored

@@ -85,7 +85,7 @@ def check_private_rounds(
         noise_cohort,
         "it stands for federation.cohort_size, out of federation.num_clients",
     )
-    if federation.secure_aggregation and privacy.rounds.mechanism == "dp_fedavg":
+    if federation.secure_aggregation:
         few = chance_of_few(federation.num_clients, federation.cohort_size)
         require(
             few <= RARE,

@@ -31,7 +31,7 @@ def check_dropping(
     federation: FederationConfig, method: MethodConfig, privacy: PrivacyConfig
 ) -> None:
     """Raise ConfigError if clients that drop out would probably end a run that begins."""
-    rate, is_drawn = federation.drop_rate, privacy.rounds.is_sampled
+    rate, is_drawn = federation.drop_rate, privacy.rounds.is_on
     if not (federation.secure_aggregation and method.record.is_federated and rate > 0):
         return
     sizes = federation.num_clients, federation.cohort_size

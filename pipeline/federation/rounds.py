@@ -53,11 +53,6 @@ class RoundSettings:
             layout.num_without_local,
         )
 
-    @property
-    def has_sampled_cohorts(self) -> bool:
-        """Whether each client is drawn by itself (Poisson), so that a round may have none."""
-        return self.guarantee is not None and self.guarantee.cyclic is None
-
     def plan(
         self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: Sequence[int]
     ) -> RoundPlan:

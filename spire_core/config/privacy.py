@@ -17,9 +17,8 @@ class PrivateAdaptConfig:
 
     `epsilon`: the budget of one client, None for no privacy. `delta`: None is 1/(10 n) for a client
     of n training images. `clip_norm`: the largest contribution of one image, as an L2 norm; None
-    takes the median over images that the published backbone generates. `noise_multiplier`: the
-    noise's standard deviation over `clip_norm`; None is the smallest that the budget allows.
-    `steps`: noisy steps, in place of `adapt.epochs`. `draws`: noise draws per image and step.
+    takes the median over images that the published backbone generates. `steps`: noisy steps, in
+    place of `adapt.epochs`. `draws`: noise draws per image and step.
     `batch_size`: a client with at most so many images takes all of them in every step; one with
     more draws each image by itself, so that a step has this many on average. `lr`: None is the
     method's own rate for noisy steps.
@@ -37,9 +36,6 @@ class PrivateAdaptConfig:
     ] = None
     clip_norm: Annotated[
         float | None, Range(SMALLEST_CLIP, 1e6, advice="null chooses it without private images")
-    ] = None
-    noise_multiplier: Annotated[
-        float | None, Range(above=0, at_most=1e6, advice="null takes what the budget allows")
     ] = None
     steps: Annotated[int, Range(1, 100_000)] = 40
     draws: Annotated[int, Range(1, 10_000)] = 8
@@ -70,14 +66,11 @@ class PrivateRoundsConfig:
     `epsilon`: the budget of all rounds, None for no privacy. `delta`: None is N^-1.1 for N clients.
     `clip_norm`: the largest change of the shared weights by one client in a round, as an L2 norm.
     `clip_quantile`: the share of clients whose change the clip norm is to cover, which it then
-    follows from round to round (Andrew et al. 2021); None keeps it. `noise_multiplier`: the noise's
-    standard deviation over the clip norm; None is the smallest that the budget allows.
-    `noise_cohort`: the noise, and the epsilon, of a cohort of so many clients; None is the cohort's
-    own. A larger one simulates what a deployment would have, and is no promise to these clients.
+    follows from round to round (Andrew et al. 2021); None keeps it. `noise_cohort`: the noise, and
+    the epsilon, of a cohort of so many clients; None is the cohort's own. A larger one simulates
+    what a deployment would have, and is no promise to these clients.
 
-    `mechanism`: "dp_fedavg" draws cohorts by chance and noise for each round (McMahan et al. 2018).
-    "dp_ftrl" takes clients in a fixed order, with noise that is correlated over rounds (Kairouz et
-    al. 2021; Choquette-Choo et al. 2023).
+    Cohorts are drawn by chance, and noise for each round (DP-FedAvg, McMahan et al. 2018).
     """
 
     epsilon: Annotated[
@@ -92,22 +85,12 @@ class PrivateRoundsConfig:
     clip_quantile: Annotated[
         float | None, Range(above=0, below=1, advice="0.5 is usual, null keeps the clip norm")
     ] = None
-    noise_multiplier: Annotated[
-        float | None, Range(above=0, at_most=1e6, advice="null takes what the budget allows")
-    ] = None
     noise_cohort: Annotated[
         int | None, Range(1, 100_000_000, advice="null is federation.cohort_size")
     ] = None
-    mechanism: Annotated[str, Choice("dp_fedavg", "dp_ftrl")] = "dp_fedavg"
 
     def __post_init__(self) -> None:
         check_fields(self, "privacy.rounds")
-        require(
-            self.mechanism == "dp_fedavg" or self.clip_quantile is None,
-            f"privacy.rounds.clip_quantile=null with privacy.rounds.mechanism={self.mechanism}",
-            self.clip_quantile,
-            "the noise of one round takes back that of others at one clip norm alone",
-        )
 
     @property
     def is_on(self) -> bool:
@@ -119,11 +102,6 @@ class PrivateRoundsConfig:
         Somebody may know the noise, or it is that of a larger cohort.
         """
         return has_given_key or self.noise_cohort not in (None, cohort_size)
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether each client is drawn by itself (Poisson), so that a round may have none."""
-        return self.is_on and self.mechanism == "dp_fedavg"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ draw is a function of the seed, the client and the round; that of a private coho
 secret key in the place of the seed.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,23 +33,6 @@ def secret_cohort(
     """
     chosen = noise.chosen(num_clients, cohort_size / num_clients, "cohort", round_idx)
     return np.flatnonzero(chosen).tolist()
-
-
-def cyclic_cohort(
-    num_clients: int, cohort_size: int, seed: int, round_idx: int, stride: int
-) -> list[int]:
-    """Return this round's clients in ascending order, the next ones in a fixed order of all.
-
-    The order is drawn once. Every round goes on by `stride` clients, of which the first
-    `cohort_size` take part, so that a client waits for floor(num_clients / stride) rounds at least.
-    """
-    places = (round_idx * stride + np.arange(cohort_size)) % num_clients
-    return sorted(_order(num_clients, seed)[places].tolist())
-
-
-@functools.lru_cache(maxsize=1)
-def _order(num_clients: int, seed: int) -> np.ndarray:
-    return numpy_generator(seed, "cohort_order").permutation(num_clients)
 
 
 def responding_clients(

@@ -3,7 +3,6 @@
 accounting  epsilon, delta and noise of Gaussian steps
 sampled     the same where steps sample images: the one home of dp-accounting
 guarantee   what a new client's images are promised
-correlated  noise that is correlated over rounds
 rounds      what pre-training clients are promised
 noise       Gaussian noise and sampling from a secret key
 release     noisy sums of clipped vectors

@@ -65,8 +65,7 @@ POPULATION = ("partition=independent", "partition.client_size=40", "federation.n
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
-ROUNDS = ("privacy.rounds.epsilon=8", "privacy.rounds.noise_multiplier=5")
-ROUNDS += ("privacy.noise_key=pools", "client.opt_state=reset")
+ROUNDS = ("privacy.rounds.epsilon=8", "privacy.noise_key=pools", "client.opt_state=reset")
 EMBEDDING = ("client.emb_noise=0.1", "client.emb_prior=0.2", "client.emb_first_steps=1")
 EMBEDDING += ("method.episodes=0.5", "model.set_encoder=true", "adapt.init=encoder")
 EMBEDDING += ("adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5", "adapt.emb_prior=1")
@@ -160,7 +159,11 @@ class TestEquality:
         [
             ("spire", ("client.engine=loop",), (1, 4)),
             ("spire", ("client.engine=loop", *PRIVATE, "adapt.init=mean"), (2,)),
-            ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
+            (
+                "spire",
+                (*POPULATION, *ROUNDS, "privacy.rounds.noise_cohort=10000"),
+                (1, 2),
+            ),  # cohorts, and scored clients, by the key
             (
                 "spire",
                 ("federation.secure_aggregation=true", *EMBEDDING, "adapt.group_size=1"),

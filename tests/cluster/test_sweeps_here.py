@@ -200,7 +200,7 @@ def test_a_given_noise_key_is_shown_as_its_label(desk: Desk) -> None:
     key = "a s3cret phrase"
     text = f"concurrency: 1\naxes: {{privacy.noise_key: [{key}]}}\n"
     words = ("report=true", "client.opt_state=reset", "privacy.rounds.epsilon=8")
-    words += ("privacy.rounds.noise_multiplier=5", "federation.num_rounds=1")
+    words += ("privacy.rounds.noise_cohort=3", "federation.num_rounds=1")
     code, told, said = desk.sweep(text, *words)
     assert (code, told["num_finished"]) == (0, 1)
     assert [row["point"] for row in told["trials"]] == [{NOISE_KEY: label_of(key)}]

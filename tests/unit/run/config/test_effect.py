@@ -30,7 +30,7 @@ from spire_core.errors import ConfigError
         ("eval.extractor=none eval.reference=test_split", "an eval.extractor with"),
         ("privacy.noise_key=a", "privacy.adapt.epsilon or privacy.rounds.epsilon with"),
         ("privacy.adapt.delta=0.1", "privacy.adapt.epsilon with"),
-        ("privacy.rounds.noise_multiplier=0.1", "privacy.rounds.epsilon with"),
+        ("privacy.rounds.clip_norm=0.1", "privacy.rounds.epsilon with"),
         ("privacy.adapt.epsilon=4 adapt.epochs=9", r"did you mean privacy\.adapt\.steps"),
         (
             "privacy.adapt.epsilon=4 privacy.adapt.mechanism=one_release adapt.eval_every=2",

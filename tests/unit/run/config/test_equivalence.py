@@ -210,9 +210,7 @@ ROUNDS = ("client.opt_state=reset", "privacy.rounds.epsilon=4")
         "privacy.rounds.delta=1e-3",
         "privacy.rounds.clip_norm=0.1",
         "privacy.rounds.clip_quantile=0.5",
-        "privacy.rounds.noise_multiplier=9",
         "privacy.rounds.noise_cohort=5",
-        "privacy.rounds.mechanism=dp_ftrl",
         "privacy.noise_key=a",
     ],
 )
@@ -247,7 +245,6 @@ def test_a_private_fit_ignores_epochs_and_their_rate(unread: str) -> None:
         "privacy.adapt.epsilon=5",
         "privacy.adapt.delta=1e-3",
         "privacy.adapt.clip_norm=0.1",
-        "privacy.adapt.noise_multiplier=9",
         "privacy.adapt.steps=9",
         "privacy.adapt.draws=9",
         "privacy.adapt.batch_size=9",

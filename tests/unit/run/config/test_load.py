@@ -246,10 +246,6 @@ def test_a_value_of_another_shape_is_refused_by_name(override: str, key: str) ->
             ["privacy.rounds.epsilon=0"],
             r"privacy.rounds.epsilon in \(0, 100\], got 0.0: 8 is usual",
         ),
-        (
-            ["privacy.rounds.clip_quantile=0.5", "privacy.rounds.mechanism=dp_ftrl"],
-            "clip_quantile=null with privacy.rounds.mechanism=dp_ftrl, got 0.5: the noise of one",
-        ),
         (["privacy.rounds.clip_quantile=1"], r"privacy.rounds.clip_quantile in \(0, 1\), got 1.0"),
         ([SECURE, "federation.cohort_size=2"], "cohort_size of at least 3 .*, got 2: each of two"),
         (

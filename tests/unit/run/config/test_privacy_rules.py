@@ -12,7 +12,6 @@ BOTH = ("federation.secure_aggregation=true", "client.opt_state=reset", "privacy
     "words",
     [
         ("federation.cohort_size=6",),  # all of six
-        ("privacy.rounds.mechanism=dp_ftrl",),  # the next four of six
         ("federation.num_clients=1000", "federation.cohort_size=20"),
     ],
 )

@@ -33,7 +33,6 @@ from spire_core.federated.messages import (
     RoundPlan,
 )
 from spire_core.federated.participation import (
-    cyclic_cohort,
     responding_clients,
     secret_cohort,
 )
@@ -424,18 +423,13 @@ def private_driver(
     pool_class: type[SplitPool],
     num_workers: int,
     state: ServerState | None = None,
-    mechanism: str = "dp_fedavg",
     **scenario: Any,
 ) -> Driver:
     """Its cohorts have two clients, drawn by chance on average, and one of six has none."""
     settings = rounds_of()
     scenario = {"cohort_size": 2, "num_rounds": PRIVATE_ROUNDS} | scenario
     federation = replace(settings.federation, **scenario)
-    private = PrivateRoundsConfig(
-        epsilon=100.0, clip_norm=0.2, noise_multiplier=0.5, mechanism=mechanism
-    )
-    if mechanism == "dp_fedavg":
-        private = replace(private, clip_quantile=0.5, noise_cohort=9)
+    private = PrivateRoundsConfig(epsilon=20.0, clip_norm=0.2, clip_quantile=0.5, noise_cohort=9)
     guarantee = rounds_guarantee(private, 9, federation.cohort_size, PRIVATE_ROUNDS)
     settings = replace(settings, federation=federation, guarantee=guarantee)
     pool = pool_class(settings, num_workers)
@@ -472,12 +466,11 @@ def test_a_private_round_is_the_clipped_sum_and_the_noise_once() -> None:
     assert 0 in sizes
 
 
-@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 def test_private_rounds_are_the_same_for_any_number_of_workers(
-    mechanism: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def found(pool_class: type[SplitPool], num_workers: int) -> dict[str, np.ndarray]:
-        return private_state_after(private_driver(pool_class, num_workers, None, mechanism))
+        return private_state_after(private_driver(pool_class, num_workers))
 
     expected = found(SplitPool, 1)
     assert_same(found(SplitPool, 4), expected)
@@ -491,13 +484,12 @@ def test_private_rounds_are_the_same_for_any_number_of_workers(
     assert (other["weights"] != expected["weights"]).mean() > 0.99
 
 
-@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
-def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism: str) -> None:
-    driver = private_driver(SplitPool, 2, None, mechanism)
+def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once() -> None:
+    driver = private_driver(SplitPool, 2)
     private_state_after(driver, num_rounds=3)
     kept = driver.state
     expected = private_state_after(driver, num_rounds=3)
-    resumed = private_driver(SplitPool, 3, kept, mechanism)
+    resumed = private_driver(SplitPool, 3, kept)
     assert_same(private_state_after(resumed, num_rounds=3), expected)
     for finished in (driver, resumed):
         with pytest.raises(
@@ -507,14 +499,12 @@ def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism
         assert finished.state.round_idx == PRIVATE_ROUNDS
     spent = replace(kept, releases=np.array([6.0]))  # of a checkpoint that has spent it all
     with pytest.raises(BudgetError, match="the run stops before it"):
-        private_driver(SplitPool, 1, spent, mechanism).run_round()
+        private_driver(SplitPool, 1, spent).run_round()
 
 
 @pytest.mark.usefixtures("_masks")
-@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 @pytest.mark.parametrize(("cohort_size", "drop_rate"), [(3, 0.0), (9, 0.15)])
 def test_masks_change_no_bit_of_private_rounds(
-    mechanism: str,
     cohort_size: int,
     drop_rate: float,
     monkeypatch: pytest.MonkeyPatch,
@@ -526,7 +516,7 @@ def test_masks_change_no_bit_of_private_rounds(
 
     def found(pool_class: type[SplitPool], num_workers: int, is_secure: bool) -> Driver:
         words = scenario | {"secure_aggregation": is_secure}
-        return private_driver(pool_class, num_workers, None, mechanism, **words)
+        return private_driver(pool_class, num_workers, **words)
 
     plain = found(SplitPool, 1, False)
     expected = private_state_after(plain)
@@ -562,17 +552,6 @@ def test_a_masked_private_round_of_which_all_clients_drop_out_ends_the_run() -> 
     driver = private_driver(SplitPool, 2, drop_rate=0.99, cohort_size=9, secure_aggregation=True)
     with pytest.raises(AggregationError, match=r"^expected at least 7 of 9 clients.*, got 0: "):
         driver.run_round()
-
-
-def test_rounds_in_a_fixed_order_ask_the_next_clients() -> None:
-    driver, asked = private_driver(SplitPool, 1, None, "dp_ftrl"), list[list[int]]()
-    assert isinstance(driver.pool, SplitPool)
-    for _ in range(PRIVATE_ROUNDS):
-        done = len(driver.pool.workers[0].asked)
-        driver.run_round()
-        asked.append(sorted(driver.pool.workers[0].asked[done:]))
-    seed = driver.settings.seed
-    assert asked == [cyclic_cohort(9, 2, seed, round_idx, 2) for round_idx in range(6)]
 
 
 def test_the_record_of_a_private_round_tells_nothing_of_its_cohort() -> None:

@@ -166,8 +166,8 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
         ({"adapt.num_images": 1}, {"adapt.guidance": [None, [1, 2]]}, "at least 2 training images"),
         (
             {"privacy.rounds.epsilon": 8.0, "client.opt_state": "reset"},
-            {"privacy.rounds.noise_multiplier": [None, 0.1]},
-            "expected at most 0 federation.num_rounds",
+            {"privacy.rounds.delta": [None, 0.5]},
+            "expected privacy.rounds.delta below 1/6",
         ),
         (
             {
