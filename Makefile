@@ -15,10 +15,10 @@ OTHER_PYTHON ?= python3.13
 OTHER := build/$(notdir $(OTHER_PYTHON))
 LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/secure_sum \
 	core/federated/test_exact_sum.py $(addprefix run/, \
-	config/test_equivalence.py config/test_load.py config/test_plugins.py config/test_stored_fingerprints.py \
+	config/test_meaning.py config/test_load.py config/test_plugins.py config/test_rules.py \
 	cli/test_completion.py cli/test_settings_page.py results/test_params.py \
 	files/test_masking.py files/test_json_files.py))
-LIGHT_NEEDS := argcomplete cryptography hypothesis numpy pillow pytest pytest-timeout pyyaml safetensors
+LIGHT_NEEDS := argcomplete cryptography hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors
 
 PEERS := build/peers
 # Two thirds of an installation is compiling modules that nothing here imports: Python compiles the

@@ -79,14 +79,8 @@ RUNS: dict[str, tuple[str, ...]] = {  # name: what is set on top of BASE
     "adapt-init-mean": ("adapt.init=mean",),
     "server-fedavgm-ema": ("server.optimizer=fedavgm", "server.ema=0.8"),
     "server-fedadam-ema": ("server.optimizer=fedadam", "server.lr=0.001", "server.ema=0.8"),
-    "server-median": ("server.aggregation=median",),
-    "dropped-stragglers": ("federation.drop_rate=0.4", "federation.straggler_rate=0.5"),
-    "dropped-stragglers-ray": (
-        "federation.drop_rate=0.4",
-        "federation.straggler_rate=0.5",
-        "resources.pool=ray",
-        "resources.num_actors=2",
-    ),
+    "dropped": ("federation.drop_rate=0.4",),
+    "dropped-ray": ("federation.drop_rate=0.4", "resources.pool=ray", "resources.num_actors=2"),
     "local_epochs": ("federation.local_epochs=1", "partition=iid"),
     "eps-linear-ddim": (
         "diffusion.prediction=eps",
@@ -105,7 +99,7 @@ SAME = {  # runs whose numbers must be those of another
     "killed-resumed": "spire",
     "ray-1-actor": "spire",
     "ray-2-actors": "spire",
-    "dropped-stragglers-ray": "dropped-stragglers",
+    "dropped-ray": "dropped",
 }
 
 

@@ -131,13 +131,6 @@ MUTATIONS = (
         f"{CORE}/secure_sum/test_protocol.py",
     ),
     _mutation(
-        "a client that was left out keeps the round",
-        "pipeline/federation/gathering.py",
-        '            self.pool.run_all("undo_round", dropped, round_.plan.round_idx)\n',
-        "            pass\n",
-        f"{RUN}/federation/test_faults.py",
-    ),
-    _mutation(
         "who is lost together has no try alone",
         "pipeline/federation/pool.py",
         "result.num_lost > 1",

@@ -40,7 +40,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
 
     scales = value("adapt.guidance")
     own_guidance = "" if scales == "-" else f", of new clients their own, out of {scales}"
-    keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
+    keys = ("tau", "local_epochs", "drop_rate")
     lengths = {key: value(f"federation.{key}") for key in keys}
     length = [f"{key} {value}" for key, value in lengths.items() if value not in ("-", "0.0")]
     pixels = value("data.image_size")

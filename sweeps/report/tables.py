@@ -82,7 +82,6 @@ PRIVACY: tuple[Metric, ...] = (
     ("in the span, others", "privacy/emb_span_others"),
     ("attack AUC", "privacy/mia_auc"),
     ("TPR at 1 % FPR", "privacy/mia_tpr"),
-    ("epsilon at least", "privacy/eps_lower"),
 )
 OF_EVERY_SETTING = {
     *("KID, last round", "KID, best round", "KID, fine-tuned"),

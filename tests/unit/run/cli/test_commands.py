@@ -516,7 +516,7 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
     driver: Any = None
     progress.begin_rounds(range(45))
     for i in range(45):
-        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), driver)
+        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("round 45/45  loss 0.5000  0.30 s/round  00:00 left")
@@ -531,7 +531,7 @@ def test_the_time_left_is_that_of_a_resumed_run(monkeypatch: pytest.MonkeyPatch)
     driver: Any = None
     progress.plan(["fine-tuning 4 pre-training clients", "adapting 3 new clients"])
     progress.begin_rounds(range(160, 200))
-    progress.after_round(RoundStats(179, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), driver)
+    progress.after_round(RoundStats(179, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
     said = "03:20 left, then fine-tuning 4 pre-training clients, then adapting 3 new clients\n"
     assert stream.getvalue().endswith(said)
 
@@ -546,7 +546,7 @@ def test_progress_in_a_terminal_is_one_bar() -> None:
     driver: Any = None
     progress.begin_rounds(range(5))
     for i in range(5):
-        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0), driver)
+        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
     progress.close()
     assert stream.getvalue().count("\n") == 1
     assert "5/5" in stream.getvalue()

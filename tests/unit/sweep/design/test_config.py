@@ -395,8 +395,6 @@ def test_a_sweeps_question_is_the_comment_at_its_head(
     assert sweep.key == replace(sweep, question="").key  # other words make no other sweep
 
 
-
-
 def test_a_group_without_anything_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("preset: smoke\nsettings:\naxes:\n")
@@ -466,15 +464,11 @@ def test_a_word_replaces_one_setting_of_a_group_and_no_other(
     assert flattened(load_sweep(str(path), [word]).settings) == laid_over
 
 
-
-
 def sentence(error: pytest.ExceptionInfo[ConfigError]) -> str:
     text = str(error.value)
     assert text.startswith("expected ")
     assert len(text) < 600
     return text
-
-
 
 
 @pytest.mark.parametrize("key", sorted({*BY_PATH} - {"eval.extractor_weights"}))  # a hash tells
@@ -565,8 +559,6 @@ def test_a_named_data_set_has_no_path_to_be_told(monkeypatch: pytest.MonkeyPatch
     assert located.axes["data.captions"] == ["y"]
 
 
-
-
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -634,8 +626,6 @@ def test_a_range_has_two_ends_in_order(axis: dict[str, Any]) -> None:
         sweep_of(axes={"client.lr": axis}, search="random", num_trials=2)
 
 
-
-
 def test_asha_needs_rounds_and_a_metric_of_rounds() -> None:
     with pytest.raises(ConfigError, match="while rounds run"):
         sweep_of(scheduler="asha")
@@ -656,12 +646,6 @@ def test_asha_needs_scores_before_the_last_round(every: int) -> None:
     assert len(planned(19)) == 1
     with pytest.raises(ConfigError, match=f"below federation.num_rounds=20 for .*, got {every}: "):
         planned(every)
-
-
-
-
-
-
 
 
 @pytest.mark.parametrize("style", ["none", "tint"])

@@ -66,5 +66,3 @@ def test_guided_prompts_need_a_null_text_in_every_trial() -> None:
 
 def test_our_sweep_over_fonts_guides_prompts_by_a_null_text() -> None:
     check_effects(points_of("fonts"))
-
-
