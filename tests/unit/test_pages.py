@@ -112,20 +112,6 @@ def test_a_name_is_looked_up_in_its_file(tmp_path: Path) -> None:
     assert [defines(file, name) for name in names] == [True] * 4 + [False] * 2
 
 
-def test_the_page_on_security_names_tests_that_exist() -> None:
-    page = text_of(ROOT / "docs" / "security.md")
-    files = dict(re.findall(r"`(\w+)` is\s`([\w/]+\.py)`", page))
-    named = re.findall(r"`([\w/.]+)::(\w+)`", page)
-    assert len(files) == 3
-    assert len(named) >= 20
-    absent = [
-        f"{file}::{test}"
-        for file, test in named
-        if not defines(ROOT / "tests" / files.get(file, file), test)
-    ]
-    assert absent == []
-
-
 def test_committed_reports_name_no_folder_of_the_machine_that_made_them() -> None:
     """Their rows were read from a path in the checkout, as `docs/results/fonts/rows.csv`."""
     reports = [*ROOT.glob("docs/results/*/report.html"), *ROOT.glob("docs/results/*/tables/*.csv")]

@@ -226,6 +226,17 @@ def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     assert not beside._thread.is_alive()
 
 
+def test_another_store_begins_at_the_first_entry(tmp_path: Path) -> None:
+    outbox, fake, other = Outbox(tmp_path), Fake(), Fake()
+    outbox.append_points([(step, {"a": 0.0}) for step in range(3)])
+    assert relay_all(tmp_path, fake) == (3, None)
+    outbox.append_points([(3, {"a": 0.0})])
+    other.address = "other"
+    assert num_waiting(tmp_path) == 1
+    assert relay_all(tmp_path, other) == (4, None)
+    assert (fake.steps, other.steps) == ([0, 1, 2], [0, 1, 2, 3])
+
+
 def test_what_will_never_be_taken_is_put_aside_and_the_rest_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

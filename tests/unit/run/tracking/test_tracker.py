@@ -324,6 +324,22 @@ def test_a_run_that_the_store_has_lost_is_not_resumed(store: TrackingConfig) -> 
         Tracker.resume(store, folder)
 
 
+def test_a_run_of_a_root_that_was_moved_goes_on(
+    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "old").mkdir()
+    shutil.copy(new_database, tmp_path / "old")
+    with Tracker.start(TrackingConfig(root=str(tmp_path / "old")), "moved", {}) as tracker:
+        tracker.log_metrics({"a": 1.0}, 0)
+    (tmp_path / "old").rename(tmp_path / "new")
+    config = TrackingConfig(root=str(tmp_path / "new"))
+    with Tracker.resume(config, tmp_path / "new" / "runs" / tracker.run_id) as resumed:
+        resumed.log_metrics({"a": 2.0}, 1)
+    history = client_of(config).get_metric_history(tracker.run_id, "a")
+    assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 2.0)]
+
+
 def test_nothing_of_mlflows_process_state_changes(store: TrackingConfig) -> None:
     import mlflow
 
