@@ -58,21 +58,24 @@ def run(
 
 
 def resume(
-    name: str | Path = "last", settings: Settings | None = None, *, is_quiet: bool = False
+    name: str | Path = "last",
+    settings: Settings | None = None,
+    *,
+    is_anew: bool = False,
+    is_quiet: bool = False,
 ) -> "Result":
-    """Go on with an interrupted run of this root, and return its result, as `spire resume` does.
+    """Go on with an interrupted run, and return its result, as `spire resume` does.
 
-    `name`: an id, a name or a folder. `settings`: of tracking and resources, `data.root` and
-    `federation.client_timeout_s`. RunError for a run that has finished.
+    `name`: an id, a name or a folder. `settings`: of tracking and resources, `data.root`,
+    `eval.extractor_weights` and `federation.client_timeout_s`. `is_anew`: as `--anew`. RunError for
+    a run that has finished.
     """
     from pipeline.cli.command import say
     from pipeline.cli.run import CHANGEABLE, end_finished
     from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
-    from pipeline.config.tracking import tracking_root
     from pipeline.experiment.launch import ready_for
     from pipeline.runs.folder import load_result
-    from pipeline.runs.ownership import check_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_resumed
     from spire_core.errors import RunError
@@ -80,7 +83,6 @@ def resume(
     words = _words(settings, CHANGEABLE)
     given = load_config(None, words).tracking
     run_dir = find_run(word_of(name, RUN_NAME), given)
-    check_links(run_dir, tracking_root(given))
     if (result := load_result(run_dir)) is not None:
         end_finished(run_dir, given)
         run_id = result["run_id"]
@@ -92,7 +94,7 @@ def resume(
         from pipeline.experiment.run import resume_experiment
 
         with _watcher(is_quiet) as watcher:
-            return resume_experiment(run_dir, config, watcher, preset=preset)
+            return resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
 
 
 def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedRun":

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from pipeline.audit.outcome import Audit
 
 NUM_ROUNDS = 4
-PLACES = ("tracking.", "data.root=", "data.path=", "eval.extractor_weights=")
-PLACES += ("model.backbone=", "model.text_encoder=")
+PLACES = ("tracking.", "data.root=", "eval.extractor_weights=")
 WHAT_IF = ("client.opt_state=", "client.private_moments=", "client.compression=")
 WHAT_IF += ("client.emb_dropout=", "federation.cohort_size=", "federation.tau=")
 WHAT_IF += ("federation.secure_aggregation=",)
@@ -24,7 +23,6 @@ def audit(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config, overridden
     from pipeline.config.meaning import say_without_effect, without_effect
     from pipeline.runs.folder import load_result, run_lock
-    from pipeline.runs.links import refuse_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
     from spire_core.errors import RunError
@@ -34,7 +32,6 @@ def audit(args: argparse.Namespace) -> Answer:
     changes = [word for word in words if not word.startswith(PLACES)]
     given = load_config(None, places).tracking
     run_dir = find_run(args.run, given, is_finished=True)
-    refuse_links(run_dir)  # it is going to be written into
     if load_result(run_dir) is None:
         raise RunError(f"expected a finished run, got {args.run}: spire resume {args.run} first")
     began, _ = load_start(run_dir, given, places)
