@@ -41,7 +41,7 @@ def audit(args: argparse.Namespace) -> Answer:
 
     with run_lock(run_dir):
         changed = overridden(began, changes)
-        say_without_effect(without_effect(changed, changes).items())
+        say_without_effect(without_effect(changed, changes))
         outcome = audit_run(run_dir, began, changed, changes, args.rounds, say)
         path = record_audit(run_dir, outcome)
     if began.tracking.enabled and not changes:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.config.rules import fewest_steps
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.hidden import fitting, is_class
@@ -74,8 +75,8 @@ def _check_steps(config: Config, num_images: Sequence[int]) -> None:
     plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs)
     most = plan.num_steps(max(num_images), size)
     require(
-        most >= config.fewest_steps,
-        f"at least {config.fewest_steps} steps of a client in a round with client.prox_mu above 0",
+        most >= fewest_steps(config),
+        f"at least {fewest_steps(config)} steps of a client in a round with client.prox_mu above 0",
         f"{most} of the largest client",
         "the first one has no gradient of it, so raise federation.local_epochs or set "
         "client.prox_mu=0",

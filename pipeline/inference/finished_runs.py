@@ -60,5 +60,5 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     config = overridden(base, overrides)
     faults, typed = without_effect(config, overrides), flattened(read_words(overrides))
     faults |= {key: f"{key} is not of a client that arrives" for key in OF_RUNS if key in typed}
-    say_without_effect(faults.items())
+    say_without_effect(faults)
     return config

@@ -134,7 +134,7 @@ def load_resumed(
                 f"expected no store for run {record['run_id']}, which began with "
                 f"tracking.enabled=false, got {key}: leave it out, or start a new run"
             )
-    say_without_effect(without_effect(config, overrides).items())
+    say_without_effect(without_effect(config, overrides))
     if "tracking.storage" in typed:
         return config, preset
     if config.tracking.storage is not None and given.storage is None:

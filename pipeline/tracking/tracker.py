@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
 from pipeline.runs.layout import RECORD
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
@@ -34,7 +34,6 @@ from spire_core.errors import RunError
 
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
 _log = logging.getLogger(__name__)
-MAX_NAME = 250  # characters of a run that the databases of MLflow have room for
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -122,7 +121,7 @@ class Tracker(RunLog):
             given = origin_tags() | dict(tags)
             own = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
             parent = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
-            place, name = experiment_id(client, config, uri), run_name[:MAX_NAME]
+            place, name = experiment_id(client, config, uri), run_name[:MAX_RUN_NAME]
             info = create_run(client, place, name, own | parent).info
         run_id = info.run_id
         with failed_if_not_begun(client, run_id):
