@@ -2,8 +2,7 @@
 
     python -m benchmarks.results [--write]
 
-On the page a number stands as <!--PAIR:WHAT-->NUMBER<!--/-->; `value` says what WHAT may be. One
-with decimals must have a mark, but in code and in links.
+The page marks numbers as <!--PAIR:WHAT-->NUMBER<!--/-->: all with decimals, but in code and links.
 """
 
 import functools
@@ -41,8 +40,8 @@ def score(pair: str, side: str, measure: str) -> Any:
         return score(pair, side, "heldout_after") / score(pair, side, "heldout_before")
     study, common, *methods = PAIRS[pair]
     method, *settings = f"{methods['ab'.index(side)]} {common}".split()
-    clients = "pretraining" if measure == "kid" else "new"
-    own = rows(study)[lambda all: (all.method == method) & (all.clients == clients)]
+    settings += [f"method={method}", f"clients={'pretraining' if measure == 'kid' else 'new'}"]
+    own = rows(study)
     for key, sign, to in re.findall(r"(\S+?)(!?=)(\S+)", " ".join(settings)):
         own = own[(own[key] == to) == (sign == "=")]
     assert not own.duplicated(["seed", "partition_hash", "client_id"]).any(), (pair, side)
@@ -71,12 +70,12 @@ def value(pair: str, what: str) -> str:
     if what == "better":
         leader = "SPIRE" if effect(pair).mean() > 0 else "full fine-tuning"
         return leader if holm(pair) < 0.05 else "neither"
-    if what == "seeds":
-        return str(len(score(pair, "b", "steps")))
     side, _, measure = what.rpartition(".")
+    if measure == "seeds":
+        return str(len(score(pair, "b", "steps")))
     if side == "minus":
         mean = (score(pair, "a", measure) - score(pair, "b", measure)).mean()
-        return f"{round(mean, 2) + 0.0:+.2f}"  # no -0.00
+        return f"{mean:+.2f}".replace("-0.00", "+0.00")
     if side:
         mean = score(pair, side, measure).mean()
         return f"{mean:,.0f}" if mean >= 1000 else f"{mean:.2f}"
