@@ -258,7 +258,7 @@ MUTATIONS = (
         "pipeline/tracking/relay.py",
         '        kind = batch[0]["kind"] if batch else ""\n',
         '        kind = batch[0]["kind"] if batch else ""\n'
-        "        write_done(self.run_dir, count, self._held)\n",
+        "        write_done(self.run_dir, count, self._held, self.sink.address)\n",
         OUTBOX,
     ),
     # strangers and secrets

@@ -274,7 +274,7 @@ def test_a_dry_run_shows_no_password(spire, verb: str, form: list[str]) -> None:
     said = spire(verb, "--dry-run", "smoke", word, *form)
     assert said.code == 0
     assert "hunter2" not in said.out + said.err
-    assert ("http://***@127.0.0.1:9" in said.out) == (verb == "run" or form == ["--json"])
+    assert ("http://me:***@127.0.0.1:9" in said.out) == (verb == "run" or form == ["--json"])
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep"])
@@ -287,7 +287,7 @@ def test_a_dry_run_says_that_a_server_does_not_answer(spire, verb: str) -> None:
 
 def test_a_mistake_shows_no_password(spire) -> None:
     said = spire("run", "smoke", "seed=http://me:hunter2@127.0.0.1:9")
-    assert_one_sentence(said, "seed", "http://***@127.0.0.1:9")
+    assert_one_sentence(said, "seed", "http://me:***@127.0.0.1:9")
 
 
 def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:
