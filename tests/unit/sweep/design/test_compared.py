@@ -113,7 +113,7 @@ def test_settings_may_be_nested_by_group() -> None:
         ),
         (
             "{method: fedavg_ft, where: {partition.alpha: 0.1}}",
-            "^expected partition=inner_dirichlet, dirichlet or independent in every trial",
+            "^expected partition=inner_dirichlet or dirichlet or independent in every trial",
         ),
         (
             "{method: fedavg_ft, where: {model.backbone: null}}",

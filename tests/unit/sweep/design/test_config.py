@@ -185,7 +185,8 @@ def test_trials_that_wait_for_anothers_pretraining_come_last() -> None:
 
 def test_the_trials_of_a_task_stand_together() -> None:
     worlds = {"partition.alpha": [0.1, 1.0], "adapt.lr": [0.1, 0.2]}
-    sweep = sweep_of(axes=worlds, settings={"method": "spire"}, seeds=(0, 1))
+    settings = {"method": "spire", "partition": "dirichlet"}
+    sweep = sweep_of(axes=worlds, settings=settings, seeds=(0, 1))
     assert labels(sweep) == [
         f"spire alpha={alpha} lr={lr} seed={seed}"
         for alpha in ("0.1", "1")

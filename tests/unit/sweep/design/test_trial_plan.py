@@ -165,7 +165,7 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
         ({}, {"eval.extractor": ["auto", "resnet"]}, "expected an extractor among .* 'resnet'"),
         ({"adapt.num_images": 1}, {"adapt.guidance": [None, [1, 2]]}, "at least 2 training images"),
         (
-            {"privacy.rounds.epsilon": 8.0, "client.opt_state": "reset"},
+            {"privacy.rounds.epsilon": 8.0, "client.opt_state": "reset", "client.engine": "loop"},
             {"privacy.rounds.delta": [None, 0.5]},
             "expected privacy.rounds.delta below 1/6",
         ),
