@@ -36,7 +36,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-PRE_DIET = "a7499c8237019523be7a67a6ef90c844c87e8430"  # the commit that has this table of runs and all settings of before the diet
+# The commit that has this table of runs and all settings of before the diet.
+PRE_DIET = "a7499c8237019523be7a67a6ef90c844c87e8430"
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMAND_S = 600.0  # for one command, however busy the machine is
 KILLED_AFTER = "round 2"  # of 4, as the progress on stderr says it

@@ -418,7 +418,7 @@ def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Pa
         (["adapt", "last", "--data", "nowhere"], ["nowhere", "mnist"]),
         (["adapt", "last", "--data", "mnist", "--classes", "12"], ["12", "--classes"]),
         (["adapt", "last", "--data", "mnist", "model.d_emb=3"], ["model.d_emb=3", "adapt"]),
-        (["adapt", "last", "--data", "mnist", "adapt.epoch=3"], ["did you mean adapt.epochs"]),
+        (["adapt", "last", "--data", "mnist", "adapt.epoch=3"], ["adapt.epoch"]),
         (["adapt", "last", "--data", "mnist", "--epsilon", "0"], ["epsilon in (0, 100]", "0.0"]),
         (["adapt", "last", "--data", "mnist", "--epsilon", "x"], ["a number such as 4", "'x'"]),
         (["adapt", "last", "--data", "mnist", "--epsilon", ""], ["--epsilon", "got ''"]),

@@ -128,7 +128,7 @@ def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"partition\.client_size with independent, got None"):
+    with pytest.raises(ConfigError, match=r"partition\.client_size with partition=independent"):
         PartitionConfig("independent")
     with pytest.raises(DataError, match=r"client_size \(301\) images of each class, got 300"):
         population(config=PartitionConfig("independent", client_size=301))
