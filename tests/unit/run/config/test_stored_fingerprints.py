@@ -48,6 +48,5 @@ def test_a_fingerprint_is_that_of_earlier_runs(words: str) -> None:
         f"the fingerprints of `{words}` are not those of earlier runs, so their sweeps and "
         "checkpoints would not be taken up: undo the change of the settings or, if it is meant, "
         "raise NUMBERS in pipeline/config/equivalence.py if the same settings now mean another "
-        f"result, write it into CHANGELOG.md, store {found(words)} here, and run "
-        "benchmarks/fingerprints.py for the config_fingerprints in benchmarks/results"
+        f"result, write it into CHANGELOG.md, and store {found(words)} here"
     )
