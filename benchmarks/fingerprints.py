@@ -38,7 +38,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 # The commit that has this table of runs, and all of the code from before the diet.
-PRE_DIET = ""
+PRE_DIET = "7b08b7039caa5bdaa0fa2221f6b9ccbe44ebc8ff"
 REPOSITORY = Path(__file__).resolve().parents[1]
 AT_ONCE = 2  # runs, each of which keeps about one core busy
 COMMAND_S = 600.0  # for one command, however busy the machine is
