@@ -4,11 +4,11 @@
     python benchmarks/fingerprints.py --checkout ../before --out /tmp/before.json
     python benchmarks/fingerprints.py --compare /tmp/before.json
 
-Each run is a command in a process of its own with a fresh SPIRE_ROOT, on real MNIST or on images
-and a pre-trained network that the script makes from seeds. Of a run are compared: the state
-(backbone and clients' own parts, after adaptation), the final scores but durations, the pixels of
-the picture that it draws, and the partition. `--compare` names what differs. The exit code is 1 if
-anything does, or if runs that must agree (another pool, more actors, SIGKILL and resume) do not.
+Each run is a command in a process and a SPIRE_ROOT of its own, on real MNIST or on images and a
+pre-trained network that the script makes from seeds. Of a run are compared: the state (backbone and
+clients' own parts, after adaptation), the final scores but durations, the pixels of the picture
+that it draws, and the partition. `--compare` names what differs. The exit code is 1 if anything
+does, or if runs that must agree (another pool, more actors, SIGKILL and resume) do not.
 
 The numbers are those of one kind of machine and one version of torch: on others all may differ, so
 both versions have to run on the same one. `fingerprints.json` has those of one machine.
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-# The commit that has this table of runs and all settings of before the diet.
-PRE_DIET = "a7499c8237019523be7a67a6ef90c844c87e8430"
+# The commit that has this table of runs, and all of the code from before the diet.
+PRE_DIET = "7b08b7039caa5bdaa0fa2221f6b9ccbe44ebc8ff"
 REPOSITORY = Path(__file__).resolve().parents[1]
+AT_ONCE = 2  # runs, each of which keeps about one core busy
 COMMAND_S = 600.0  # for one command, however busy the machine is
 KILLED_AFTER = "round 2"  # of 4, as the progress on stderr says it
 NOT_SCORES = ("time/", "memory/", "duration")
@@ -223,6 +225,16 @@ def numbers(name: str, shell: Shell) -> dict[str, Any]:
     }
 
 
+def numbers_or_failure(name: str, shell: Shell) -> dict[str, Any] | Failed:
+    began = time.monotonic()
+    try:
+        return numbers(name, shell)
+    except Failed as error:
+        return error
+    finally:
+        print(f"{name:26} {time.monotonic() - began:6.1f} s", flush=True)
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -330,21 +342,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     before = json.loads(args.compare.read_text()) if args.compare else None
     checkout, began = args.checkout.resolve(), time.monotonic()
-    runs: dict[str, Any] = {}
-    lines = []
     with tempfile.TemporaryDirectory(prefix="spire-") as folder:
         inputs = Path(folder)
         make_people(inputs / "people")
         make_backbone(inputs / "backbone")
         Shell(checkout, inputs, inputs).told("data fetch mnist")
-        for name in args.only:
-            began_run = time.monotonic()
-            try:
-                with tempfile.TemporaryDirectory(prefix="spire-") as root:
-                    runs[name] = numbers(name, Shell(checkout, inputs, Path(root)))
-            except Failed as error:
-                lines.append(f"{name} failed: {error}")
-            print(f"{name:26} {time.monotonic() - began_run:6.1f} s", flush=True)
+        shells = [Shell(checkout, inputs, inputs / name) for name in args.only]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = dict(
+                zip(args.only, pool.map(numbers_or_failure, args.only, shells), strict=True)
+            )
+    runs = {name: one for name, one in found.items() if not isinstance(one, Failed)}
+    lines = [f"{name} failed: {one}" for name, one in found.items() if isinstance(one, Failed)]
     told = {"commit": revision(checkout), "machine": machine(), "runs": runs}
     if args.out:
         args.out.write_text(json.dumps(told, indent=1) + "\n")
