@@ -187,9 +187,9 @@ def test_other_methods_adapt_the_same_network(
     ("words", "message"),
     [
         (("method=retrofit", "data.image_size=16"), "images of side 8"),
-        (("method=shared_rep",), "a method without method.local_layers"),
+        (("method=shared_rep",), "a method without local layers"),
         (("method=retrofit", "model.dropout=0.1"), "model.dropout=0.0 with model.backbone"),
-        (("method=retrofit", "client.engine=grouped"), "client.engine at its default"),
+        (("method=retrofit", "client.engine=grouped"), "client.engine=auto or loop"),
         (("method=spire", "method.freeze=true"), "a method with an adapter"),
         (("method=lora", "method.share_adapter=false"), "method.freeze=true with"),
         (("method=spire", "method.projection=random"), "method=retrofit with"),
