@@ -22,7 +22,7 @@ from pipeline.runs.layout import RECORD, RESULT
 from spire_core.errors import ConfigError, FormatError, RunError
 
 RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
-RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str, "experiment": str, "tags": dict}
+RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str}
 Kind = Literal["run", "sweep", "theory"]
 _log = logging.getLogger(__name__)
 
