@@ -10,7 +10,7 @@ from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.start import load_start
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
-from spire_core.errors import ConfigError
+from spire_core.errors import SpireError
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
     forget()
     assert _names(needs_of(tmp_path)) == [*MODEL_NEEDS]
     for load in (SavedRun.load, load_start):
-        with pytest.raises(ConfigError) as raised:
+        with pytest.raises(SpireError) as raised:
             load(tmp_path)
         assert f"got {named!r}" in str(raised.value)
 
