@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-_SECRET = re.compile(r"(://[^\s/:@\"']*:)[^\s\"']*(?=@)|(noise_key=)[^\s\"']+")
+_PASSWORD = r"(://[^\s/:@\"']*:)[^\s\"']*(?=@)"
+_KEY = r"(noise_key=)(?:\\?\"[^\"]*\"|'[^']*'|[^\s\"'\\]+)"  # in quotes, or in those of JSON
+_SECRET = re.compile(f"{_PASSWORD}|{_KEY}")
 
 
 def error_line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from pipeline.files.masking import mask, masked
         ("mysql+pymysql://u:s3cret%40@h/db", "mysql+pymysql://u:***@h/db"),
         ("pg://u:p@h/d and http://:t@h", "pg://u:***@h/d and http://:***@h"),
         ("got 'privacy.noise_key=s3cret'", "got 'privacy.noise_key=***'"),
+        ('privacy.noise_key="a s3cret" seed=1', "privacy.noise_key=*** seed=1"),
     ],
 )
 def test_a_password_is_masked(text: str, shown: str) -> None:
