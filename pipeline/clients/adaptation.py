@@ -79,7 +79,7 @@ class ClientAdapter:
         own = self.start_state(client_id, settings.init, mean_emb)
         fit_began = time.monotonic()
         if protection is None:
-            objective = context.objective(batch_size=settings.largest_step)
+            objective = context.objective()
             more = (inputs, own, settings, objective, observer)
             adapted = adapt_client(context.model, start, *more)
         else:
@@ -214,9 +214,9 @@ class ClientAdapter:
         """
         context, evaluator = self.context, self.evaluator
         start = context.on_device(weights)
-        alone = {"early_stopping": False, "guidance": None, "init": "zero"}
+        alone = {"early_stopping": False, "guidance": None}
         epochs = replace(settings, epochs=settings.tune_epochs, **alone)
-        objective = context.objective(batch_size=settings.largest_step)
+        objective = context.objective()
         more = (client.for_training(context.config.seed), state, epochs, objective)
         tuned = adapt_client(context.model, start, *more, observe_nothing).state
         emb = load_client(context.model, start, tuned)

@@ -33,7 +33,7 @@ def _plain(c: "Config") -> Iterator[Rule]:
     yield record.is_federated or num_new > 0, f"federation.num_new_clients of at least 1 with method={record.name}", num_new, "nobody would train"
     yield c.mean_part is None or federation.num_clients >= 2, "federation.num_clients of at least 2 with adapt.init=mean or adapt.local_init=mean", federation.num_clients, "the mean would be that client's part, which never leaves it"
     yield not c.method.alternates or federation.tau != 1, "federation.tau of at least 2 with method.phases=alternate", federation.tau, "local layers take the first half of a client's steps, and shared ones need one"
-    yield federation.tau is None or federation.tau >= _fewest_steps(c), f"federation.tau of at least {_fewest_steps(c)} with client.prox_mu above 0", federation.tau, "shared weights start where the proximal term has no gradient"
+    yield federation.tau is None or federation.tau >= fewest_steps(c), f"federation.tau of at least {fewest_steps(c)} with client.prox_mu above 0", federation.tau, "shared weights start where the proximal term has no gradient"
     yield c.adapt.guidance is None or c.has_backbone, "a method with pre-training with adapt.guidance", record.name, "guidance leads away from what was drawn before adaptation, so set it to null"
     yield c.adapt.guidance is None or c.eval.extractor != "none", "an eval.extractor with adapt.guidance", "none", "drawings are compared in its features, so set adapt.guidance=null"
     yield is_given or not record.is_frozen, f"model.backbone=FOLDER with method={record.name}" + " and method.freeze=true" * c.method.freeze, "null", "a network of random numbers is not worth freezing"
@@ -89,7 +89,7 @@ def _of_secure_sums(c: "Config") -> Iterator[Rule]:
 # fmt: on
 
 
-def _fewest_steps(c: "Config") -> int:
+def fewest_steps(c: "Config") -> int:
     """Return the local steps of a round below which a proximal term has no gradient in any."""
     if not (c.method.record.is_federated and c.client.prox_mu > 0):
         return 1

@@ -18,6 +18,7 @@ from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import forgetting_curve
 from pipeline.evaluation.scores import RealData, Scoring, cross_client_kid
 from pipeline.experiment.population_scores import population_scores
+from pipeline.federation.collecting import collect
 from pipeline.federation.messages import (
     AdaptReport,
     ControlScores,
@@ -26,12 +27,11 @@ from pipeline.federation.messages import (
     GeneratedSamples,
 )
 from pipeline.federation.pool import ClientPool, in_groups
-from pipeline.federation.collecting import collect
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
-from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.federated.sums import HiddenSum, vector_form
+from spire_core.methods import CLIENT_EMB, LOCAL
 
 ADDED_AT_ONCE = 16  # clients whose own parts a worker adds in one call
 Scores = TypeVar("Scores", AdaptReport, ControlScores)
@@ -72,7 +72,7 @@ def _image_controls(
         config.method.record.is_personal,
         config.eval.num_images,
         config.seed,
-        config.set_aside,
+        config.sets_aside,
     )
     plans = [(rule.plan(client_id),) for client_id in setting.new_ids]
     handle, ids = pool.share(weights), setting.new_ids

@@ -1,8 +1,8 @@
 """The expected time of a run on this machine's CPUs, from a few seconds of measurements.
 
 One optimizer step and one network evaluation are timed for every kind of network; the rest is
-counting images. GPUs, `client.compile`, waiting, other users of the machine and a pre-trained
-model's autoencoder are not foreseen.
+counting images. GPUs, waiting, other users of the machine and a pre-trained model's autoencoder are
+not foreseen.
 """
 
 import time
@@ -146,8 +146,7 @@ def kind_of(config: Config) -> Config:
         data=config.data,
         partition=PartitionConfig(style=config.partition.style),
         model=config.model,
-        # Alternate phases need two steps, and a long share of all rounds more rounds.
-        method=replace(config.method, phases="joint", share_until=0.0),
+        method=replace(config.method, phases="joint"),  # alternate ones need two steps
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             precision=config.client.precision,

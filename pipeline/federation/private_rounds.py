@@ -49,7 +49,9 @@ class PrivateRounds:
 
         Bytes are those of a cohort of the expected size.
         """
-        up_bytes, down_bytes = (self.guarantee.cohort_size * n for n in (num_bytes, broadcast_bytes))
+        up_bytes, down_bytes = (
+            self.guarantee.cohort_size * n for n in (num_bytes, broadcast_bytes)
+        )
         hidden = {"loss": None, "num_steps": 0, "num_dropped": 0}
         return replace(stats, up_bytes=up_bytes, down_bytes=down_bytes, **hidden)
 

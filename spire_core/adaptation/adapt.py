@@ -23,6 +23,8 @@ from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, fit, seeded_dropout, trained_leaves
 from spire_core.training.heldout import heldout_losses
 
+PATIENCE = 5  # epochs without a better one, after which early stopping ends a fit
+
 
 @dataclass(frozen=True)
 class AdaptPoint:
@@ -95,7 +97,7 @@ class AdaptationCurve:
         if val_loss is None or self.best_loss is None or val_loss < self.best_loss:
             self.best, self.best_epoch = _adapted_parts(self.model, self.client_emb), epoch
             self.best_loss = val_loss
-        stops = epoch == config.epochs or epoch - self.best_epoch >= config.patience
+        stops = epoch == config.epochs or epoch - self.best_epoch >= PATIENCE
         is_observed = stops or epoch % config.eval_every == 0
         observed = self.observe(epoch, self.model, self.client_emb) if is_observed else None
         self.points.append(AdaptPoint(epoch, train_loss, val_loss, observed))

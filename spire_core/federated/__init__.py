@@ -1,6 +1,6 @@
 """A round of federated training: the client's side, the messages and the server's side.
 
-participation       the cohort of a round, its drop-outs and stragglers
+participation       the cohort of a round, its drop-outs
 messages            the records that travel: plan, broadcast, update
 private_state       the part of a model that stays with its client
 client              a client's round, from the broadcast to its update

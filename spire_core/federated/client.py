@@ -1,8 +1,8 @@
 """One client's round: from the broadcast and its private state to its update and new state.
 
 Everything here is a function of its arguments. A `PrivateState` holds the private numbers: the
-embedding, local layers, their Adam moments and, if the client keeps them, the backbone's. A
-`ClientUpdate` holds the numbers that are sent back.
+embedding, local layers and their Adam moments. A `ClientUpdate` holds the numbers that are sent
+back.
 
 P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
@@ -131,7 +131,7 @@ def start_client(
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
-    num_steps = plan.num_steps(client.client_id, len(client.images), config.batch_size)
+    num_steps = plan.num_steps(len(client.images), config.batch_size)
     order = client.generator("batch", plan.round_idx)
     batches = client_batches(client, config.batch_size, num_steps, order)
     return ClientRun(
@@ -150,7 +150,7 @@ def finish_client(
     run: ClientRun, config: ClientConfig, plan: RoundPlan
 ) -> tuple[ClientUpdate, PrivateState]:
     """Return the update and the new private state of a client that has taken all its steps."""
-    return _update(run, config, plan), _private(run, config, plan)
+    return _update(run, config, plan), _private(run, plan)
 
 
 def _shared(layout: Layout, plan: RoundPlan) -> slice:
@@ -188,12 +188,11 @@ def _sent_moments(
     )
 
 
-def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:
+def _private(run: ClientRun, plan: RoundPlan) -> PrivateState:
     model, parts = run.model, dict[str, Tensor]()
     if run.client_emb is not None:
         parts[CLIENT_EMB] = run.client_emb.detach().cpu()
     if model.method.record.has_local_layers and not plan.shares_local:
         parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
-    with_moments = {*parts, *(NETWORK_PARTS if config.opt_state == "keep" else ())}
-    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in with_moments}
+    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in parts}
     return PrivateState(parts, moments)

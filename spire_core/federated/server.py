@@ -9,8 +9,8 @@ import numpy as np
 
 from spire_core.config.server import ServerConfig
 from spire_core.errors import DivergenceError
-from spire_core.federated.sums import MeanUpdate
 from spire_core.federated.messages import AdamMoments, Broadcast
+from spire_core.federated.sums import MeanUpdate
 
 BETA2, ADAPTIVITY = 0.99, 1e-3  # of FedAdam; the second is called tau by Reddi et al. 2021
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.diffusion.process import Diffusion, sample_timesteps
-from spire_core.errors import ConfigError, first_line
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
@@ -54,15 +53,11 @@ class StepNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, and the terms that a round adds to it.
-
-    `compiled_batch`: the one batch size of the compiled network; None if it is not compiled.
-    """
+    """The denoising objective, and the terms that a round adds to it."""
 
     diffusion: Diffusion
     emb_dropout: float = 0.0
     precision: str = "float32"
-    compiled_batch: int | None = None
     text_dropout: float = 0.0
     terms: tuple[ProximalTerm | Penalty, ...] = ()
 
@@ -148,26 +143,6 @@ def trained_leaves(
     return leaves
 
 
-def filled(rows: Tensor, num_rows: int) -> Tensor:
-    """Return rows (n, ...) padded with zeros to `num_rows` rows."""
-    return torch.cat([rows, rows.new_zeros(num_rows - len(rows), *rows.shape[1:])])
-
-
-@contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """Raise ConfigError if torch's compiler fails, in the forward or in the backward pass."""
-    from torch._dynamo.exc import TorchDynamoException  # lazy: imports torch's compiler, 1.5 s
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        raise ConfigError(
-            f"expected a network that torch.compile can compile, got "
-            f"{first_line(error)!r}: install a C++ compiler and Python's headers, or "
-            "leave client.compile=false"
-        ) from error
-
-
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -180,14 +155,9 @@ def training_step(
 
     `tokens` (B, L) are its captions.
     """
-    net, size, errors = model.net, len(x0), contextlib.nullcontext()
     noise = objective.draw_noise(x0.shape, client_emb, generator, tokens)
-    if objective.compiled_batch is not None:  # torch would compile the network anew for each shape
-        x0, *draws = (filled(rows, objective.compiled_batch) for rows in (x0, *noise))
-        net, noise, errors = model.compiled, StepNoise(*draws), compiling()
-    with errors:
-        loss = objective.losses(net, client_emb, x0, noise)[:size].mean()
-        loss.backward()
+    loss = objective.losses(model.net, client_emb, x0, noise).mean()
+    loss.backward()
     return loss.detach()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from pipeline.runs.mask_key import mask_key
 
 from pipeline.config.load import load_config
 from pipeline.experiment.pools import open_pool
@@ -19,7 +20,6 @@ from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup, prepare
-from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import keep_noise_key
 from spire_core.federated import accumulation
 from spire_core.federated.server import ServerState
@@ -125,7 +125,12 @@ def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_
 
     The actors sum under masks, which change nothing.
     """
-    words = ["privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset"]
+    words = [
+        "privacy.rounds.epsilon=8",
+        "privacy.noise_key=k",
+        "client.opt_state=reset",
+        "client.engine=loop",
+    ]
     local = setting_for(mnist_root, tmp_path, "resources.pool=local", *words)
     expected = state_after(local, tmp_path / "local-private")
     assert expected.releases is not None

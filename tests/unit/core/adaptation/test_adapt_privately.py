@@ -42,7 +42,7 @@ from spire_core.training.fit import TrainingObjective, to_float
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SIZES = {7: 12, 3: 5, 12: 9}  # images of each new client
 LOUD = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3)
-SAMPLING = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3, batch_size=6, noise_multiplier=5.0)
+SAMPLING = PrivateAdaptConfig(epsilon=0.3, steps=4, draws=3, batch_size=6)
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def plain_descent(own: ClientContext) -> Tensor:
     model.load(weights)
     train_only(model.net, model.layout, ())
     emb = nn.Parameter(start().parts["client_emb"].to(torch.get_default_dtype()).clone())
-    optimizer = Adam({"e": emb}, {"e": 0.02}, {}, (0.9, 0.999))
+    optimizer = Adam({"e": emb}, {"e": 0.02}, {})
     average = emb.detach().clone()
     for step in range(1, LOUD.steps + 1):
         [(images, t, eps, none)] = pieces(own, LOUD.draws, 99, step, objective())

@@ -89,7 +89,7 @@ def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float
     "settings",
     [
         {},
-        {"early_stopping": True, "lr": 0.5, "patience": 1},
+        {"early_stopping": True, "lr": 3.0, "epochs": 8},
         {"draws": None, "schedule": "cosine", "average": 0.5},
         {"draws": 2, "average": 0.6, "early_stopping": True, "lr": 0.1},
     ],
@@ -117,7 +117,7 @@ def test_captions_are_shown_together_as_one_by_one() -> None:
 @pytest.mark.usefixtures("float64")
 def test_who_has_stopped_leaves_the_others_alone() -> None:
     """The clients stop after different numbers of epochs."""
-    settings = {"epochs": 12, "early_stopping": True, "lr": 0.3, "patience": 2}
+    settings = {"epochs": 12, "early_stopping": True, "lr": 0.3}
     found, _ = fit_all(True, **settings)
     assert len({len(one.curve) for one in found}) > 1
     assert_close(found, fit_all(False, **settings)[0], 1e-9)

@@ -172,7 +172,7 @@ def test_equal_generators_give_equal_timesteps():
     ],
 )
 def test_a_bad_setting_is_named_with_what_was_got(key, value):
-    with pytest.raises(ConfigError, match=rf"expected diffusion\.{key} .*{value}.*: "):
+    with pytest.raises(ConfigError, match=rf"^expected .*{key}.*{value}.*: "):
         dataclasses.replace(DiffusionConfig(), **{key: value})
 
 
@@ -188,5 +188,5 @@ def test_the_longest_linear_schedule_ends_in_a_normal_number() -> None:
     betas = torch.linspace(1e-4, 0.02, MAX_LINEAR_TIMESTEPS + 1)
     assert torch.cumprod(1.0 - betas, dim=0)[-1] <= smallest
     for refuse in (make_schedule, DiffusionConfig):
-        with pytest.raises(ConfigError, match="choose at most 8632, or cosine"):
+        with pytest.raises(ConfigError, match="at most 8632 "):
             refuse("linear", MAX_LINEAR_TIMESTEPS + 1)

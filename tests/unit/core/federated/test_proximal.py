@@ -203,7 +203,6 @@ def test_what_stays_with_a_client_is_not_held(method: MethodConfig, part: str, e
         "client.compression=top_k",
         "client.precision=bf16",
         "client.opt_state=reset",
-        "client.opt_state=keep",
     ],
 )
 def test_it_goes_with_the_other_settings(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from spire_core.config.server import ServerConfig
-from spire_core.federated.sums import average
 from spire_core.federated.messages import AdamMoments, ClientUpdate
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState, aggregate
+from spire_core.federated.sums import average
 
 
 def after_round(

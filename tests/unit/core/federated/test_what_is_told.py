@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pipeline.federation.receiving import UpdateReceiver
+from spire_core.federated.accumulation import Part
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.federation import FederationConfig
@@ -13,12 +15,10 @@ from pipeline.config.load import load_config
 from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
-from pipeline.federation.receiving import UpdateReceiver
 from pipeline.federation.rounds import RoundSettings
 from spire_core.config.client import ClientConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.server import ServerConfig
-from spire_core.federated.accumulation import Part
 from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
@@ -46,7 +46,7 @@ class ListeningWorker:
 def test_every_round_tells_its_rate_and_what_is_shared() -> None:
     federation = FederationConfig(num_clients=2, cohort_size=2, num_rounds=8, tau=1)
     client = ClientConfig(engine="loop", opt_state="reset", warmup_rounds=2)
-    method = MethodConfig("shared_rep", share_until=0.5)
+    method = MethodConfig("shared_rep")
     rounds = RoundSettings(federation, client, ServerConfig(ema=0.0), method, 0, [10, 20], 6)
     worker: Any = ListeningWorker(rounds)
     start = ServerState.initial(np.zeros(6, np.float32))

@@ -94,9 +94,7 @@ def test_what_cannot_be_said_is_one_sentence(caption: str, expected: str) -> Non
     assert len(str(error.value)) < 250
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("Q",), ("a b",), ("",), ("q", "q"), ("\x1b",), ("\xfc", "u\u0308")]
-)
+@pytest.mark.parametrize("words", [(), ("Q",), ("a b",), ("",), ("q", "q")])
 def test_vocabularies_that_cannot_work_are_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"model\.words"):
         ModelConfig(text="words", words=words)

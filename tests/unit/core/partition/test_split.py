@@ -213,18 +213,21 @@ def test_a_class_mixture_by_hand() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "idd"}, "iid, dirichlet.* got 'idd': did you mean iid"),
-        ({"alpha": 0.0}, "alpha above 0"),
-        ({"alpha": float("nan")}, "alpha above 0"),
-        ({"classes_per_client": 0}, "classes_per_client of at least 1, got 0"),
-        ({"min_size": 1}, "min_size of at least 2"),
-        ({"test_fraction": 1.0}, r"test_fraction in \(0, 1\), got 1\.0"),
+        ({"name": "idd"}, "partition.name .*'idd': did you mean iid"),
+        ({"alpha": 0.0}, "partition.alpha"),
+        ({"alpha": float("nan")}, "partition.alpha"),
+        ({"classes_per_client": 0}, "partition.classes_per_client .*got 0"),
+        ({"min_size": 1}, "partition.min_size"),
+        ({"test_fraction": 1.0}, r"partition.test_fraction .*got 1\.0"),
         ({"client_size": 19}, "at least partition.min_size"),
-        ({"name": "dirichlet", "client_size": 50}, "no partition.client_size with dirichlet"),
-        ({"num_train_classes": 0}, "num_train_classes of at least 1, got 0"),
+        (
+            {"name": "dirichlet", "client_size": 50},
+            "no partition.client_size with partition=dirichlet",
+        ),
+        ({"num_train_classes": 0}, "partition.num_train_classes .*got 0"),
         (
             {"name": "independent", "client_size": 50, "num_train_classes": 3},
-            "no partition.num_train_classes with independent",
+            "no partition.num_train_classes with partition=independent",
         ),
     ],
 )

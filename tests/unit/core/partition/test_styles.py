@@ -62,5 +62,5 @@ def test_a_tint_is_one_full_hue() -> None:
 
 
 def test_clients_that_share_images_have_no_style() -> None:
-    with pytest.raises(ConfigError, match=r"no partition\.style with independent"):
+    with pytest.raises(ConfigError, match=r"no partition\.style with partition=independent"):
         PartitionConfig("independent", client_size=64, style="rotation")

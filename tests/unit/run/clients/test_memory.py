@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spire_core.federated.accumulation import SUM_BYTES
+from spire_core.secure_sum.keys import ClientSecrets
+from spire_core.secure_sum.protocol import SumPlan, sealed_shares
 
 from pipeline.clients import memory
 from pipeline.clients.memory import (
@@ -30,10 +33,7 @@ from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
 from spire_core.errors import ClusterError
 from spire_core.federated import client
-from spire_core.federated.accumulation import SUM_BYTES
 from spire_core.methods import BODY, LOCAL
-from spire_core.secure_sum.keys import ClientSecrets
-from spire_core.secure_sum.protocol import SumPlan, sealed_shares
 from spire_core.training.adam import Adam
 
 MIB, GIB = 2**20, 2**30
@@ -113,7 +113,9 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
     assert secure.server_bytes == one.server_bytes + 40 * 40 * SHARE_BYTES
     secure = memory_of(4000, "federation.secure_aggregation=true")
     assert secure.server_bytes == one.server_bytes + 4000 * 65 * SHARE_BYTES
-    private = memory_of(40, "privacy.rounds.epsilon=8", "client.opt_state=reset")
+    private = memory_of(
+        40, "privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"
+    )
     assert private.actor_bytes == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
 
 
@@ -208,10 +210,10 @@ def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
     )
     phases: list[set[str]] = []
 
-    def seen(leaves: Any, rates: Any, moments: Any, *settings: Any) -> Adam:
+    def seen(leaves: Any, rates: Any, moments: Any) -> Adam:
         phases.append({*leaves})
         assert {LOCAL, BODY} <= moments.keys()
-        return Adam(leaves, rates, moments, *settings)
+        return Adam(leaves, rates, moments)
 
     monkeypatch.setattr(client, "Adam", seen)
     ClientWorker(setup, setting.images).rehearse()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import kstest
+from spire_core.federated.accumulation import IntegerPart
 
 from pipeline.clients.round_worker import RoundWorker
 from pipeline.config.load import load_config
@@ -11,12 +12,16 @@ from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import prepare
 from pipeline.runs.noise_key import keep_noise_key
-from spire_core.federated.accumulation import IntegerPart
 from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import NOISE, ClippedFormat
 from spire_core.privacy.noise import GRID, SecretNoise, key_of
 
-WORDS = ("privacy.rounds.epsilon=8", "client.opt_state=reset", "privacy.noise_key=k")
+WORDS = (
+    "privacy.rounds.epsilon=8",
+    "client.opt_state=reset",
+    "client.engine=loop",
+    "privacy.noise_key=k",
+)
 WORDS += ("eval.extractor=none",)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import ray
+from pipeline.federation.work import Work
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from pipeline.clients.memory import NO_ROUNDS, Footprint, Place
 from pipeline.cluster import actor_pool, losses
 from pipeline.cluster.actor_pool import RayClientPool
-from pipeline.federation.work import Work
 from spire_core.errors import ClusterError
 
 MIB = 2**20

@@ -66,7 +66,7 @@ def test_config_checks_combinations_and_ranges() -> None:
         DataConfig(name="folder", path="x")
     with pytest.raises(ConfigError, match="path=None"):
         DataConfig(name="folder", image_size=16)
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"in \[1, .*, got 0"):
         DataConfig(image_size=0)
 
 
@@ -459,9 +459,9 @@ def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
         save_image(tmp_path / "test" / "a" / f"{i}.png", image)
     expected = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
     np.testing.assert_array_equal(folder(tmp_path, "train", 8, 1).images[:, 0], expected)
-    with pytest.raises(ConfigError, match=r"data.channels as auto or 1 or 3 .*, got 2"):
+    with pytest.raises(ConfigError, match="a folder takes 1 and 3"):
         folder(tmp_path, "train", 8, 2)
-    with pytest.raises(ConfigError, match=r"data.channels as auto with data.name=mnist, got 1"):
+    with pytest.raises(ConfigError, match=r"data\.channels"):
         DataConfig("mnist", channels=1)
 
 

@@ -219,7 +219,7 @@ def test_hidden_characters_are_shown_by_nobody_and_hidden_ones_by_no_new_client(
         (["data.metadata=a.csv"], "no data.metadata with data.name=mnist"),
         ([*WORDS, "partition.new_clients=[a, b]"], "num_new_clients=2"),
         ([*WORDS, "partition.new_clients=[a, a]"], "different entries"),
-        ([*WORDS, "partition.num_train_classes=3"], "use partition.hidden"),
+        ([*WORDS, "partition.num_train_classes=3"], "no partition.num_train_classes with"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(words: list[str], expected: str) -> None:

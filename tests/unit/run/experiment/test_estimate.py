@@ -71,11 +71,6 @@ def test_private_steps_and_their_draws_are_counted() -> None:
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 3))
 
 
-def test_a_share_of_more_rounds_than_the_timed_one_is_no_mistake() -> None:
-    words = ["method=shared_rep", "method.share_until=0.999", "federation.num_rounds=10000"]
-    assert kind_of(load_config("smoke", words)) == kind_of(load_config("smoke", words[:1]))
-
-
 def test_a_tinted_image_is_timed_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes, start = list[tuple[int, ...]](), ModelContext.start
 
@@ -92,7 +87,7 @@ def test_a_tinted_image_is_timed_in_colour(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_first_participants_stand_for_all_in_private_rounds() -> None:
     many = [*ROUNDS, *DRAWS, "federation.num_clients=800", "federation.cohort_size=20"]
     plain = pretraining_s(load_config(None, many), COSTS)
-    private = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
+    private = ["client.opt_state=reset", "client.engine=loop", "privacy.rounds.epsilon=8"]
     few = pretraining_s(load_config(None, [*many, *private]), COSTS)
     assert plain - few == pytest.approx(4 * (800 - 100))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline.federation.gathering import Gatherer, OpenRound
 
 from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
 from pipeline.checkpoint.snapshots import kept_rounds
@@ -17,7 +18,6 @@ from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
-from pipeline.federation.gathering import Gatherer, OpenRound
 from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
 from spire_core.errors import DataError

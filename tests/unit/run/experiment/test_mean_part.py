@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pipeline.runs.mask_key import mask_key
 
 from pipeline.clients.memory import SERVER_ARRAYS
 from pipeline.clients.worker import ClientWorker
@@ -16,7 +17,6 @@ from pipeline.experiment.adaptation import SLICE_ARRAYS, mean_part
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.setup import FederationSetup, prepare
-from pipeline.runs.mask_key import mask_key
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import LOCAL
 

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from pipeline.runs.mask_key import client_secrets
 
 from pipeline.runs.key_file import drop_key, read_key, write_key
-from pipeline.runs.mask_key import client_secrets
 from pipeline.runs.noise_key import read_noise
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import RunError
