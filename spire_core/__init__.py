@@ -11,7 +11,6 @@ federated/   a round: client, messages, server
 adaptation/  the fit of a new client
 evaluation/  KID, feature extractors and other scores of images
 privacy/     privacy accounting and secret noise; leaks and attacks as numbers
-secure_sum/  sums of vectors under masks
 mixture/     Gaussian mixtures with exact solutions, for the theory
 weights/     weights of the classifiers behind KID
 plugins      methods, data sets and metrics of other packages, by name

@@ -67,8 +67,8 @@ def is_checkpoint_due(num_rounds_done: int, config: Config) -> bool:
 class Checkpointer(RoundListener):
     """Writes a run's checkpoints one after the other, while the next rounds are computed.
 
-    The server's state is in a file before the next round begins. At most two checkpoints are pending: a third
-    waits for the first. `mirror` copies them to a storage.
+    The server's state is in a file before the next round begins. At most two checkpoints are
+    pending: a third waits for the first. `mirror` copies them to a storage.
 
     An interrupt's checkpoint is taken if `may_resume_after` is true for its number of rounds.
     """

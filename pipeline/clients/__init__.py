@@ -1,7 +1,7 @@
 """The clients' side: workers that simulate clients, one after the other.
 
 worker              a task for each request of the experiment, its clients and their files
-round_worker        its part in rounds: training, sums, masks and noise
+round_worker        its part in rounds: training, sums and noise
 context             the network on its device, which all work on clients shares
 client_data         one client's images and class mixture
 rounds              the trainer: a client's part of a pre-training round
@@ -16,7 +16,6 @@ adaptation          the adapter: a new client fits its own parts
 observer            a look at it between epochs, and once its fit is over
 guidance            the guidance that it chooses by images that it set aside
 private_adaptation  how the adapter protects a new client's images
-masking             the clients' steps in secure sums
 store               private states on disk, one file for each client and round
 profiler            torch.profiler in a worker
 memory              memory of a round, and actors that fit into a node

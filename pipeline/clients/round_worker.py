@@ -203,8 +203,8 @@ class RoundWorker:
         """Write the trace since `start_profile`; return False if this worker started later."""
         return self.profiler.save(folder, name)
 
-    def stop_profile(self) -> None:
-        """Stop the profiler and discard its trace."""
+    def close(self) -> None:
+        """Stop a profiler that still runs, and discard its trace."""
         self.profiler.stop()
 
 

@@ -49,7 +49,7 @@ class ClientTrainer:
         broadcast: Broadcast,
         plan: RoundPlan,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
-        """Train clients together; return each one's update, as it arrives, and new private state."""
+        """Train clients together; return each one's update, as it arrives, and new state."""
         with record_function(_span(plan, clients)):
             settings = self.context.config.client
             finished = self._trained(clients, states, broadcast, plan, settings)

@@ -9,7 +9,6 @@ import_path    the folders from which worker processes import
 actor_plan     actors, CPUs and GPUs of an experiment, compared with the cluster
 client_actor   a process that simulates clients, as a Ray actor
 actor_pool     the client pool over such actors
-losses         an actor that is lost: the cause, and its return
 driver_actor   the driver as a Ray actor
 token          the token of local clusters, readable by its owner only
 job_upload     size of the upload of a Ray job

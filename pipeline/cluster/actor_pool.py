@@ -82,12 +82,14 @@ class RayClientPool(ClientPool):
         """Let all actors begin, and the first of them rehearse while others still start."""
         begun = {a.begin.remote(*self.shared, i == 0): i for i, a in enumerate(self.actors)}
         footprints: dict[int, Footprint] = {}
-        pending = list(begun)
+        pending, told = list(begun), time.monotonic()
         while pending:
-            done, pending = wait(pending, WAIT_NOTICE_S)
+            check_alive()
+            done, pending = ray.wait(pending, timeout=TICK_S)
             footprints |= {begun[ref]: self._footprint(begun[ref], ref) for ref in done}
-            if pending:
+            if pending and time.monotonic() - told > WAIT_NOTICE_S:
                 logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
+                told = time.monotonic()
         return [footprints[position] for position in range(len(self.actors))]
 
     def _footprint(self, position: int, ref: Any) -> Footprint:

@@ -16,7 +16,6 @@ from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.runs.layout import PROFILE
 
-STOP_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -40,20 +39,13 @@ class Profiler(RoundListener):
 
     def __init__(self, pool: ClientPool, run_dir: Path, rounds: range) -> None:
         self.pool, self.run_dir, self.rounds = pool, run_dir, rounds
-        self._is_profiling = False
 
     def between_rounds(self, done: int, driver: RoundDriver) -> None:
         if done in self.rounds[:1]:
-            self._is_profiling = True
             self.pool.ask_first("start_profile")
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
         if stats.round_idx in self.rounds[-1:]:
-            self._is_profiling = False
             name = f"rounds_{self.rounds[0] + 1}-{self.rounds[-1] + 1}"  # as metrics count them
             if not self.pool.ask_first("save_profile", self.run_dir / PROFILE, name):
                 _log.warning("no profile: the client actor that was watched has been lost")
-
-    def end_rounds(self, error: BaseException | None) -> None:
-        if self._is_profiling:
-            self.pool.ask_first("stop_profile", limit_s=STOP_S)  # that worker may be hanging

@@ -8,15 +8,9 @@ participants    the clients that stand for a large population
 shown_captions  captions in the form in which a network is shown them
 messages        the records that travel to and from workers
 pool            the client pool: tasks for many clients, and the pool in this process
-work            the calls of a task for clients, and failures in the place of results
-machine_faults  errors that are the machine's: no memory, a lost GPU
-scheduling      work balanced over workers of different speed
 driver          the server's state and the rounds
-receiving       an update decoded, checked and accumulated where it is made
-gathering       the clients of a round: which count, and what becomes of a failure
 private_rounds  rounds with differential privacy: cohorts and account
-secure_sums     sums under masks: the server's steps
-collecting      the workers' accumulators, fetched in stretches and combined
+collecting      the workers' running sums, in which each client is once
 rounds          the settings, the plan and the statistics of rounds
 round_loop      the loop over rounds, and the interface of all that listens to it
 """

@@ -11,7 +11,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from spire_core.errors import ClusterError, SpireError, first_line
 
@@ -22,13 +22,14 @@ LESS_MEMORY = (
 )
 SEE_LOG = "see the log above and under the Ray session folder"
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 Unit = int | tuple[int, ...]
 """The clients of one call of a task: a single one, or a group that is computed together."""
 
 
-def in_groups(client_ids: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """Return clients, in their order, cut into groups of at most `size`."""
-    return [tuple(client_ids[i : i + size]) for i in range(0, len(client_ids), size)]
+def in_groups(members: Sequence[T], size: int) -> list[tuple[T, ...]]:
+    """Return members, such as clients, in their order, cut into groups of at most `size`."""
+    return [tuple(members[i : i + size]) for i in range(0, len(members), size)]
 
 
 class Tries:
@@ -167,4 +168,4 @@ class LocalClientPool(ClientPool):
         return value
 
     def close(self) -> None:
-        pass
+        self.worker.close()

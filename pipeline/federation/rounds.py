@@ -92,9 +92,9 @@ class RoundStats:
 
     A private round has no loss, and counts of nobody.
 
-    `num_dropped` clients of the cohort stayed away by chance. `dispatch_s` is the part of `train_s` before any client is asked to train.
-    `idle_fraction` is the share of `train_s` in which a worker has nothing to do, mean over
-    workers.
+    `num_dropped` clients of the cohort stayed away by chance. `dispatch_s` is the part of `train_s`
+    before any client is asked to train. `idle_fraction` is the share of `train_s` in which a worker
+    has nothing to do, mean over workers.
     """
 
     round_idx: int

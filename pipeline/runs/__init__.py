@@ -3,7 +3,6 @@
 layout        the names of all files and folders
 record        the record by which a run is found
 noise_key     the key of private noise
-mask_key      the key behind the masks of secure sums
 key_file      a secret key as a file
 folder        lock and result file of a run
 start         configuration and data hashes at the start of a run

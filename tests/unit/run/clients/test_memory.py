@@ -1,6 +1,5 @@
 """What a round's memory is, and who has room for it."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,15 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spire_core.federated.accumulation import SUM_BYTES
-from spire_core.secure_sum.keys import ClientSecrets
-from spire_core.secure_sum.protocol import SumPlan, sealed_shares
 
 from pipeline.clients import memory
 from pipeline.clients.memory import (
     NO_ROUNDS,
-    NOISE_ARRAYS,
-    SHARE_BYTES,
     Footprint,
     Place,
     RoundMemory,
@@ -33,6 +27,7 @@ from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
 from spire_core.errors import ClusterError
 from spire_core.federated import client
+from spire_core.federated.exact_sum import BYTES
 from spire_core.methods import BODY, LOCAL
 from spire_core.training.adam import Adam
 
@@ -98,34 +93,14 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
         return RoundMemory.of(load_config("smoke", [*sizes, "client.engine=loop", *words]), 10**8)
 
     one, many = memory_of(40), memory_of(4000)
-    assert one.actor_bytes == many.actor_bytes == (12 + 3 * SUM_BYTES) * 10**8
-    assert one.server_bytes == many.server_bytes
-    assert one.node_bytes == many.node_bytes == 12 * 10**8
-    assert memory_of(40, "client.opt_state=reset").actor_bytes == (4 + SUM_BYTES) * 10**8
-    packed = memory_of(40, "client.compression=int8")
-    assert packed.actor_bytes == (24 + 3 * SUM_BYTES) * 10**8
+    assert one == many
+    assert one.actor_bytes == (2 * 12 + 3 * BYTES) * 10**8
+    assert one.node_bytes == 12 * 10**8
+    assert memory_of(40, "client.opt_state=reset").actor_bytes == (2 * 4 + BYTES) * 10**8
     assert one.in_one_process == one.server_bytes + one.actor_bytes + 16 * 10**8
     group = memory_of(40, "client.engine=grouped", "client.group_size=4")
-    assert group.actor_bytes == (4 * 12 + 3 * SUM_BYTES) * 10**8
+    assert group.actor_bytes == (2 * 4 * 12 + 3 * BYTES) * 10**8
     assert group.step_bytes == 4 * one.step_bytes == 4 * 16 * 10**8
-    secure = memory_of(40, "federation.secure_aggregation=true")
-    assert secure.actor_bytes == (12 + 3 * 24 + 3 * SUM_BYTES) * 10**8  # one masked, two at work
-    assert secure.server_bytes == one.server_bytes + 40 * 40 * SHARE_BYTES
-    secure = memory_of(4000, "federation.secure_aggregation=true")
-    assert secure.server_bytes == one.server_bytes + 4000 * 65 * SHARE_BYTES
-    private = memory_of(
-        40, "privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"
-    )
-    assert private.actor_bytes == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
-
-
-def test_sealed_shares_are_counted_as_they_are_held() -> None:
-    keys = {c: ClientSecrets(b"k" * 32, "s", c) for c in range(70)}
-    plan = SumPlan("s", {c: secrets.public for c, secrets in keys.items()})
-    shares = {c: sealed_shares(keys[c], plan) for c in (0, 69)}
-    assert [len(one) for one in shares.values()] == [65, 65]
-    held = sum(sys.getsizeof(x) for one in shares.values() for x in (one, *one.values()))
-    assert held == pytest.approx(2 * 65 * SHARE_BYTES, rel=0.05)
 
 
 def test_a_round_that_one_process_has_no_room_for_is_one_sentence(

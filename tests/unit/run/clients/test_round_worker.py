@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import kstest
-from spire_core.federated.accumulation import IntegerPart
 
 from pipeline.clients.round_worker import RoundWorker
 from pipeline.config.load import load_config
@@ -14,6 +13,7 @@ from pipeline.federation.setup import prepare
 from pipeline.runs.noise_key import keep_noise_key
 from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import NOISE, ClippedFormat
+from spire_core.federated.sums import HiddenSum
 from spire_core.privacy.noise import GRID, SecretNoise, key_of
 
 WORDS = (
@@ -34,22 +34,20 @@ def test_the_noise_of_a_round_is_a_summand_of_its_own(mnist_root: Path, tmp_path
     assert promise is not None
     private = promise.round(0.25)
     before = np.linspace(-1e-3, 1e-3, setting.model.layout.size, dtype=np.float32)
-    broadcast, sums = Broadcast(before), list[np.ndarray]()
+    broadcast, sums = Broadcast(before), list[HiddenSum]()
     form = ClippedFormat(broadcast, len(before), private)
     for round_idx in range(2):
         plan = RoundPlan(round_idx, 1.0, shares_local=True, tau=1, private=private)
-        [report] = worker.add_noise(NOISE, broadcast, plan)
-        assert (report.client_id, report.fault) == (NOISE, None)
-        [again] = worker.add_noise(NOISE, broadcast, plan)  # asked once more, it is there once
-        assert again == report
-        part = worker.round_part(round_idx, 0, form.size)
-        assert isinstance(part, IntegerPart)
+        total = worker.hidden_total([None], broadcast, plan)
+        assert total.client_ids == [NOISE]
+        again = worker.hidden_total([None], broadcast, plan)
+        np.testing.assert_array_equal(total.numbers, again.numbers)
         expected = form.noise(SecretNoise(key_of("k")), round_idx)
-        np.testing.assert_array_equal(part.numbers, expected)
-        sums.append(part.numbers)
-    assert (sums[0] != sums[1]).mean() > 0.99
+        np.testing.assert_array_equal(total.numbers, expected)
+        sums.append(total)
+    assert (sums[0].numbers != sums[1].numbers).mean() > 0.99
     for total in sums:
-        noise = total.view(np.int64) / GRID
+        noise = total.numbers.view(np.int64) / GRID
         assert kstest(noise / promise.noise_multiplier, "norm").pvalue > 0.001
         change = form.decode(total).weights.astype(np.float64) - before
         deviation = promise.noise_multiplier * 0.25 / setting.config.federation.cohort_size

@@ -1,17 +1,15 @@
 """Client actors that a node has no memory for are ended, and the others go on."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from pipeline.federation.work import Work
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from pipeline.clients.memory import NO_ROUNDS, Footprint, Place
-from pipeline.cluster import actor_pool, losses
+from pipeline.cluster import actor_pool
 from pipeline.cluster.actor_pool import RayClientPool
 from spire_core.errors import ClusterError
 
@@ -77,13 +75,13 @@ class Actor:
     """Stands in for an actor; one whose node is lost never answers again."""
 
     def __init__(self, name: str, loss: RayError | None = None) -> None:
-        self.ask, self.begin = Remote(loss or (name,)), Remote(loss)
+        self.ask, self.begin = Remote(loss or name), Remote(loss)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (actor_pool, losses):
-        monkeypatch.setattr(module, "get", lambda ref, *_: ref())
+    monkeypatch.setattr(actor_pool, "get", lambda ref, *_: ref())
+    monkeypatch.setattr(actor_pool, "check_now", lambda: None)
     monkeypatch.setattr(actor_pool, "REVIVAL_S", 0.2)
     monkeypatch.setattr(actor_pool, "LEAST_LIMIT_S", 0.1)
 
@@ -98,12 +96,12 @@ def test_a_pool_goes_on_without_actors_that_do_not_come_back(
 ) -> None:
     actors = [Actor("a", AWAY), Actor("b"), Actor("c", DEAD), Actor("d")]
     pool = RayClientPool(actors, (None, None), may_shrink=True)
-    assert pool.each("name") == [None, "b", None, "d"]
+    assert list(pool.each("name")) == [None, "b", None, "d"]
     assert pool.num_workers == 2
     assert ended == [actors[0], actors[2]]
     assert "going on with 3 client actors, without a lost one: " in caplog.text
     assert "no node has room" in caplog.text
-    assert pool.each("name") == ["b", "d"]
+    assert list(pool.each("name")) == ["b", "d"]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -113,16 +111,7 @@ def test_a_lost_actor_ends_the_run_where_none_is_left_or_the_user_has_set_their_
 ) -> None:
     pool = RayClientPool([Actor("a", AWAY), Actor("b", other)], (None, None), None, may_shrink)
     with pytest.raises(ClusterError, match=r"to begin again on any node in 0\..*no node has room"):
-        pool.each("name")
-
-
-def test_a_wave_is_one_call_for_each_actor_however_fast_they_are() -> None:
-    pool, work = RayClientPool(["a", "b", "c"], (None, None)), Work("fit", [7, 8], (), [], [9, 1])
-    for seconds in (1.0, 1.0):  # a process's first time does not count
-        for worker, times in enumerate((1, 99, 99)):
-            pool.speeds.learn("fit", worker, cost=1.0, seconds=times * seconds)
-    assert pool._shares(work) == [[0, 1], [], []]
-    assert pool._shares(replace(work, is_wave=True)) == [[0], [1]]
+        list(pool.each("name"))
 
 
 def test_all_actors_stay_where_all_have_room(ended: list[str]) -> None:
