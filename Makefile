@@ -13,8 +13,8 @@ PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --
 # differs between versions, without an installation of torch. `make test PYTHON=...` runs everything.
 OTHER_PYTHON ?= python3.13
 OTHER := build/$(notdir $(OTHER_PYTHON))
-LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/secure_sum \
-	core/federated/test_exact_sum.py $(addprefix run/, \
+LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/federated/test_exact_sum.py \
+	$(addprefix run/, \
 	config/test_meaning.py config/test_load.py config/test_plugins.py config/test_rules.py \
 	cli/test_completion.py cli/test_settings_page.py results/test_params.py \
 	files/test_masking.py files/test_json_files.py))

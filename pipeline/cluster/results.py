@@ -15,7 +15,7 @@ from ray.exceptions import (
 )
 
 from pipeline.cluster.watch import TICK_S, check_alive, check_now
-from pipeline.federation.pool import LESS_MEMORY, SEE_LOG
+from pipeline.federation.pool import LESS_MEMORY, SEE_LOG, cause_of
 from spire_core.errors import ClusterError, first_line
 
 RESUME = "spire resume goes on from the last checkpoint"
@@ -56,9 +56,14 @@ def get(ref: Any, limit_s: float | None = None) -> Any:
 
 
 def task_error(error: RayTaskError) -> Exception:
-    """Return the error that a task raised; that of a lost argument is a sentence."""
+    """Return the error that a task raised; a lost argument and too little memory are sentences."""
     cause = error.cause
-    return loss_error(cause) if isinstance(cause, RayError) else cause
+    if isinstance(cause, RayError):
+        return loss_error(cause)
+    told, remedy = cause_of(cause)
+    if remedy == LESS_MEMORY:
+        return ClusterError(f"expected room for a client's step, got {told}: {remedy}")
+    return cause
 
 
 def loss_error(error: RayError) -> ClusterError:

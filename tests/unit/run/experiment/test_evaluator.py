@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.federation.gathering import Gatherer, OpenRound
 
 from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
 from pipeline.checkpoint.snapshots import kept_rounds
@@ -17,11 +16,12 @@ from pipeline.experiment import evaluator
 from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver, RoundDriver
 from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
 from spire_core.errors import DataError
 from spire_core.evaluation.kid import KidScore, kid
+from spire_core.federated.messages import RoundPlan
 
 EVALUATED = [0, 4, 6]
 
@@ -217,20 +217,20 @@ def test_an_interrupt_in_the_round_after_an_evaluation_needs_no_scores(
     """Its checkpoint is of the evaluated state, which the resumed run evaluates."""
     config = overridden(config, ["eval.every=2", "tracking.checkpoint_every=0"])
     expected = metrics_of(run_experiment(config, None, Watcher()))
-    witness, never, gather = Witness(), threading.Event(), Gatherer.gather
+    witness, never, total_of = Witness(), threading.Event(), Driver._total
 
     def slow(*args: Any) -> KidScore:
         assert ("evaluation", 0) not in witness.told or never.wait(60.0)
         return kid(*args)
 
-    def interrupted(self: Gatherer, client_ids: Any, round_: OpenRound) -> Any:
-        if round_.plan.round_idx == 2:
+    def interrupted(self: Driver, plan: RoundPlan, handle: Any) -> Any:
+        if plan.round_idx == 2:
             raise KeyboardInterrupt
-        return gather(self, client_ids, round_)
+        return total_of(self, plan, handle)
 
     monkeypatch.setattr(evaluator, "ENDING_S", 0.2)
     monkeypatch.setattr(scores, "kid", slow)
-    monkeypatch.setattr(Gatherer, "gather", interrupted)
+    monkeypatch.setattr(Driver, "_total", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, None, witness)
     assert caplog.text.count("are lost: still being worked out after 0.2 s") == 1

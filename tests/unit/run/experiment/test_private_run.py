@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from pipeline.federation.work import Work
 from safetensors import safe_open
 from torch import equal
 
@@ -177,14 +176,14 @@ def test_the_key_is_in_no_file_log_or_message_but_its_own(
     if is_given:
         config = given_key(mnist_root, root, *words)
     monkeypatch.setattr(noise_key, "new_key", lambda: FRESH)
-    sent, attempt = list[bytes](), LocalClientPool.attempt
+    sent, run_all = list[bytes](), LocalClientPool.run_all
 
-    def listen(pool: LocalClientPool, work: Work) -> list[Any]:
-        results = attempt(pool, work)
-        sent.append(pickle.dumps((work, results, pool.worker.setup)))
+    def listen(pool: LocalClientPool, task: str, units: Any, *args: Any, **more: Any) -> list[Any]:
+        results = run_all(pool, task, units, *args, **more)
+        sent.append(pickle.dumps((task, units, args, more, results, pool.worker.setup)))
         return results
 
-    monkeypatch.setattr(LocalClientPool, "attempt", listen)
+    monkeypatch.setattr(LocalClientPool, "run_all", listen)
     secrets = [key_of(GIVEN), GIVEN.encode()] if is_given else [FRESH]
     crasher = Watching(crashes=True)
     with caplog.at_level(logging.DEBUG):

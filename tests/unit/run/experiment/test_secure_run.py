@@ -1,10 +1,14 @@
-"""Whole runs with protected rounds: under masks, and with differential privacy of clients."""
+"""Whole runs with protected rounds: secure sums, and differential privacy of clients."""
 
-import stat
+import io
+import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from pipeline.checkpoint.snapshots import newest_checkpoint
@@ -14,13 +18,14 @@ from pipeline.config.schema import Config
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
+from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import EPSILON, ROUND_S, TRAIN_LOSS
 from pipeline.results.recording import run_tags
-from pipeline.runs.layout import MASK_KEY, NOISE_KEY
+from pipeline.runs.layout import NOISE_KEY
 from pipeline.runs.start import load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import RunError
@@ -36,19 +41,15 @@ class Crash(Exception):
 
 
 class Watching(Watcher):
-    """Remembers the key of masks; ends the run after the round that it is told."""
+    """Ends the run after the round that it is told."""
 
     def __init__(self, crashes_after: int = 0) -> None:
-        self.crashes_after, self.keys, self.mode = crashes_after, list[bytes](), 0
+        self.crashes_after = crashes_after
 
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
-        path = self.run_dir / MASK_KEY
-        if path.exists():
-            self.mode = stat.S_IMODE(path.stat().st_mode)
-            self.keys.append(path.read_bytes())
         if stats.round_idx + 1 == self.crashes_after:
             raise Crash
 
@@ -58,21 +59,55 @@ def config_for(mnist_root: Path, root: Path, *words: str) -> Config:
     return load_config("smoke", [*TINY, *places, *words])
 
 
-def test_the_key_of_masks_is_the_owners_and_gone_at_the_end(
-    mnist_root: Path, tmp_path: Path
+PRIVATE = ("privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset")
+PRIVATE += ("client.engine=loop", "federation.cohort_size=6", "adapt.init=zero")
+
+
+def arrays_in(answer: Any) -> list[np.ndarray]:
+    """Return all arrays and tensors of an answer, found by pickling it."""
+    found: list[np.ndarray] = []
+
+    class Finder(pickle.Pickler):
+        def persistent_id(self, thing: Any) -> None:
+            if isinstance(thing, np.ndarray | torch.Tensor):
+                found.append(np.asarray(thing))
+
+    Finder(io.BytesIO()).dump(answer)
+    return found
+
+
+@pytest.mark.parametrize("words", [("federation.secure_aggregation=true",), PRIVATE])
+def test_of_the_clients_updates_their_total_alone_reaches_the_driver(
+    words: tuple[str, ...], mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resumed run masks its rounds with another key, to the same result."""
-    config = config_for(mnist_root, tmp_path, "federation.secure_aggregation=true")
-    whole, ended = Watching(), Watching(crashes_after=2)
-    expected = run_experiment(config, "smoke", whole)
-    with pytest.raises(Crash):
-        run_experiment(config, "smoke", ended)
-    again = Watching()
-    resumed = resume_experiment(ended.run_dir, load_start(ended.run_dir)[0], again)
-    assert resumed.state_fingerprint == expected.state_fingerprint
-    assert {whole.mode, ended.mode, again.mode} == {0o600}
-    assert len({*whole.keys, *ended.keys, *again.keys}) == 3
-    assert not list(tmp_path.rglob(MASK_KEY))
+    """All that a pool has answered in three rounds, but for the evaluations."""
+    answers: list[tuple[str, Any]] = []
+
+    def listening(name: str) -> None:
+        plain = getattr(LocalClientPool, name)
+
+        def answer(pool: LocalClientPool, task: str, *args: Any, **more: Any) -> Any:
+            found = plain(pool, task, *args, **more)
+            answers.append((f"{name} {task}", found))
+            return found
+
+        monkeypatch.setattr(LocalClientPool, name, answer)
+
+    for name in ("run_all", "ask_first", "combined"):
+        listening(name)
+    result = run_experiment(config_for(mnist_root, tmp_path, *words), "smoke", Watching())
+    size = result.setting.model.layout.num_without_local
+    of_rounds = [(name, found) for name, found in answers if name.endswith((" fit", " sum_of"))]
+    assert [name for name, _ in of_rounds].count("combined sum_of") >= 3
+    for name, found in of_rounds:
+        if name == "run_all fit":
+            assert arrays_in(found) == []
+            assert all(report.loss is None for group in found for report in group)
+    totals = [found for name, found in of_rounds if name == "combined sum_of"]
+    rounds = [total for total in totals if total.numbers.size >= size]
+    assert len(rounds) == 3
+    assert all(len(arrays_in(total)) == 1 for total in rounds)
+    assert not any(name == "ask_first sum_of" for name, _ in of_rounds)
 
 
 def test_private_rounds_that_are_killed_publish_the_same_again(
@@ -80,21 +115,13 @@ def test_private_rounds_that_are_killed_publish_the_same_again(
 ) -> None:
     """All clients take part in each round: what sampling spends takes seconds to work out.
 
-    The run that is killed has masks beside the noise, which change nothing.
+    The run that is killed has secure sums beside the noise, which change nothing.
     """
-    words = [
-        "privacy.rounds.epsilon=8",
-        "privacy.noise_key=k",
-        "client.opt_state=reset",
-        "client.engine=loop",
-    ]
-    words += ["federation.cohort_size=6", "adapt.init=zero"]
-    config = config_for(mnist_root, tmp_path, *words)
+    config = config_for(mnist_root, tmp_path, *PRIVATE)
     expected = run_experiment(config, "smoke", Watching())
-    ended, masked = Watching(crashes_after=2), replace(config.federation, secure_aggregation=True)
+    ended, secure = Watching(crashes_after=2), replace(config.federation, secure_aggregation=True)
     with pytest.raises(Crash):
-        run_experiment(replace(config, federation=masked), "smoke", ended)
-    assert ended.keys
+        run_experiment(replace(config, federation=secure), "smoke", ended)
     kept = newest_checkpoint(ended.run_dir, pretrain_fingerprint(load_start(ended.run_dir)[0]))
     assert kept is not None
     assert kept.releases is not None

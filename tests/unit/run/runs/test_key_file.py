@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from pipeline.runs.mask_key import client_secrets
 
 from pipeline.runs.key_file import drop_key, read_key, write_key
 from pipeline.runs.noise_key import read_noise
@@ -27,17 +26,15 @@ def test_a_key_whose_deletion_was_interrupted_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is zeros by then, and everybody knows these."""
-    for name in ("noise.key", "mask.key"):
-        write_key(tmp_path / name, KEY)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", _killed)
-            with pytest.raises(KeyboardInterrupt):
-                drop_key(tmp_path / name)
-        assert (tmp_path / name).read_bytes() == bytes(32)
+    path = tmp_path / "noise.key"
+    write_key(path, KEY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            drop_key(path)
+    assert path.read_bytes() == bytes(32)
     with pytest.raises(RunError, match=r"^expected a noise key of 32 .*, got 0: start a new run$"):
         read_noise(tmp_path, PrivacyConfig())
-    with pytest.raises(RunError, match=r"^expected a mask key of 32 .*, got 0: resume the run$"):
-        client_secrets(tmp_path, "round 0", 1)
 
 
 def _killed(_: int) -> None:
