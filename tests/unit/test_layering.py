@@ -71,7 +71,6 @@ HOMES = {  # the longest matching name counts; a home is a module or a package
     "argcomplete": {"pipeline.cli.completion"},
     "mlflow": {"pipeline.tracking", "pipeline.inference.mlflow_generator"},
     "pyarrow": {"pipeline.checkpoint.storage"},
-    "pyarrow.parquet": {"pipeline.data.metadata"},
     "ray": {"pipeline.cluster"},
     "ray.tune": {"sweeps.execution.tune", "sweeps.execution.tune_search"},
     "torch_fidelity": {"spire_core.evaluation.precision_recall", "spire_core.evaluation.inception"},
