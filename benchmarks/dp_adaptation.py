@@ -52,7 +52,7 @@ class Fits:
         # The zero layers of a new network would let no gradient reach an embedding.
         noise = torch.randn(self.weights.shape, generator=torch_generator(0, "perturb"))
         self.weights += 0.02 * noise
-        self.objective = TrainingObjective(Diffusion.of(config.diffusion), config.client.betas)
+        self.objective = TrainingObjective(Diffusion.of(config.diffusion))
         shape, own = (num_clients, IMAGES, 1, 16, 16), torch_generator(0, "images")
         images = torch.randint(0, 256, shape, generator=own, dtype=torch.uint8)
         self.clients = [ClientContext(i, 0, own) for i, own in enumerate(images)]

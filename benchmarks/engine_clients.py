@@ -57,8 +57,7 @@ class Fits:
 
     def __init__(self, config: Config, precision: str = "float32") -> None:
         self.config, self.settings = config, AdaptConfig(epochs=1)
-        diffusion, betas = Diffusion.of(config.diffusion), config.client.betas
-        self.objective = TrainingObjective(diffusion, betas, precision=precision)
+        self.objective = TrainingObjective(Diffusion.of(config.diffusion), precision=precision)
         self.images = torch.randint(0, 256, (64, 64, 1, 16, 16), dtype=torch.uint8)
 
     def model_for(self, method: MethodConfig) -> tuple[FlatModel, torch.Tensor]:

@@ -69,13 +69,11 @@ RUNS: dict[str, tuple[str, ...]] = {  # name: what is set on top of BASE
     "compression-int8": ("client.compression=int8",),
     "compression-top_k": ("client.compression=top_k", "client.top_k_fraction=0.1"),
     "opt_state-reset": ("client.opt_state=reset",),
-    "opt_state-keep": ("client.opt_state=keep",),
     "private_moments-none": ("client.private_moments=none",),
     "shared_rep-alternate": ("method=shared_rep", "method.phases=alternate"),
     "adapt-early_stopping": (  # a rate at which it stops
         "adapt.early_stopping=true",
         "adapt.epochs=8",
-        "adapt.patience=2",
         "adapt.lr=10",
     ),
     "adapt-init-mean": ("adapt.init=mean",),

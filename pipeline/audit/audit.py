@@ -54,7 +54,7 @@ def audit_run(
     saved, worker = SavedRun.load(run_dir), _worker(setting, run_dir)
     weights, method = saved.weights.numpy(), audited.method.record
     messages = models = one_run = None
-    if method.has_embedding and method.is_federated and audited.method.episodes == 0:
+    if method.has_embedding and method.is_federated:
         say(f"simulating {num_rounds} rounds of {audited.federation.cohort_size} clients")
         messages = _messages(worker, run_dir, began, num_rounds)
     if method.adapt_parts and setting.new_ids:

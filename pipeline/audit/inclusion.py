@@ -55,7 +55,7 @@ def one_run_audit(
         whole.chosen(torch.from_numpy(included)),
         worker.adapter.start_state(client_id, settings.init, mean_emb),
         settings,
-        context.objective(batch_size=settings.largest_step),
+        context.objective(),
         observe_nothing,
     )
     scores = reference_scores(worker, weights, client_id, adapted.state, whole.images)

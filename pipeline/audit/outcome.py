@@ -16,9 +16,9 @@ AUC_COLUMNS = {REFERENCE: "mia_auc", SECMI: "secmi_auc", NEAREST: "nearest_auc"}
 class Audit:
     """What a run gives away: by its messages, by its adapted models, and a bound on epsilon.
 
-    `messages` is None for a method without embeddings or rounds, and for one with episodes, which
-    send what a passing embedding has changed; `models` for one whose new clients train
-    nothing, `one_run` unless it was asked for. `overrides`: settings other than the run's own.
+    `messages` is None for a method without embeddings or rounds, `models` for one whose new clients
+    train nothing, `one_run` unless it was asked for. `overrides`: settings other than the run's
+    own.
     """
 
     run_id: str

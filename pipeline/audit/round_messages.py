@@ -16,6 +16,7 @@ from spire_core.federated.compression import decompress
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan, UpdateFault
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState
+from spire_core.training.adam import BETAS
 
 MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
 
@@ -132,8 +133,7 @@ def _messages(
     for sent, state in finished:
         assert state.client_emb is not None  # methods without one are not audited here
         update = decompress(sent, broadcast.weights, settings)
-        shared_steps = update.num_steps - settings.emb_first_steps
-        decay = settings.betas[0] ** shared_steps
+        decay = BETAS[0] ** update.num_steps
         found.append(Message(update, state.client_emb.double().numpy(), decay))
     return found
 

@@ -49,7 +49,7 @@ class ClientAdapter:
         return num_trained(self.context.model, self.context.config.model.d_emb)
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
-        """Return a new client's first state, without what a set encoder adds as the fit begins."""
+        """Return a new client's first state."""
         config = self.context.config
         if not config.method.record.has_embedding:
             return PrivateState()
@@ -79,7 +79,7 @@ class ClientAdapter:
         own = self.start_state(client_id, settings.init, mean_emb)
         fit_began = time.monotonic()
         if protection is None:
-            objective = context.objective(batch_size=settings.largest_step)
+            objective = context.objective()
             more = (inputs, own, settings, objective, observer)
             adapted = adapt_client(context.model, start, *more)
         else:
@@ -216,7 +216,7 @@ class ClientAdapter:
         start = context.on_device(weights)
         alone = {"early_stopping": False, "guidance": None, "init": "zero"}
         epochs = replace(settings, epochs=settings.tune_epochs, **alone)
-        objective = context.objective(batch_size=settings.largest_step)
+        objective = context.objective()
         more = (client.for_training(context.config.seed), state, epochs, objective)
         tuned = adapt_client(context.model, start, *more, observe_nothing).state
         emb = load_client(context.model, start, tuned)

@@ -48,7 +48,7 @@ class ClientData:
 
     def as_fitted(self, config: Config) -> "ClientData":
         """Return a new client with the training images that its fit steps on alone."""
-        return self.with_split(fitted_split(self.split, config.set_aside, config.seed))
+        return self.with_split(fitted_split(self.split, config.sets_aside, config.seed))
 
     def train_images(self) -> Tensor:
         """Return the images to learn from, (n, C, H, W) uint8."""

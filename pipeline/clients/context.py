@@ -47,24 +47,17 @@ class ModelContext:
         """Return a copy of the weights (P,) on the device."""
         return torch.tensor(weights, device=self.device)
 
-    def objective(self, batch_size: int | None = None) -> TrainingObjective:
-        """Return the objective of new clients.
+    def objective(self) -> TrainingObjective:
+        """Return the objective of new clients."""
+        return TrainingObjective(self.diffusion, precision=self.config.client.precision)
 
-        `batch_size`: the most rows of a step, for a network that may be compiled.
-        """
-        client = self.config.client
-        compiled_batch = batch_size if client.compile else None
-        settings = (client.betas, 0.0, client.precision, compiled_batch)
-        return TrainingObjective(self.diffusion, *settings)
-
-    def round_objective(self, batch_size: int | None = None) -> TrainingObjective:
-        """Return the objective of rounds, which drops embeddings and captions and adds noise."""
+    def round_objective(self) -> TrainingObjective:
+        """Return the objective of rounds, which drops embeddings and captions."""
         client = self.config.client
         return replace(
-            self.objective(batch_size),
+            self.objective(),
             emb_dropout=client.emb_dropout,
             text_dropout=client.text_dropout,
-            emb_noise=client.emb_noise,
         )
 
     def new_state(self, client_id: int) -> PrivateState:

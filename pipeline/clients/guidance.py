@@ -34,8 +34,7 @@ def choose_guidance(
     scales, config = settings.guidance, evaluator.context.config
     if scales is None or not config.method.record.adapt_parts:
         return [None] * len(clients)
-    aside = (settings.val_fraction, config.seed)
-    own = [client.with_split(set_aside_split(client.split, *aside)) for client in clients]
+    own = [client.with_split(set_aside_split(client.split, config.seed)) for client in clients]
     reals = [evaluator.real_features(client) for client in own]
     distances = [
         [

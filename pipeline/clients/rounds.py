@@ -61,11 +61,7 @@ class ClientTrainer:
         return results
 
     def rehearse(self, clients: Sequence[ClientData]) -> None:
-        """Take a step of each phase as in a round without keeping it, to measure memory or time.
-
-        A compiled network takes three steps: the second records CUDA graphs, the third replays
-        them.
-        """
+        """Take a step of each phase as in a round without keeping it, to measure memory or time."""
         model, config = self.context.model, self.context.config
         weights = model.weights.cpu().numpy().copy()
         moments = None
@@ -73,12 +69,9 @@ class ClientTrainer:
             steps = np.zeros(len(NETWORK_PARTS), np.float32)
             moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
         states = [self.context.new_state(client.client_id) for client in clients]
-        num_steps = 3 if config.client.compile else 1  # of each phase
-        tau = num_steps * (2 if config.method.alternates else 1)
+        tau = 2 if config.method.alternates else 1
         plan = RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau)
-        num_first = min(num_steps, config.client.emb_first_steps)
-        settings = replace(config.client, emb_first_steps=num_first)
-        self._trained(clients, states, Broadcast(weights, moments), plan, settings)
+        self._trained(clients, states, Broadcast(weights, moments), plan, config.client)
 
     def _trained(
         self,
@@ -91,7 +84,7 @@ class ClientTrainer:
         context = self.context
         inputs = [client.for_training(context.config.seed) for client in clients]
         if len(inputs) == 1:
-            settings = (config, context.round_objective(config.batch_size), plan)
+            settings = (config, context.round_objective(), plan)
             return [train_client(context.model, broadcast, inputs[0], states[0], *settings)]
         settings = (config, context.round_objective(), plan)
         return train_group(self.group, broadcast, inputs, states, *settings)

@@ -9,7 +9,7 @@ from pipeline.config.federation import FederationConfig
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.rules import check_rules
 from pipeline.config.tracking import TrackingConfig
-from spire_core.config.adapt import VAL_FRACTION, AdaptConfig
+from spire_core.config.adapt import AdaptConfig
 from spire_core.config.client import ClientConfig, with_engine
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
@@ -100,10 +100,9 @@ class Config:
         return self.eval.controls and self.can_have_controls
 
     @property
-    def set_aside(self) -> float:
-        """The share of its training images that a new client sets aside for a choice."""
-        chooses = self.adapt.sets_aside and self.method.record.adapt_parts
-        return VAL_FRACTION if chooses else 0.0
+    def sets_aside(self) -> bool:
+        """Whether a new client sets training images aside for a choice."""
+        return self.adapt.sets_aside and bool(self.method.record.adapt_parts)
 
     @property
     def has_null_text(self) -> bool:

@@ -27,8 +27,8 @@ class ControlRule:
 
     `labels` (N,) of all images; `candidates`: pre-training clients, of which one is the nearest;
     `style` as in the settings; `has_own_models`: whether pre-training clients draw by themselves;
-    `num_images` of each control; `set_aside`: the share of its training images that a new client
-    does not fit.
+    `num_images` of each control; `sets_aside`: whether a new client leaves out training images as
+    it fits.
     """
 
     partition: Partition
@@ -39,13 +39,13 @@ class ControlRule:
     has_own_models: bool
     num_images: int
     seed: int
-    set_aside: float = 0.0
+    sets_aside: bool = False
 
     def plan(self, client_id: int) -> ControlPlan:
         """Return the controls of a new client."""
         split = self.partition.split(client_id)
         # Each training image equally often: the lowest score that a model which copies can have.
-        train = fitted_split(split, self.set_aside, self.seed).train
+        train = fitted_split(split, self.sets_aside, self.seed).train
         copies = np.resize(train, max(self.num_images, len(train)))
         positions, nearest = {COPIES: copies}, self.nearest(client_id)
         if (fresh := self._fresh(split)) is not None:

@@ -6,8 +6,7 @@ global = KID of the adapted model's samples against the pre-training population,
 before adaptation. It is 0 by construction if adaptation keeps all weights that existing clients
 use.
 replaced = KID of the adapted client's samples against the population, minus the population's own
-KID before adaptation: the loss if the adapted client alone remains. None where pre-training clients
-draw with embeddings that no round has trained.
+KID before adaptation: the loss if the adapted client alone remains.
 prompts = the share of prompts, none of which j showed, that are drawn as asked before adaptation,
 minus the same now (below 0: the client gains). An average over noise, since no maximum is taken.
 """
@@ -47,8 +46,7 @@ def forgetting_curve(
         above_best = tuple((own - np.minimum.accumulate(own)).tolist())
     if has_kid and population_before is not None:
         population = [p.observed["population_kid"] for p in points if p.observed]
-        if not method.only_plays:
-            replaced = tuple(k - population_before for k in population)
+        replaced = tuple(k - population_before for k in population)
         lost = tuple(0.0 if method.record.keeps_backbone else k - population[0] for k in population)
     drawn = [p.observed[PROMPTS] for p in points if p.observed and PROMPTS in p.observed]
     return ForgettingCurve(

@@ -70,10 +70,10 @@ def _image_controls(
         len(setting.data.class_names),
         setting.representative_ids,
         config.partition.style,
-        config.method.trains_own_parts,
+        config.method.record.is_personal,
         config.eval.num_images,
         config.seed,
-        config.set_aside,
+        config.sets_aside,
     )
     plans = [(rule.plan(client_id),) for client_id in setting.new_ids]
     handle, ids = pool.share(weights), setting.new_ids

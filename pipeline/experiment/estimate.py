@@ -1,8 +1,8 @@
 """The expected time of a run on this machine's CPUs, from a few seconds of measurements.
 
 One optimizer step and one network evaluation are timed for every kind of network; the rest is
-counting images. GPUs, `client.compile`, waiting, other users of the machine and a pre-trained
-model's autoencoder are not foreseen.
+counting images. GPUs, waiting, other users of the machine and a pre-trained model's autoencoder are
+not foreseen.
 """
 
 import time
@@ -61,7 +61,6 @@ def pretraining_s(config: Config, costs: Costs) -> float:
     if federation.local_epochs is not None:
         per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
         num_steps = federation.local_epochs * per_epoch
-    num_steps += config.client.num_first_steps(method)
     per_round = federation.cohort_size * num_steps * config.client.batch_size
     num_looked_at = _num_looked_at(config)
     if config.draws_alike:
@@ -76,7 +75,7 @@ def adaptation_s(config: Config, costs: Costs) -> float:
     num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
     one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
     one += sum(_drawing_s(config, costs, scale) for scale in config.adapt.guidance or ())
-    if config.has_controls and config.method.trains_own_parts:
+    if config.has_controls and config.method.record.is_personal:
         one += _drawing_s(config, costs)  # of the nearest client
     return config.federation.num_new_clients * one + _tuning_s(config, costs)
 
@@ -147,9 +146,7 @@ def kind_of(config: Config) -> Config:
         data=config.data,
         partition=PartitionConfig(style=config.partition.style),
         model=config.model,
-        # Alternate phases need two steps, episodes steps of an embedding alone, and a long share
-        # of all rounds more rounds.
-        method=replace(config.method, phases="joint", episodes=0.0, share_until=0.0),
+        method=replace(config.method, phases="joint"),  # alternate ones need two steps
         client=ClientConfig(
             batch_size=MOST_IMAGES,
             precision=config.client.precision,

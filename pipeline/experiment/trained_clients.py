@@ -37,7 +37,7 @@ def cross_client_losses(
 
 def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
     method, num_rounds = setting.config.method, setting.config.federation.num_rounds
-    if not method.trains_own_parts:
+    if not method.record.is_personal:
         return ()
     first = method.first_own_round(num_rounds)
     newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)

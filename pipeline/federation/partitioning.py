@@ -45,7 +45,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     promise_to_clients(config)
     for num_images in sorted({len(client.train) for client in partition.new_clients}):
         guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
-    if config.set_aside > 0 and any(len(client.train) < 2 for client in partition.new_clients):
+    if config.sets_aside and any(len(client.train) < 2 for client in partition.new_clients):
         raise DataError(
             "expected at least 2 training images of each new client with adapt.early_stopping or "
             "adapt.guidance, got fewer: raise adapt.num_images or the partition's sizes"

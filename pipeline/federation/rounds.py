@@ -93,13 +93,9 @@ class RoundSettings:
         return UpdateFormat(broadcast, shape)
 
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
-        """Return the optimizer steps of these clients in a round, all together.
-
-        They include the first steps of embeddings, as the numbers in the clients' reports do.
-        """
-        batch_size, first = self.client.batch_size, self.client.num_first_steps(self.method.record)
-        own = (plan.num_steps(c, self.num_examples[c], batch_size) for c in client_ids)
-        return float(sum(own) + first * len(client_ids))
+        """Return the optimizer steps of these clients in a round, all together."""
+        batch_size = self.client.batch_size
+        return float(sum(plan.num_steps(c, self.num_examples[c], batch_size) for c in client_ids))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from spire_core.pretrained.folder import open_backbone
 TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
 # Groups of settings that a setup does not depend on, and what it reads of them all the same.
 UNREAD = ("adapt.", "client.", "resources.", "server.", "tracking.")
-READ = ("adapt.num_images", "adapt.early_stopping", "adapt.guidance", "adapt.val_fraction")
+READ = ("adapt.num_images", "adapt.early_stopping", "adapt.guidance")
 READ += ("client.batch_size", "client.prox_mu")
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
@@ -141,7 +141,7 @@ class FederationSetup:
     def fitted_classes(self, client_id: int) -> np.ndarray:
         """Return classes (n,) of the images that a new client fits, then of its held-out ones."""
         split = self.partition.split(client_id)
-        split = fitted_split(split, self.config.set_aside, self.config.seed)
+        split = fitted_split(split, self.config.sets_aside, self.config.seed)
         return self.data.labels[np.concatenate([split.train, split.test])]
 
     @cached_property

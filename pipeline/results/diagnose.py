@@ -81,8 +81,7 @@ def _have_trained(setting: FederationSetup, client_ids: Sequence[int]) -> bool:
     steps = federation.tau or (federation.local_epochs or 0) * epoch
     share = federation.cohort_size / federation.num_clients
     rounds = federation.num_rounds - config.method.first_own_round(federation.num_rounds)
-    own = 1 - config.method.episodes if config.method.record.has_embedding else 1
-    return rounds * share * own * steps >= MIN_STEPS
+    return rounds * share * steps >= MIN_STEPS
 
 
 def _differ(real: RealData, client_ids: Sequence[int]) -> bool:

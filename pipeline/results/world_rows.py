@@ -81,6 +81,6 @@ def _steps(setting: FederationSetup, report: AdaptReport) -> int | None:
     if config.privacy.adapt.is_on or not config.method.record.adapt_parts:
         return None
     num_images = len(setting.partition.split(report.client_id).train)
-    if config.set_aside > 0:
-        num_images -= num_set_aside(num_images, config.set_aside)
+    if config.sets_aside:
+        num_images -= num_set_aside(num_images)
     return report.kept_epoch * steps_per_epoch(num_images, config.adapt.batch_size)

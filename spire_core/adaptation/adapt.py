@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spire_core.adaptation.descent import Descent
 from spire_core.adaptation.set_aside import set_aside
-from spire_core.config.adapt import ENCODER, AdaptConfig
+from spire_core.config.adapt import AdaptConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
@@ -20,14 +20,10 @@ from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import (
-    TrainingObjective,
-    fit,
-    seeded_dropout,
-    to_float,
-    trained_leaves,
-)
+from spire_core.training.fit import TrainingObjective, fit, seeded_dropout, trained_leaves
 from spire_core.training.heldout import heldout_losses
+
+PATIENCE = 5  # epochs without a better one, after which early stopping ends a fit
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,6 @@ def num_trained(model: FlatModel, d_emb: int) -> int:
     """Return how many numbers a new client trains with this model's method."""
     parts = model.method.record.adapt_parts
     return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
-
-
-def move_to_encoding(
-    model: FlatModel, client_emb: nn.Parameter | None, client: ClientContext, config: AdaptConfig
-) -> None:
-    """Add to a new client's embedding what the set encoder makes of its images, if asked for."""
-    encoder = model.net.set_encoder
-    if config.init == ENCODER and client_emb is not None and encoder is not None:
-        with torch.no_grad():
-            client_emb.add_(encoder.embedding(to_float(client.images.to(client_emb.device))))
 
 
 def _adapted_parts(model: FlatModel, client_emb: Tensor | None) -> PrivateState:
@@ -111,7 +97,7 @@ class AdaptationCurve:
         if val_loss is None or self.best_loss is None or val_loss < self.best_loss:
             self.best, self.best_epoch = _adapted_parts(self.model, self.client_emb), epoch
             self.best_loss = val_loss
-        stops = epoch == config.epochs or epoch - self.best_epoch >= config.patience
+        stops = epoch == config.epochs or epoch - self.best_epoch >= PATIENCE
         is_observed = stops or epoch % config.eval_every == 0
         observed = self.observe(epoch, self.model, self.client_emb) if is_observed else None
         self.points.append(AdaptPoint(epoch, train_loss, val_loss, observed))
@@ -140,13 +126,12 @@ def adapt_client(
     emb = load_client(model, weights, start)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     client, val = set_aside(client, config) if record.adapt_parts else (client, None)
-    move_to_encoding(model, client_emb, client, config)
     curve = AdaptationCurve(model, client_emb, val, config, objective.diffusion, observe)
     if not record.adapt_parts:
         return curve.result()
     leaves = trained_leaves(model, client_emb, record.adapt_parts)
     lr = config.lr or record.adapt_lr
-    descent = Descent(leaves, lr, config, client, objective.betas)
+    descent = Descent(leaves, lr, config, client)
     for epoch in range(1, config.epochs + 1):
         image_batches, noise = epoch_streams(client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):

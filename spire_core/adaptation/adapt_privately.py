@@ -74,7 +74,7 @@ def _descend_embeddings(
     observers: Sequence[Observe],
 ) -> list[Adapted]:
     pairs = list(zip(clients, starts, observers, strict=True))
-    descents = [PrivateDescent(emb, c, protection, objective.betas) for c, emb, _ in pairs]
+    descents = [PrivateDescent(emb, c, protection) for c, emb, _ in pairs]
     curves = [PrivateCurve(observe, model, emb) for _, emb, observe in pairs]
     for step in range(1, protection.settings.steps + 1):
         sums = [descent.new_sum() for descent in descents]
@@ -141,7 +141,7 @@ def _descend_part(
     """Fit one part of the network; the model ends with the part that is published."""
     model.load(weights)
     own, gradients = model.weights[model.layout.parts[part]], PartGradients(model, objective, part)
-    descent = PrivateDescent(own, client, protection, objective.betas)
+    descent = PrivateDescent(own, client, protection)
     curve = PrivateCurve(observe, model, None)
     num_draws = protection.settings.draws
     size = gradients.images_at_once(num_draws)

@@ -11,13 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from spire_core.adaptation.adapt import (
-    AdaptationCurve,
-    Adapted,
-    Observe,
-    epoch_streams,
-    move_to_encoding,
-)
+from spire_core.adaptation.adapt import AdaptationCurve, Adapted, Observe, epoch_streams
 from spire_core.adaptation.descent import Descent
 from spire_core.adaptation.set_aside import set_aside
 from spire_core.config.adapt import AdaptConfig, can_adapt_together
@@ -98,9 +92,8 @@ def _start_fit(
 ) -> _EmbeddingFit:
     client, val = set_aside(client, config)
     emb = nn.Parameter(start.parts[CLIENT_EMB].to(model.weights.device).clone())
-    move_to_encoding(model, emb, client, config)
     lr = config.lr or model.method.record.adapt_lr
-    descent = Descent({CLIENT_EMB: emb}, lr, config, client, objective.betas)
+    descent = Descent({CLIENT_EMB: emb}, lr, config, client)
     curve = AdaptationCurve(model, emb, val, config, objective.diffusion, observe)
     return _EmbeddingFit(client, emb, descent, curve)
 

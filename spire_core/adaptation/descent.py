@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.messages import steps_per_epoch
-from spire_core.methods import CLIENT_EMB
 from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
 
@@ -25,11 +24,9 @@ class Descent:
         lr: float,
         config: AdaptConfig,
         client: ClientContext,
-        betas: tuple[float, float],
     ) -> None:
         """Take the parts that train, and the client with its training images alone."""
-        decay = {CLIENT_EMB: client.prior_decay(config.emb_prior)}
-        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {}, betas, decay)
+        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {})
         self._num_steps = config.epochs * steps_per_epoch(len(client.images), config.batch_size)
         self._first_averaged = self._num_steps - config.num_averaged(self._num_steps)
         self._config, self._num_taken = config, 0

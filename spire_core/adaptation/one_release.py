@@ -31,7 +31,7 @@ def offsets(
     """Return how far each image's own embedding moves from the start (D_emb,), as (n, D_emb)."""
     embs = nn.Parameter(start.expand(len(client.images), -1).clone())
     # Adam steps every number by itself, so that one optimizer serves all embeddings.
-    optimizer = Adam({CLIENT_EMB: embs}, {CLIENT_EMB: lr}, {}, objective.betas)
+    optimizer = Adam({CLIENT_EMB: embs}, {CLIENT_EMB: lr}, {})
     size = images_at_once(settings.draws)
     for step in range(1, settings.steps + 1):
         own = pieces(client, settings.draws, size, step, objective)

@@ -56,12 +56,11 @@ class PrivateDescent:
         start: Tensor,
         client: ClientContext,
         protection: Protection,
-        betas: tuple[float, float],
     ) -> None:
         self.client, self.protection = client, protection
         self.guarantee = protection.guarantee(len(client.images))
         self.iterate, self.average = nn.Parameter(start.clone()), start.clone()
-        self._optimizer = Adam({"part": self.iterate}, {"part": protection.lr}, {}, betas)
+        self._optimizer = Adam({"part": self.iterate}, {"part": protection.lr}, {})
 
     def shown_in(self, step: int) -> ClientContext:
         """Return the client with a step's images; without the key nobody can tell which."""

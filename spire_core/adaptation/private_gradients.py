@@ -76,7 +76,7 @@ def whole_draws(t: Tensor, eps: Tensor, tokens: Tensor) -> StepNoise:
     Embeddings are shown as they are.
     """
     kept = torch.ones(len(t), 1, dtype=torch.bool, device=t.device)
-    return StepNoise(t, eps, kept, tokens, torch.zeros(len(t), 0, device=t.device))
+    return StepNoise(t, eps, kept, tokens)
 
 
 def embedding_gradients(

@@ -12,15 +12,15 @@ from spire_core.partition.split import ClientSplit
 from spire_core.rng import torch_generator
 from spire_core.training.context import ClientContext
 
+VALIDATION_FRACTION = 0.2
 
-def num_set_aside(num_images: int, fraction: float) -> int:
+
+def num_set_aside(num_images: int) -> int:
     """Return how many of a client's images are set aside for a choice."""
-    return min(num_images - 1, max(1, round(fraction * num_images)))
+    return min(num_images - 1, max(1, round(VALIDATION_FRACTION * num_images)))
 
 
-def split_validation(
-    client_id: int, num_images: int, fraction: float, seed: int
-) -> tuple[Tensor, Tensor]:
+def split_validation(client_id: int, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the positions of a new client's training and of its validation images, one at least.
 
     Raises DataError for fewer than two images.
@@ -31,7 +31,7 @@ def split_validation(
             f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
         )
     order = torch.randperm(num_images, generator=torch_generator(seed, "validation", client_id))
-    num_val = num_set_aside(num_images, fraction)
+    num_val = num_set_aside(num_images)
     return order[num_val:], order[:num_val]
 
 
@@ -41,23 +41,22 @@ def set_aside(
     """Return a new client with its training and, for early stopping, its validation images."""
     if not config.sets_aside:
         return client, None
-    sizes = (len(client.images), config.val_fraction)
-    train, val = split_validation(client.client_id, *sizes, client.seed)
+    train, val = split_validation(client.client_id, len(client.images), client.seed)
     return client.chosen(train), client.chosen(val) if config.early_stopping else None
 
 
-def fitted_split(split: ClientSplit, fraction: float, seed: int) -> ClientSplit:
+def fitted_split(split: ClientSplit, sets_aside: bool, seed: int) -> ClientSplit:
     """Return a new client's split with the training images that its fit steps on alone.
 
-    `fraction` of them it sets aside, none of them with 0.
+    These are all, unless it `sets_aside` some of them.
     """
-    if fraction == 0:
+    if not sets_aside:
         return split
-    at, _ = split_validation(split.client_id, len(split.train), fraction, seed)
+    at, _ = split_validation(split.client_id, len(split.train), seed)
     return ClientSplit(split.client_id, split.train[at.numpy()], split.test)
 
 
-def set_aside_split(split: ClientSplit, fraction: float, seed: int) -> ClientSplit:
+def set_aside_split(split: ClientSplit, seed: int) -> ClientSplit:
     """Return a new client's split whose held-out images are those that it sets aside."""
-    at_train, at_val = split_validation(split.client_id, len(split.train), fraction, seed)
+    at_train, at_val = split_validation(split.client_id, len(split.train), seed)
     return ClientSplit(split.client_id, *(split.train[at.numpy()] for at in (at_train, at_val)))

@@ -10,8 +10,6 @@ from spire_core.config.model import ModelConfig
 from spire_core.methods import CLIENT_EMB, Method
 
 MAX_SCALES = 16  # a client draws as many sets of images as there are scales
-VAL_FRACTION = 0.2  # of a new client's images, set aside for a choice
-PATIENCE = 5  # epochs without a better one after which early stopping ends a fit
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ SAMPLERS: dict[str, WeightRule] = {
     "ddim": partial(ddim_weights, eta=0.0),
     "dpmpp": dpmpp_weights,
 }
+GRID_POWER = 1.5  # of the timesteps at which images are drawn
 
 
 def timestep_grid(
@@ -160,7 +161,7 @@ def sample(
 
 def sampling_timesteps(config: DiffusionConfig) -> list[int]:
     """Return the timesteps at which images are drawn, descending."""
-    return timestep_grid(config.num_timesteps, config.sample_steps, power=config.grid_power)
+    return timestep_grid(config.num_timesteps, config.sample_steps, power=GRID_POWER)
 
 
 def check_guided(diffusion: Diffusion, interval: tuple[float, float]) -> None:

@@ -4,7 +4,6 @@ participation       the cohort of a round, its drop-outs and stragglers
 messages            the records that travel: plan, broadcast, update
 private_state       the part of a model that stays with its client
 client              a client's round, from the broadcast to its update
-episodes            rounds in which a client plays a new one
 client_group        the same for several clients as one computation
 compression         an update in fewer bytes, with error feedback
 update_checks       faults of an update, found before the average

@@ -1,8 +1,8 @@
 """One client's round: from the broadcast and its private state to its update and new state.
 
 Everything here is a function of its arguments. A `PrivateState` holds the private numbers: the
-embedding, local layers, their Adam moments and, if the client keeps them, the backbone's. A
-`ClientUpdate` holds the numbers that are sent back.
+embedding, local layers and their Adam moments. A `ClientUpdate` holds the numbers that are sent
+back.
 
 P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.config.client import PRIVATE_MOMENTS, ClientConfig
-from spire_core.federated.episodes import as_set, begun_anew, episode_of, with_embedding_of
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
@@ -47,20 +46,16 @@ def _shared_moments(
     }
 
 
-def phases(
-    model: FlatWeights, num_steps: int, config: ClientConfig
-) -> list[tuple[tuple[str, ...], int]]:
+def phases(model: FlatWeights, num_steps: int) -> list[tuple[tuple[str, ...], int]]:
     """Return the phases of a round in order: the parts that train, and for how many steps.
 
-    `num_steps`: of all phases together, the first steps of the embedding included.
+    `num_steps`: of all phases together.
     """
     shared = (BODY, MODULATION, EMB_PROJ, CLIENT_EMB)
-    first = config.num_first_steps(model.method.record)
-    alone, left = [((CLIENT_EMB,), first)] if first > 0 else [], num_steps - first
     if model.method.alternates:
-        of_local = (left + 1) // 2
-        return [*alone, ((LOCAL,), of_local), (shared, left - of_local)]
-    return [*alone, ((*shared, LOCAL), left)]
+        of_local = (num_steps + 1) // 2
+        return [((LOCAL,), of_local), (shared, num_steps - of_local)]
+    return [((*shared, LOCAL), num_steps)]
 
 
 def objective_of_round(
@@ -97,9 +92,9 @@ def train_client(
     rates = config.rates(plan.lr_scale)
     objective = objective_of_round(objective, model, broadcast, config, plan)
     with seeded_dropout(model, client.seed, client.client_id, plan.round_idx):
-        for parts, count in phases(model, run.num_steps, config):
+        for parts, count in phases(model, run.num_steps):
             leaves = trained_leaves(model, run.client_emb, parts)
-            optimizer = Adam(leaves, rates, run.moments, objective.betas, run.decay)
+            optimizer = Adam(leaves, rates, run.moments)
             batches = itertools.islice(run.batches, count)
             loss = fit(model, run.client_emb, batches, optimizer, objective, run.noise)
             run.moments |= optimizer.moments
@@ -109,10 +104,7 @@ def train_client(
 
 @dataclass
 class ClientRun:
-    """A client in the middle of its round: the tensors that it trains, and its random streams.
-
-    `num_steps`: those of the plan, and all first steps of its embedding, also of a straggler.
-    """
+    """A client in the middle of its round: the tensors that it trains, and its random streams."""
 
     client: ClientContext
     model: FlatWeights
@@ -122,8 +114,6 @@ class ClientRun:
     batches: Iterator[Batch]
     noise: torch.Generator
     averaged: AdamMoments | None  # the moments that the server handed out
-    decay: dict[str, float]  # of a prior, by part
-    kept: PrivateState | None = None  # in an episode, the state whose embedding stays
     total_loss: float = 0.0
 
 
@@ -136,19 +126,14 @@ def start_client(
     plan: RoundPlan,
 ) -> ClientRun:
     """Load a client's weights into the model; return its embedding, Adam moments and streams."""
-    device, subset = model.weights.device, episode_of(client, model.method, plan.round_idx)
-    kept, shown = (None, client) if subset is None else (state, subset)
-    state = state if subset is None else begun_anew(state)
+    device = model.weights.device
     emb = load_client(model, torch.tensor(broadcast.weights, device=device), state)
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
     num_steps = plan.num_steps(client.client_id, len(client.images), config.batch_size)
-    num_steps += config.num_first_steps(model.method.record)
     order = client.generator("batch", plan.round_idx)
-    batches = client_batches(shown, config.batch_size, num_steps, order)
-    if subset is not None:
-        batches = (as_set(batch, config.batch_size) for batch in batches)
+    batches = client_batches(client, config.batch_size, num_steps, order)
     return ClientRun(
         client,
         model,
@@ -158,8 +143,6 @@ def start_client(
         batches,
         client.generator("noise", plan.round_idx),
         broadcast.moments,
-        {CLIENT_EMB: shown.prior_decay(config.emb_prior)},
-        kept,
     )
 
 
@@ -167,10 +150,7 @@ def finish_client(
     run: ClientRun, config: ClientConfig, plan: RoundPlan
 ) -> tuple[ClientUpdate, PrivateState]:
     """Return the update and the new private state of a client that has taken all its steps."""
-    state = _private(run, config, plan)
-    if run.kept is not None:
-        state = with_embedding_of(state, run.kept)
-    return _update(run, config, plan), state
+    return _update(run, config, plan), _private(run, plan)
 
 
 def _shared(layout: Layout, plan: RoundPlan) -> slice:
@@ -208,12 +188,11 @@ def _sent_moments(
     )
 
 
-def _private(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> PrivateState:
+def _private(run: ClientRun, plan: RoundPlan) -> PrivateState:
     model, parts = run.model, dict[str, Tensor]()
     if run.client_emb is not None:
         parts[CLIENT_EMB] = run.client_emb.detach().cpu()
     if model.method.record.has_local_layers and not plan.shares_local:
         parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
-    with_moments = {*parts, *(NETWORK_PARTS if config.opt_state == "keep" else ())}
-    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in with_moments}
+    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in parts}
     return PrivateState(parts, moments)

@@ -49,7 +49,7 @@ def train_group(
     ]
     rates = config.rates(plan.lr_scale)
     objective = objective_of_round(objective, group.clients[0], broadcast, config, plan)
-    for phase in zip(*(phases(run.model, run.num_steps, config) for run in runs), strict=True):
+    for phase in zip(*(phases(run.model, run.num_steps) for run in runs), strict=True):
         parts, counts = phase[0][0], [count for _, count in phase]
         fit_group(group, runs, counts, {part: rates[part] for part in parts}, objective)
     finished = {run.client.client_id: finish_client(run, config, plan) for run in runs}
@@ -69,10 +69,7 @@ def fit_group(
     """
     leaves = [trained_leaves(run.model, run.client_emb, rates) for run in runs]
     train_only(group.net, group.layout, rates)
-    optimizers = [
-        Adam(own, rates, run.moments, objective.betas, run.decay)
-        for own, run in zip(leaves, runs, strict=True)
-    ]
+    optimizers = [Adam(own, rates, run.moments) for own, run in zip(leaves, runs, strict=True)]
     totals = torch.zeros(len(runs), device=group.weights.device)
     for step in range(counts[0]):
         num_active = sum(count > step for count in counts)
@@ -106,10 +103,6 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], objective: TrainingO
         emb.grad = None
     stacked = torch.stack(embs) if embs else None  # (K, D_emb)
     x0 = pad_sequence(x0s)  # (B, K, C, H, W)
-    if group.net.set_encoder is not None:
-        are_sets = torch.tensor([[float(batch.is_set)] for batch in batches], device=device)
-        encoded = group.net.set_encoder(x0) * weights[..., None]  # (B, K, D_emb)
-        stacked = torch.stack(embs) + are_sets * encoded.sum(dim=0)
     losses = objective.losses(group.net, stacked, x0, noise)  # (B, K)
     loss = (losses * weights).sum(dim=0)  # (K,)
     group.backward(loss.sum())

@@ -44,8 +44,7 @@ class ClientUpdate:
     """A client's answer: its shared weights (S,) after training, and its weight in the average.
 
     Weights travel, not differences: a float32 difference would lose the last bits, and with one
-    client the average has to equal its weights exactly. `num_steps` and `loss` are of all steps,
-    the first ones of the embedding included.
+    client the average has to equal its weights exactly.
     """
 
     client_id: int
@@ -211,8 +210,7 @@ class RoundPlan:
         """Return the optimizer steps that a client with so many examples takes.
 
         A straggler does part of the work (Li et al. 2020, FedProx): its share, rounded, and at
-        least one step. The first steps of an embedding (`ClientConfig.num_first_steps`) are not
-        among these: every client takes all of them besides, a straggler too.
+        least one step.
         """
         full = self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
         return max(1, round(full * self.straggler_work)) if client_id in self.stragglers else full

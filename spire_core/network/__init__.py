@@ -6,7 +6,6 @@ words            captions as integers of a published vocabulary
 captions         the encoders of captions
 pretrained       a pre-trained network behind the same interface, with the entrance
 adapters         LoRA and scale factors beside a network's layers
-set_encoder      an embedding out of a set of images
 diffusers_names  a client inside the U-Net's own numbers, by the names of diffusers
 folding          a client's embedding and adapter inside a pre-trained network's own numbers
 flat_model       the network over one flat vector, ordered by part; initial weights

@@ -61,7 +61,7 @@ def numbers_of(net: UNet, client_emb: Tensor | None) -> dict[str, Tensor]:
         constant += net.text(t.new_zeros(1, 0))[0]
     named: dict[str, Tensor] = {}
     for name, number in net.named_parameters():
-        if not name.startswith(("emb_proj.", "set_encoder.", "text.", "adapter.")):
+        if not name.startswith(("emb_proj.", "text.", "adapter.")):
             named |= _renamed(name, number.detach().clone())
     return named
 

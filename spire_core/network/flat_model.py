@@ -7,7 +7,7 @@ P: number of the network's parameters.
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +74,6 @@ class FlatModel(FlatWeights):
     """A U-Net, or a pre-trained network, over one flat weight vector.
 
     The vector has no frozen number: those are the network's own, `num_frozen` of them.
-
-    `compiled` is the network under torch's compiler: the same computation with other dropout masks.
-    Each new batch shape is compiled once more, which takes about a minute. On a GPU it uses CUDA
-    graphs.
     """
 
     def __init__(
@@ -100,11 +96,6 @@ class FlatModel(FlatWeights):
         for name, view in views(layout, grads).items():
             self.net.get_parameter(name).grad = view
         super().__init__(weights, grads, layout, method)
-
-    @functools.cached_property
-    def compiled(self) -> Callable[..., Tensor]:
-        mode = "reduce-overhead" if self.weights.device.type == "cuda" else "default"
-        return torch.compile(self.net, dynamic=False, mode=mode)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:

@@ -33,7 +33,6 @@ class PretrainedNet(nn.Module):
     """
 
     emb_proj: nn.Module | None
-    set_encoder = None  # it would need rounds of its own network
     prompt: Tensor | None
 
     def __init__(self, config: ModelConfig, method: MethodConfig, image_channels: int) -> None:

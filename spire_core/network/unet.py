@@ -17,7 +17,6 @@ from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.errors import ConfigError
 from spire_core.network.captions import caption_encoder
 from spire_core.network.layers import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
-from spire_core.network.set_encoder import SetEncoder
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
@@ -89,7 +88,6 @@ class UNet(nn.Module):
     The embedding enters through `emb_proj`, a linear map without bias that belongs to the backbone:
     its image is added to the time conditioning, so a zero embedding (or a zero projection) is the
     unconditional network. A caption enters through `text`, if the model has text, and is added too.
-    `set_encoder`, if the model has one, makes embeddings out of images and predicts nothing.
     """
 
     def __init__(self, config: ModelConfig, image_channels: int, has_embedding: bool) -> None:
@@ -118,9 +116,6 @@ class UNet(nn.Module):
         self.conv_out = _zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
         # Last, so that the other layers have the same first numbers without them.
         self.text = caption_encoder(config)
-        self.set_encoder = None
-        if has_embedding and config.set_encoder:
-            self.set_encoder = SetEncoder(image_channels, config.width, config.d_emb)
 
     @functools.cached_property
     def by_name(self) -> dict[str, nn.Parameter]:

@@ -32,7 +32,6 @@ class Sampling:
     prediction: str
     sampler: str
     sample_steps: int
-    grid_power: float
 
 
 def write_own(
@@ -65,7 +64,6 @@ def write_own(
         "unet": [UNET_CODE, OWN_UNET] if own is None else ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", name],
         "num_inference_steps": sampling.sample_steps,
-        "grid_power": sampling.grid_power,
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     copy_code(folder, has_own_unet=own is None)

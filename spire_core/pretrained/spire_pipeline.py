@@ -13,19 +13,20 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 START = 0.985  # of the range of timesteps, where sampling begins
+POWER = 1.5  # of the grid: above 1, steps are denser where little noise is left
 
 
-def timestep_grid(num_timesteps: int, num_steps: int, power: float) -> list[int]:
-    """Return different timesteps, descending; the k-th smallest is near (k / N) ** power."""
+def timestep_grid(num_timesteps: int, num_steps: int) -> list[int]:
+    """Return different timesteps, descending; the k-th smallest is near (k / N) ** POWER."""
     count = max(round(START * (num_timesteps - 1)) + 1, num_steps)
-    ascending = [round(count * (k / num_steps) ** power) - 1 for k in range(1, num_steps + 1)]
+    ascending = [round(count * (k / num_steps) ** POWER) - 1 for k in range(1, num_steps + 1)]
     for k in range(num_steps):
         ascending[k] = max(ascending[k], ascending[k - 1] + 1 if k else 0)
     return ascending[::-1]
 
 
 class SpirePipeline(DiffusionPipeline):
-    """Draws images as a client: `num_inference_steps` on a grid of `grid_power`."""
+    """Draws images as a client: `num_inference_steps` on a grid of their own."""
 
     model_cpu_offload_seq = "unet"
     unet: Any
@@ -36,11 +37,10 @@ class SpirePipeline(DiffusionPipeline):
         unet: ModelMixin,
         scheduler: SchedulerMixin,
         num_inference_steps: int = 12,
-        grid_power: float = 1.5,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(num_inference_steps=num_inference_steps, grid_power=grid_power)
+        self.register_to_config(num_inference_steps=num_inference_steps)
 
     @torch.no_grad()
     def __call__(
@@ -55,7 +55,7 @@ class SpirePipeline(DiffusionPipeline):
         settings, device = self.unet.config, self._execution_device
         steps = num_inference_steps or self.config["num_inference_steps"]
         num_timesteps = self.scheduler.config["num_train_timesteps"]
-        grid = timestep_grid(num_timesteps, steps, self.config["grid_power"])
+        grid = timestep_grid(num_timesteps, steps)
         self.scheduler.set_timesteps(timesteps=grid, device=device)
         shape = (batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
         x = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-EPS = 1e-8
+BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class PartMoments:
 class Adam:
     """Steps the given parts in place, each at its own rate, continuing from the given moments.
 
-    `decay`: by part, the factor on its numbers that is added to their gradient.
     `moments` holds the optimizer's own tensors. A part appears there if its moments were given, or
     after its first step.
     """
@@ -48,11 +47,9 @@ class Adam:
         leaves: Mapping[str, nn.Parameter],
         rates: Mapping[str, float],
         moments: Mapping[str, PartMoments],
-        betas: tuple[float, float],
-        decay: Mapping[str, float] | None = None,
     ) -> None:
         self.leaves = {part: leaf for part, leaf in leaves.items() if leaf.numel()}
-        self.rates, self.betas, self.decay = rates, betas, decay or {}
+        self.rates = rates
         self.moments = {
             part: moments[part].copied_to(leaf.device)
             for part, leaf in self.leaves.items()
@@ -86,10 +83,10 @@ class Adam:
                 [state.step],
                 fused=True,
                 amsgrad=False,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
+                beta1=BETAS[0],
+                beta2=BETAS[1],
                 lr=self.rates[part] * scale,
-                weight_decay=self.decay.get(part, 0.0),
+                weight_decay=0.0,
                 eps=EPS,
                 maximize=False,
             )

@@ -13,14 +13,10 @@ from spire_core.training.context import ClientContext
 
 
 class Batch(NamedTuple):
-    """uint8 images (B, C, H, W) and their captions' tokens (B, L), None without text.
-
-    `is_set`: a set encoder, where there is one, adds its embedding of them to the client's.
-    """
+    """uint8 images (B, C, H, W) and their captions' tokens (B, L), None without text."""
 
     images: Tensor
     tokens: Tensor | None = None
-    is_set: bool = False
 
     def repeated(self, times: int) -> "Batch":
         """Return the batch so many times, one copy after the other.
@@ -31,7 +27,7 @@ class Batch(NamedTuple):
         if times == 1:
             return self
         tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
-        return Batch(self.images.repeat(times, 1, 1, 1), tokens, self.is_set)
+        return Batch(self.images.repeat(times, 1, 1, 1), tokens)
 
 
 def batches(

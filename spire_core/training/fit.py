@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.diffusion.process import Diffusion, sample_timesteps
-from spire_core.errors import ConfigError, first_line
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
@@ -42,31 +41,24 @@ class Optimizer(Protocol):
 class StepNoise(NamedTuple):
     """The random draws of one training step, and the captions that it shows.
 
-    `kept` tells which examples are shown with the client's embedding (embedding dropout), `shift`
-    the noise on it. In `tokens` dropped captions have no word.
+    `kept` tells which examples are shown with the client's embedding (embedding dropout). In
+    `tokens` dropped captions have no word.
     """
 
     t: Tensor  # (B,)
     eps: Tensor  # (B, C, H, W)
     kept: Tensor  # (B, 1), bool
     tokens: Tensor  # (B, L), int64; L is 0 without text
-    shift: Tensor  # (B, D_emb); D_emb is 0 without noise
 
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, the terms that a round adds to it, and Adam's betas.
-
-    `compiled_batch`: the one batch size of the compiled network; None if it is not compiled.
-    """
+    """The denoising objective, and the terms that a round adds to it."""
 
     diffusion: Diffusion
-    betas: tuple[float, float]
     emb_dropout: float = 0.0
     precision: str = "float32"
-    compiled_batch: int | None = None
     text_dropout: float = 0.0
-    emb_noise: float = 0.0
     terms: tuple[ProximalTerm | Penalty, ...] = ()
 
     def draw_noise(
@@ -83,16 +75,14 @@ class TrainingObjective:
         config = self.diffusion.config
         t = sample_timesteps(shape[0], config.num_timesteps, config.t_power, generator)
         eps = torch.randn(shape, generator=generator)
-        kept, shift = torch.ones(shape[0], 1, dtype=torch.bool), torch.zeros(shape[0], 0)
+        kept = torch.ones(shape[0], 1, dtype=torch.bool)
         if client_emb is not None and self.emb_dropout > 0:
             kept = torch.rand(shape[0], 1, generator=generator) >= self.emb_dropout
-        if client_emb is not None and self.emb_noise > 0:
-            shift = self.emb_noise * torch.randn(shape[0], len(client_emb), generator=generator)
         if tokens is None:
             tokens = torch.zeros(shape[0], 0, dtype=torch.int64)
         elif self.text_dropout > 0:
             tokens = tokens * (torch.rand(shape[0], 1, generator=generator) >= self.text_dropout)
-        return StepNoise(t, eps, kept, tokens, shift)
+        return StepNoise(t, eps, kept, tokens)
 
     def losses(
         self, net: Callable[..., Tensor], embs: Tensor | None, x0: Tensor, noise: StepNoise
@@ -102,9 +92,7 @@ class TrainingObjective:
         `embs` (D_emb,) or (B, D_emb) are the embeddings that the network is shown. All arguments
         and the result may have a dimension K of clients after B.
         """
-        t, eps, kept, tokens, shift = (draws.to(x0.device) for draws in noise)
-        if embs is not None and shift.shape[-1] > 0:
-            embs = embs + shift  # (B, D_emb)
+        t, eps, kept, tokens = (draws.to(x0.device) for draws in noise)
         condition = None if embs is None else embs * kept  # (B, D_emb)
         shown = (condition, tokens) if tokens.shape[-1] > 0 else (condition,)
 
@@ -155,26 +143,6 @@ def trained_leaves(
     return leaves
 
 
-def filled(rows: Tensor, num_rows: int) -> Tensor:
-    """Return rows (n, ...) padded with zeros to `num_rows` rows."""
-    return torch.cat([rows, rows.new_zeros(num_rows - len(rows), *rows.shape[1:])])
-
-
-@contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """Raise ConfigError if torch's compiler fails, in the forward or in the backward pass."""
-    from torch._dynamo.exc import TorchDynamoException  # lazy: imports torch's compiler, 1.5 s
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        raise ConfigError(
-            f"expected a network that torch.compile can compile, got "
-            f"{first_line(error)!r}: install a C++ compiler and Python's headers, or "
-            "leave client.compile=false"
-        ) from error
-
-
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -187,23 +155,10 @@ def training_step(
 
     `tokens` (B, L) are its captions.
     """
-    net, size, errors = model.net, len(x0), contextlib.nullcontext()
     noise = objective.draw_noise(x0.shape, client_emb, generator, tokens)
-    if objective.compiled_batch is not None:  # torch would compile the network anew for each shape
-        x0, *draws = (filled(rows, objective.compiled_batch) for rows in (x0, *noise))
-        net, noise, errors = model.compiled, StepNoise(*draws), compiling()
-    with errors:
-        loss = objective.losses(net, client_emb, x0, noise)[:size].mean()
-        loss.backward()
+    loss = objective.losses(model.net, client_emb, x0, noise).mean()
+    loss.backward()
     return loss.detach()
-
-
-def shown_embedding(model: FlatModel, client_emb: Tensor | None, x0: Tensor) -> Tensor | None:
-    """Return the embedding (D_emb,) that a batch (B, C, H, W) which is a set is shown with."""
-    encoder = model.net.set_encoder
-    if client_emb is None or encoder is None:
-        return client_emb
-    return client_emb + encoder(x0).mean(dim=0)
 
 
 def fit(
@@ -224,8 +179,7 @@ def fit(
         for batch in image_batches:
             optimizer.zero_grad()
             x0 = to_float(batch.images.to(model.weights.device))
-            emb = shown_embedding(model, client_emb, x0) if batch.is_set else client_emb
-            total += training_step(model, emb, x0, objective, generator, batch.tokens)
+            total += training_step(model, client_emb, x0, objective, generator, batch.tokens)
             for term in objective.terms:
                 term.add_gradient(model.weights, model.grads, model.layout, optimizer.leaves)
             optimizer.step()

@@ -29,19 +29,19 @@ def epoch_steps(group: Group) -> int | None:
     None where the settings do not limit clients to so many, and with privacy.
     """
     params = {**default_params(), **group.runs[0].params}
-    keys = ("adapt.num_images", "adapt.batch_size", "adapt.val_fraction")
-    num_images, batch_size, fraction = (as_number(params[key]) for key in keys)
+    keys = ("adapt.num_images", "adapt.batch_size")
+    num_images, batch_size = (as_number(params[key]) for key in keys)
     is_private = params["privacy.adapt.epsilon"] != UNSET
-    if is_private or num_images is None or batch_size is None or fraction is None:
+    if is_private or num_images is None or batch_size is None:
         return None
     left = int(num_images)
     if sets_aside(group):
-        left -= num_set_aside(left, fraction)
+        left -= num_set_aside(left)
     return steps_per_epoch(left, int(batch_size))
 
 
 def sets_aside(group: Group) -> bool:
-    """Return whether new clients fit a part of their images alone, as `Config.set_aside` says."""
+    """Return whether new clients fit a part of their images alone, as `Config.sets_aside` says."""
     params, record = {**default_params(), **group.runs[0].params}, find_method(group.method)
     chooses = params["adapt.early_stopping"] == "True" or params["adapt.guidance"] != UNSET
     return chooses and (record is None or bool(record.adapt_parts))

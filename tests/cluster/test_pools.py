@@ -67,9 +67,7 @@ PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
 ROUNDS = ("privacy.rounds.epsilon=8", "privacy.rounds.noise_multiplier=5")
 ROUNDS += ("privacy.noise_key=pools", "client.opt_state=reset")
-EMBEDDING = ("client.emb_noise=0.1", "client.emb_prior=0.2", "client.emb_first_steps=1")
-EMBEDDING += ("method.episodes=0.5", "model.set_encoder=true", "adapt.init=encoder")
-EMBEDDING += ("adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5", "adapt.emb_prior=1")
+EMBEDDING = ("adapt.init=mean", "adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5")
 EMBEDDING += ("adapt.guidance=[1,2,4]",)
 WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
 WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
@@ -182,7 +180,6 @@ class TestEquality:
                 (
                     "client.engine=grouped",
                     "client.group_size=2",
-                    "client.opt_state=keep",
                     "client.compression=top_k",
                     "adapt.local_init=mean",
                     "federation.drop_rate=0.6",

@@ -133,12 +133,12 @@ def test_a_setting_that_is_given_nested_and_flat_is_refused(settings: dict[str, 
 
 
 def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:
-    values = {"client": {"batch_size": np.int64(4), "betas": np.array([0.5, 0.25])}}
-    values |= {"client.lr": np.float32(0.5), "client.compile": np.bool_(True)}
+    values = {"client": {"batch_size": np.int64(4)}, "adapt.guidance": np.array([1.5, 0.25])}
+    values |= {"client.lr": np.float32(0.5), "adapt.early_stopping": np.bool_(True)}
     values |= {"tracking.run_name": "exp 😀\x85", "data.path": Path("/tmp/𠮷")}
     config = load_config("smoke", spire._words(values))
-    assert (config.client.batch_size, config.client.betas) == (4, (0.5, 0.25))
-    assert (config.client.lr, config.client.compile) == (0.5, True)
+    assert (config.client.batch_size, config.adapt.guidance) == (4, (1.5, 0.25))
+    assert (config.client.lr, config.adapt.early_stopping) == (0.5, True)
     assert (config.tracking.run_name, config.data.path) == ("exp 😀\x85", "/tmp/𠮷")
     axes = {"axes": {"client": {"lr": rand(2)}}, "seeds": range(3)}
     sweep = load_sweep("smoke", spire._words(axes))

@@ -53,7 +53,7 @@ def float64() -> Iterator[None]:
 
 
 def objective() -> TrainingObjective:
-    return TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+    return TrainingObjective(Diffusion.of(DiffusionConfig()))
 
 
 def network(method: str = "spire", config: ModelConfig = MODEL) -> tuple[FlatModel, Tensor]:
@@ -340,7 +340,7 @@ def test_an_images_own_embedding_depends_on_no_other_image() -> None:
 def test_the_clip_norm_comes_from_images_of_the_backbone_alone() -> None:
     model, weights = network()
     settings = PrivateAdaptConfig(epsilon=4.0, draws=3)
-    few = TrainingObjective(Diffusion.of(DiffusionConfig(sample_steps=2)), (0.9, 0.999))
+    few = TrainingObjective(Diffusion.of(DiffusionConfig(sample_steps=2)))
     nobody = generated_client(model, weights, few, (1, 8, 8), 0)
     assert nobody.images.shape == (NUM_IMAGES, 1, 8, 8)
     again = generated_client(model, weights, few, (1, 8, 8), 0)
@@ -355,7 +355,7 @@ def test_the_clip_norm_comes_from_images_of_the_backbone_alone() -> None:
 def test_a_backbone_that_has_learned_nothing_gives_no_clip_norm() -> None:
     model, _ = network()
     weights = torch.zeros(model.layout.size)
-    few = TrainingObjective(Diffusion.of(DiffusionConfig(sample_steps=2)), (0.9, 0.999))
+    few = TrainingObjective(Diffusion.of(DiffusionConfig(sample_steps=2)))
     nobody = generated_client(model, weights, few, (1, 8, 8), 0)
     with pytest.raises(ConfigError, match=r"^expected a positive clip norm.*clip_norm$"):
         public_clip_norm(model, weights, nobody, start(), LOUD, few, 0.02)

@@ -40,7 +40,7 @@ def fit_all(
     model = FlatModel(network, method, 1)
     weights = initial_weights(network, method, 1, seed=1)
     weights += 0.05 * torch.randn(weights.shape, generator=torch_generator(1, "perturb"))
-    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999), 0.1)
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), 0.1)
     config = AdaptConfig(**{"epochs": 4, "batch_size": 8, "eval_every": 2, **settings})
     ids = list(SIZES)
     embs = [torch.randn(5, generator=torch_generator(2, "e", c)) for c in ids]
@@ -89,9 +89,9 @@ def assert_close(found: list[Adapted], expected: list[Adapted], tolerance: float
     "settings",
     [
         {},
-        {"early_stopping": True, "lr": 0.5, "patience": 1},
+        {"early_stopping": True, "lr": 3.0, "epochs": 8},
         {"draws": None, "schedule": "cosine", "average": 0.5},
-        {"draws": 2, "average": 0.6, "early_stopping": True, "lr": 0.1, "emb_prior": 0.2},
+        {"draws": 2, "average": 0.6, "early_stopping": True, "lr": 0.1},
     ],
 )
 @pytest.mark.usefixtures("float64")
@@ -117,7 +117,7 @@ def test_captions_are_shown_together_as_one_by_one() -> None:
 @pytest.mark.usefixtures("float64")
 def test_who_has_stopped_leaves_the_others_alone() -> None:
     """The clients stop after different numbers of epochs."""
-    settings = {"epochs": 12, "early_stopping": True, "lr": 0.3, "patience": 2}
+    settings = {"epochs": 12, "early_stopping": True, "lr": 0.3}
     found, _ = fit_all(True, **settings)
     assert len({len(one.curve) for one in found}) > 1
     assert_close(found, fit_all(False, **settings)[0], 1e-9)
@@ -130,6 +130,6 @@ def test_in_single_precision_they_are_close() -> None:
 @pytest.mark.parametrize(("method", "dropout"), [("fedavg_ft", 0.0), ("spire", 0.1)])
 def test_what_cannot_be_fitted_together_is_refused(method: str, dropout: float) -> None:
     model = FlatModel(ModelConfig(width=8, dropout=dropout), MethodConfig(name=method), 1)
-    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()))
     with pytest.raises(ConfigError, match="one by one"):
         adapt_embeddings(model, model.weights, [], [], AdaptConfig(), objective, [])

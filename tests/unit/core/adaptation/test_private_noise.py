@@ -61,7 +61,7 @@ def test_each_release_has_noise_of_its_own_as_long_as_its_guarantee_says(
     if method == "spire":
         starts = [PrivateState({"client_emb": torch.full((64,), 0.1)})] * len(SIZES)
     clients = [ClientContext(client_id, 2, images(client_id)) for client_id in SIZES]
-    objective = TrainingObjective(Diffusion.of(DiffusionConfig()), (0.9, 0.999))
+    objective = TrainingObjective(Diffusion.of(DiffusionConfig()))
     observers = [lambda *_: {}] * len(SIZES)
     more = (protection, objective, observers)
     adapt_privately(FlatModel(*network), weights, clients, starts, *more)

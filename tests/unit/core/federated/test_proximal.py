@@ -35,7 +35,7 @@ from spire_core.training.proximal import ProximalTerm
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1,), attention=(0,), cond_dim=16)
 DIFFUSION = Diffusion.of(DiffusionConfig())
-OBJECTIVE = TrainingObjective(DIFFUSION, (0.9, 0.999))
+OBJECTIVE = TrainingObjective(DIFFUSION)
 SEED = 3
 
 
@@ -96,18 +96,18 @@ def test_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a gradient of the loss, and with moments that make Adam's step lr times gradient.
 
     w - w_0 = 0.2 and mu = 0.5: the gradient g is 0.1. After so many steps Adam corrects no bias;
-    with betas (0, 0.5) and a second moment of 2 - g^2 before, it is 1 after, and w moves by lr g.
+    with moments of g and (1 - 0.001 g^2) / 0.999 before, they are g and 1 after: w moves by lr g.
     """
     monkeypatch.setattr("spire_core.training.fit.training_step", lambda *_: torch.zeros(()))
     model = FlatModel(MODEL, MethodConfig(name="fedavg"), 1)
     anchor = torch.linspace(-1, 1, model.layout.size)
     model.load(anchor + 0.2)
-    before = torch.full_like(anchor, 2 - 0.1**2)
-    moments = {BODY: PartMoments(torch.zeros_like(anchor), before, torch.tensor(1e6))}
-    objective = TrainingObjective(DIFFUSION, (0.0, 0.5), terms=(ProximalTerm(0.5, anchor),))
+    first, second = (torch.full_like(anchor, x) for x in (0.1, (1 - 0.001 * 0.1**2) / 0.999))
+    moments = {BODY: PartMoments(first, second, torch.tensor(1e6))}
+    objective = TrainingObjective(DIFFUSION, terms=(ProximalTerm(0.5, anchor),))
     noise = torch_generator(SEED, "noise")
     leaves = trained_leaves(model, None, (BODY,))
-    optimizer = Adam(leaves, {BODY: 0.3}, moments, objective.betas)
+    optimizer = Adam(leaves, {BODY: 0.3}, moments)
     fit(model, None, [Batch(client(0).images)], optimizer, objective, noise)
     torch.testing.assert_close(model.weights, anchor + 0.2 - 0.3 * 0.1, rtol=0, atol=1e-6)
 
@@ -203,7 +203,6 @@ def test_what_stays_with_a_client_is_not_held(method: MethodConfig, part: str, e
         "client.compression=top_k",
         "client.precision=bf16",
         "client.opt_state=reset",
-        "client.opt_state=keep",
     ],
 )
 def test_it_goes_with_the_other_settings(

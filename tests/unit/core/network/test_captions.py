@@ -153,7 +153,7 @@ def test_captions_are_dropped_independently_of_embeddings() -> None:
     shape, tokens = torch.Size((4000, 1, 1, 1)), torch.ones(4000, 2, dtype=torch.int64)
 
     def noise(text_dropout: float, tokens: torch.Tensor | None):
-        objective = TrainingObjective(diffusion, (0.9, 0.999), 0.5, text_dropout=text_dropout)
+        objective = TrainingObjective(diffusion, 0.5, text_dropout=text_dropout)
         return objective.draw_noise(shape, torch.zeros(3), torch_generator(0, "n"), tokens)
 
     dropped, whole, plain = noise(0.2, tokens), noise(0.0, tokens), noise(0.2, None)
@@ -233,9 +233,9 @@ def test_a_network_learns_what_captions_say() -> None:
     images[8:] = 255
     tokens = torch.tensor([[5]] * 8 + [[4]] * 8)
     client = ClientContext(1, 0, images, tokens)
-    objective = TrainingObjective(diffusion, (0.9, 0.999), text_dropout=0.1)
+    objective = TrainingObjective(diffusion, text_dropout=0.1)
     steps = client_batches(client, 16, 120, torch_generator(0, "b"))
-    optimizer = Adam(trained_leaves(model, None, (BODY,)), {BODY: 3e-3}, {}, objective.betas)
+    optimizer = Adam(trained_leaves(model, None, (BODY,)), {BODY: 3e-3}, {})
     fit(model, None, steps, optimizer, objective, torch_generator(0, "n"))
 
     def loss(tokens: torch.Tensor) -> float:

@@ -293,7 +293,7 @@ def test_the_hash_is_of_the_autoencoder_too(folders: dict[str, Path], tmp_path: 
 def test_public_images_are_shown_as_latents(folders: dict[str, Path]) -> None:
     folder = folders["UNet2DModel"]
     model, diffusion = flat(folder), process(folder)
-    weights, objective = model.weights.clone(), TrainingObjective(diffusion, (0.9, 0.99))
+    weights, objective = model.weights.clone(), TrainingObjective(diffusion)
     client = generated_client(model, weights, objective, (1, SIZE, SIZE), 0)
     assert client.images.shape[1:] == (3, SIDE, SIDE)
     loss = heldout_losses(model, torch.zeros(D_EMB), client, diffusion)

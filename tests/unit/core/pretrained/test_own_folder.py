@@ -17,7 +17,7 @@ from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
-from spire_core.diffusion.samplers import timestep_grid
+from spire_core.diffusion.samplers import GRID_POWER, timestep_grid
 from spire_core.network.diffusers_names import numbers_of, settings_of
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.unet import UNet
@@ -169,15 +169,15 @@ def test_copied_code_needs_no_more_than_diffusers_and_says_what_ours_says() -> N
         assert roots <= {"torch", "diffusers", "math", "typing"}
     for channels in range(8, 400, 8):
         assert spire_unet.num_norm_groups(channels) == num_norm_groups(channels)
-    for num, steps, power in [(1000, 12, 1.5), (1000, 1000, 1.0), (50, 50, 3.0), (60, 7, 2.0)]:
-        expected = timestep_grid(num, steps, power=power)
-        assert spire_pipeline.timestep_grid(num, steps, power) == expected
+    for num, steps in [(1000, 12), (1000, 1000), (50, 50), (60, 7)]:
+        expected = timestep_grid(num, steps, power=GRID_POWER)
+        assert spire_pipeline.timestep_grid(num, steps) == expected
 
 
 def test_an_index_says_how_the_run_draws(tmp_path: Path) -> None:
     folder = export(tmp_path / "run", noisy(GROUPED), None, FEW_STEPS)
     index = json.loads((folder / "model_index.json").read_text())
-    assert (index["num_inference_steps"], index["grid_power"]) == (6, 1.5)
+    assert index["num_inference_steps"] == 6
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*")) == [
         "model_index.json",
         "scheduler/scheduler_config.json",

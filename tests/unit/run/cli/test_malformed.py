@@ -102,7 +102,7 @@ class Evil:
 # --- overrides ----------------------------------------------------------------------------------
 
 KEYS = ["seed", "federation.num_rounds", "client.lr", "data.image_size", "model.multipliers"]
-KEYS += ["adapt.init", "tracking.uri", "client.betas", "federation", "method.local_layers"]
+KEYS += ["adapt.init", "tracking.uri", "adapt.guidance", "federation", "method.local_layers"]
 KEYS += ["method", "eval.metrics"]
 ODD_VALUES = ["1e308", "1" + "0" * 30, ".nan", "-.inf", "true", "[[1]]", "{a: 1}", "a\0b"]
 ODD_VALUES += ["[", "{", "'", "&a 1", "*a", "!!python/object/apply:os.system ['id']", "!!set {a}"]
@@ -133,7 +133,6 @@ TOO_LARGE += ["eval.num_clients=-1", "eval.num_clients=0", "eval.guidance=1e18",
 TOO_LARGE += ["resources.num_actors=1000000000000", "resources.num_cpus=1e18"]
 TOO_LARGE += ["resources.num_cpus=1e-320", "resources.num_gpus=1e18", "resources.num_gpus=1e-300"]
 TOO_LARGE += ["client.batch_size=1000000000000", "client.warmup_rounds=-5", "client.lr=1e18"]
-TOO_LARGE += ["client.betas=[2,3]", "client.betas=[-1,0.5]", "client.betas=[0.9,1.0]"]
 TOO_LARGE += ["partition.max_retries=1000000000000", "partition.alpha=.inf", "seed=9" + "0" * 40]
 TOO_LARGE += ["partition={name: shard, shards_per_client: 1000000000}", "server.lr=1e18"]
 

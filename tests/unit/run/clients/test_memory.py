@@ -29,9 +29,9 @@ from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
 from spire_core.errors import ClusterError
-from spire_core.federated import client, client_group
+from spire_core.federated import client
 from spire_core.federated.accumulation import SUM_BYTES
-from spire_core.methods import BODY, CLIENT_EMB, LOCAL
+from spire_core.methods import BODY, LOCAL
 from spire_core.secure_sum.keys import ClientSecrets
 from spire_core.secure_sum.protocol import SumPlan, sealed_shares
 from spire_core.training.adam import Adam
@@ -232,32 +232,6 @@ def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
     ClientWorker(setup, setting.images).rehearse()
     assert phases[0] == {LOCAL}
     assert BODY in phases[1]
-
-
-@pytest.mark.parametrize(("engine", "num_clients"), [("loop", 1), ("grouped", 2)])
-def test_a_rehearsal_takes_one_of_the_embeddings_first_steps(
-    mnist_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    engine: str,
-    num_clients: int,
-) -> None:
-    words = [f"client.engine={engine}", "client.group_size=2", "client.emb_first_steps=40"]
-    setting = prepare(load_config("smoke", [*words, f"data.root={mnist_root}"]))
-    setup = WorkerSetup(
-        setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path
-    )
-    steps: list[bool] = []
-
-    class Noticed(Adam):
-        def step(self) -> None:
-            steps.append({*self.leaves} == {CLIENT_EMB})
-            super().step()
-
-    monkeypatch.setattr(client, "Adam", Noticed)
-    monkeypatch.setattr(client_group, "Adam", Noticed)
-    ClientWorker(setup, setting.images).rehearse()
-    assert steps == [True] * num_clients + [False] * num_clients
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])

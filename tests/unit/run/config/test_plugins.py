@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+
 from pipeline.config.data import OTHER_DATASETS
 from pipeline.config.load import load_config
 from pipeline.config.meaning import fingerprint, pretrain_fingerprint

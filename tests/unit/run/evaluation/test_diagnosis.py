@@ -316,24 +316,6 @@ def test_an_embedding_that_does_not_train_is_ignored_unless_clients_are_alike(
     assert diagnose(result.setting, replace(result.real, mixtures=alike), *records) == ()
 
 
-def test_embeddings_that_only_play_new_clients_are_not_judged(
-    mnist_root: Path, tmp_path: Path
-) -> None:
-    """They never train, whatever a client has stored; half of the episodes leave half the steps."""
-    words = (
-        "client.emb_lr=0",
-        "client.emb_init_std=0.001",
-        *FEW_CLIENTS,
-        "client.emb_first_steps=1",
-    )
-    alone = run(mnist_root, tmp_path / "alone", 11, *words, "method.episodes=1.0")
-    assert alone.cross_losses is None
-    half = run(mnist_root, tmp_path / "half", 11, *words, "method.episodes=0.5")
-    assert half.cross_losses is not None
-    for result in (alone, half):
-        assert not {IGNORED, INCONSISTENT} & {*names(result)}
-
-
 def test_a_servers_rate_that_is_far_too_high_diverges(mnist_root: Path, tmp_path: Path) -> None:
     server = ("server.optimizer=fedadam", "server.lr=0.1")
     assert names(run(mnist_root, tmp_path, 20, *server)) == [DIVERGING]

@@ -32,8 +32,6 @@ SIZES = ("federation.num_clients=6", "federation.cohort_size=3", "federation.num
         ((), 300.0 + 4 * 6),  # evaluations after rounds 0, 4, 8 and 10
         (("eval.every=0",), 300.0 + 2 * 6),
         (("eval.num_clients=2",), 300.0 + 4 * 2),
-        (("client.emb_first_steps=3",), 10 * 3 * 5 * 5.0 + 4 * 6),
-        (("method=fedavg", "client.emb_first_steps=3"), 300.0 + 4 * 4),
         (("method=fedavg",), 300.0 + 4 * 4),  # a few draws stand for everybody
         (("method=local",), 0.0),
         ((*ONE_EPOCH, "partition.client_size=40"), 10 * 3 * 30.0 + 4 * 6),
@@ -71,16 +69,6 @@ def test_private_steps_and_their_draws_are_counted() -> None:
     once = "privacy.adapt.mechanism=one_release"
     config = load_config(None, [*DRAWS, *SIZES, *words, once])
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 3))
-
-
-def test_trials_that_differ_in_how_embeddings_train_are_timed_once() -> None:
-    words = ["client.emb_first_steps=2", "client.emb_noise=0.1", "method.episodes=0.5"]
-    assert kind_of(load_config("smoke", words)) == kind_of(load_config("smoke", []))
-
-
-def test_a_share_of_more_rounds_than_the_timed_one_is_no_mistake() -> None:
-    words = ["method=shared_rep", "method.share_until=0.999", "federation.num_rounds=10000"]
-    assert kind_of(load_config("smoke", words)) == kind_of(load_config("smoke", words[:1]))
 
 
 def test_a_tinted_image_is_timed_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ SETTINGS = ["resources.pool=local", "tracking.enabled=false", "federation.num_ro
 SETTINGS += ["federation.num_new_clients=3", "eval.every=0", "eval.num_images=12"]
 SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=3", "eval.kid_subset_size=12"]
 SETTINGS += ["adapt.epochs=4", "adapt.eval_every=4", "client.lr=0.01", "adapt.num_images=20"]
-CHOICE = [f"adapt.guidance={list(SCALES)}", "adapt.val_fraction=0.3"]
+CHOICE = [f"adapt.guidance={list(SCALES)}"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
         client_id = report.client_id
         train = result.setting.partition.split(client_id).train
         order = torch.randperm(len(train), generator=torch_generator(0, "validation", client_id))
-        aside = to_float(torch.from_numpy(result.setting.images[train[order[:6]]]))
+        aside = to_float(torch.from_numpy(result.setting.images[train[order[:4]]]))
         real = extractor.features(aside)
         with monkeypatch.context() as patch:
             patch.setattr(saved_run, "torch_generator", of_the_choice)
@@ -102,9 +102,9 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
         scored = saved.draw(client_id, 12, 0, best)
         np.testing.assert_allclose(few, scored[: len(few)], atol=1e-4)
         assert np.abs(images[best].numpy() - scored).max() > 0.1
-        assert row["steps"] == 4  # of 14 images each
-        assert report.neighbours is not None  # among those 14, not the six set aside
-        assert len(report.neighbours.train_hits) == 14
+        assert row["steps"] == 4  # of 16 images each
+        assert report.neighbours is not None  # among those 16, not the four set aside
+        assert len(report.neighbours.train_hits) == 16
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ class Extractor:
 
 def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
     """Those of the held-out images say what the client will be asked for."""
-    images = np.arange(10, dtype=np.uint8).repeat(4).reshape(10, 1, 2, 2)
-    split = ClientSplit(1, np.arange(6), np.arange(6, 10))
-    client = ClientData(split, images, tokens=np.arange(10)[:, None])
+    images = np.arange(14, dtype=np.uint8).repeat(4).reshape(14, 1, 2, 2)
+    split = ClientSplit(1, np.arange(10), np.arange(10, 14))
+    client = ClientData(split, images, tokens=np.arange(14)[:, None])
     method = SimpleNamespace(record=METHODS["spire"])
     evaluator: Any = SimpleNamespace(
         context=SimpleNamespace(config=SimpleNamespace(method=method, seed=0)),
@@ -182,9 +182,9 @@ def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
         asked.append(prompts.flatten().tolist())
         return [torch.full((8, 1, 2, 2), scale - 1.0)]
 
-    settings = AdaptConfig(guidance=(1.9, 0.03, 1.0), val_fraction=0.4)
+    settings = AdaptConfig(guidance=(1.9, 0.03, 1.0))
     chosen = choose_guidance(evaluator, [client], settings, draw)
-    order = torch.randperm(6, generator=torch_generator(0, "validation", 1))
+    order = torch.randperm(10, generator=torch_generator(0, "validation", 1))
     aside = order[:2].tolist()
     assert asked == [[*aside * 4]] * 3
     assert chosen == [0.03]  # nearly as dark as its images

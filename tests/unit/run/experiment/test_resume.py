@@ -47,9 +47,7 @@ WORDS = ",".join(sorted({word for char in CHARACTERS for word in caption_of(char
 WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
 WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
 WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.words=[{WORDS}]")
-EMBEDDING = ["client.emb_noise=0.1", "client.emb_prior=0.2", "client.emb_first_steps=1"]
-EMBEDDING += ["method.episodes=0.5", "model.set_encoder=true", "adapt.init=encoder"]
-EMBEDDING += ["adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5", "adapt.emb_prior=1"]
+EMBEDDING = ["adapt.init=mean", "adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5"]
 EMBEDDING += ["adapt.guidance=[1,3]"]
 
 
@@ -132,7 +130,7 @@ def whole(
 ) -> tuple[Config, Result]:
     root = tmp_path_factory.mktemp("whole")
     name, _, text = request.param.partition(" with ")
-    method = [f"method={name}", "method.share_until=0.4", "server.optimizer=fedadam"]
+    method = [f"method={name}", "server.optimizer=fedadam"]
     chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
     thin = ["client.compression=top_k", "adapt.local_init=mean"]
     own = {"spire": EMBEDDING, "shared_rep": thin}[name]

@@ -209,48 +209,6 @@ def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method:
     assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
 
 
-def test_a_new_client_joins_a_long_run_whose_layers_were_shared_for_most_of_it(
-    run: SavedRun,
-) -> None:
-    """Of the preset's own few rounds none would be left to local layers."""
-    config = replace(
-        run.config,
-        method=MethodConfig("shared_rep", share_until=0.999),
-        federation=replace(run.config.federation, num_rounds=2000),
-    )
-    joining = joining_config(replace(run, config=config), ["adapt.epochs=3"])
-    assert joining.adapt.epochs == 3
-
-
-def test_a_new_client_joins_a_run_with_episodes_and_a_set_encoder(run: SavedRun) -> None:
-    """Its settings depend on some of the run's, which go with them."""
-    config = replace(
-        run.config,
-        model=replace(TINY, set_encoder=True),
-        method=MethodConfig("spire", episodes=0.5),
-        client=replace(run.config.client, emb_first_steps=2),
-        adapt=replace(run.config.adapt, init="encoder", lr=0.5),
-    )
-    joining = joining_config(replace(run, config=config), ["adapt.epochs=3"])
-    assert joining.adapt == replace(config.adapt, epochs=3)
-    with pytest.raises(ConfigError, match="zero, mean or random with privacy"):
-        joining_config(replace(run, config=config), ["privacy.adapt.epsilon=4"])
-
-
-def test_a_new_client_does_not_start_at_a_mean_of_embeddings_that_never_trained(
-    run: SavedRun,
-) -> None:
-    def joining(episodes: float) -> Config:
-        method = MethodConfig("spire", episodes=episodes)
-        client = replace(run.config.client, emb_first_steps=2)
-        config = replace(run.config, method=method, client=client)
-        return joining_config(replace(run, config=config), ["adapt.init=mean"])
-
-    assert joining(0.5).adapt.init == "mean"
-    with pytest.raises(ConfigError, match=r"method\.episodes below 1 with adapt\.init=mean, got 1"):
-        joining(1.0)
-
-
 @pytest.mark.parametrize("word", ["adapt.tune_epochs=2", "adapt.group_size=3"])
 def test_what_a_client_that_arrives_never_reads_is_refused(run: SavedRun, word: str) -> None:
     with pytest.raises(ConfigError, match=r"a client that arrives, got adapt.* so leave it out"):

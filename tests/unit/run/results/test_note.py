@@ -17,7 +17,7 @@ CHANGES = (
     [],
     ["method=fedavg_ft", "adapt.lr=1e-4", "federation.local_epochs=2", "seed=7"],
     ["data=folder", "data.path='/my photos/1e3'", "data.image_size=32", "eval.every=0"],
-    ["data.path='null'", "client.compile=true"],
+    ["data.path='null'", "adapt.early_stopping=true"],
     ["data=folder", "data.path='/d/a: b: c'", "data.image_size=32", "data.clients='@id'", METADATA],
     [
         "data=folder",

@@ -35,12 +35,12 @@ def written(folder: Path, primary: str, more: str = "client.lr: [0.1]") -> str:
         "adapt.num_images: 4",
         "adapt: {num_images: 16.0}",
         "adapt.num_images: 4, model.d_emb: 8",  # which fedavg_ft does not read
-        "client.betas: [0.9, 0.99], eval.controls: false",
+        "model.multipliers: [1, 2], eval.controls: false",
         "partition: dirichlet, data.name: mnist",
     ],
 )
 def test_a_comparison_at_settings_of_some_trials_is_taken(where: str, tmp_path: Path) -> None:
-    more = "client.betas: [[0.9, 0.99]], partition: [dirichlet], data.name: [mnist]"
+    more = "model.multipliers: [[1, 2]], partition: [dirichlet], data.name: [mnist]"
     file = written(tmp_path, f"{{method: fedavg_ft, where: {{{where}}}}}", more)
     assert len(load_sweep(file).primary) == 1
 

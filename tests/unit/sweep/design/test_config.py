@@ -129,11 +129,15 @@ def test_settings_may_be_nested_or_flat() -> None:
 
 
 def test_a_trial_is_the_run_of_its_overrides() -> None:
-    axes = {"client.lr": [1e-5], "client.betas": [[0.5, 0.9]], "federation.local_epochs": [2]}
+    axes = {
+        "client.lr": [1e-5],
+        "method.local_layers": [["conv_out"]],
+        "federation.local_epochs": [2],
+    }
     [trial] = trials(sweep_of(axes=axes, settings={"method": "shared_rep"}, seeds=(7,)))
     config = load_config(trial.preset, trial.overrides)
     assert config == trial.config
-    assert (config.client.lr, config.client.betas, config.seed) == (1e-5, (0.5, 0.9), 7)
+    assert (config.client.lr, config.method.local_layers, config.seed) == (1e-5, ("conv_out",), 7)
     assert (config.federation.tau, config.federation.local_epochs) == (None, 2)
     assert trial.trial_id == fingerprint(config)[:12]
 

@@ -40,7 +40,6 @@ def test_without_effect_in_any_trial_it_is_refused(settings: dict[str, object]) 
     [
         {"settings": {"privacy.adapt.delta": 0.01}, "axes": {"privacy.adapt.epsilon": [4, None]}},
         {"axes": {"method": ["spire", "fedavg_ft"], "model.d_emb": [8, 16]}},
-        {"settings": {"adapt.patience": 9}, "axes": {"adapt.early_stopping": [True, False]}},
         {"settings": {"resources.pool": "local", "resources.num_cpus": 0.5}},  # of its process
         {"settings": {"tracking.uri": "http://there:1", "tracking.enabled": False}},
     ],

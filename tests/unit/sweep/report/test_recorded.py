@@ -113,7 +113,7 @@ def test_a_run_counts_at_another_value_of_what_makes_no_difference_to_it() -> No
 
 def test_a_setting_that_nobody_varies_is_not_held_against_older_runs() -> None:
     """A default of today is not that of the day on which a sweep began."""
-    old = [replace(one, params={**one.params, "client.emb_noise": "0.125"}) for one in PLANNED]
+    old = [replace(one, params={**one.params, "client.prox_mu": "0.125"}) for one in PLANNED]
     found, notes = findings_of(old)
     assert (len(found), notes) == (2, [])
     assert found == findings_of(PLANNED)[0]

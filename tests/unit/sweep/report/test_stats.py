@@ -439,11 +439,12 @@ def test_settings_of_a_method_are_held_against_its_best_one_each_at_its_best_rat
     assert cell_text(table.rows[1][2]) == "1.5 ± 2.5"
     assert within_methods_table(group_runs(runs[:6] + runs[-1:]), KID) is None
 
-    own = [run("shared_rep", 0, kid, method__share_until=kid) for kid in (1.0, 2.0)]
+    turns = {1.0: "alternate", 2.0: "joint"}
+    own = [run("shared_rep", 0, kid, method__phases=turns[kid]) for kid in turns]
     own += [run("fedavg_ft", 0, kid, adapt__tune_epochs=kid) for kid in (1, 2)]
     table = within_methods_table(group_runs(own), KID)
     assert table is not None
-    assert [row[1] for row in table.rows] == ["method.share_until=1.0", "method.share_until=2.0"]
+    assert [row[1] for row in table.rows] == ["method.phases=alternate", "method.phases=joint"]
 
     heldout = {"16": 0.25, "64": 0.5, "256": 0.5}  # that of the best score is not the best one
     for one in runs:
