@@ -283,7 +283,7 @@ def _stored(name: str, root: Path, keys: Sequence[str]) -> list[np.ndarray]:
     """
     path, again = stored_file(name, root), f"run `spire data fetch {name}`"
     try:
-        with np.load(path) as file:
+        with path.open("rb") as content, np.load(content) as file:
             arrays = [file[key] for key in keys]
         for key, array in zip(keys, arrays, strict=True):
             check_array(name, key, array)

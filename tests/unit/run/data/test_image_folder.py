@@ -180,11 +180,12 @@ def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
-    paint(tmp_path / "a" / "1.png", 0)
-    whole = (tmp_path / "a" / "1.png").read_bytes()
-    for content in (b"no image", b"", whole[:-20]):
-        (tmp_path / "a" / "2.png").write_bytes(content)
-        with pytest.raises(DataError, match=r"expected an image, got .*a/2\.png .*: remove or men"):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    save_image(tmp_path / "a" / "1.jpg", noise)
+    whole = (tmp_path / "a" / "1.jpg").read_bytes()
+    for content in (b"no image", b"", whole[: len(whole) // 2]):
+        (tmp_path / "a" / "2.jpg").write_bytes(content)
+        with pytest.raises(DataError, match=r"expected an image, got .*a/2\.jpg .*: remove or men"):
             load_clients(own(tmp_path))
 
 
