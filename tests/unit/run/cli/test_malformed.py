@@ -23,7 +23,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
-from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -643,62 +642,6 @@ def test_a_damaged_outbox_says_nothing(line: bytes | str) -> None:
     assert read_points(Path.cwd())[-1] == (3, {"a": 1.0})
     assert Outbox(Path.cwd()).has("metrics", "a", 3)
     assert parse_entry(b"[" * 100_000) is None
-
-
-# --- data ---------------------------------------------------------------------------------------
-
-
-def save_png(path: Path, size: tuple[int, int] = (8, 8)) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size).save(path)
-    return path.read_bytes()
-
-
-FOLDER = ["data=folder", "data.path=images", "data.image_size=16", "eval.extractor=mnist-cnn"]
-
-
-def test_folders_that_hold_no_images_are_refused(pristine: Path) -> None:
-    fresh(pristine)
-    good = save_png(Path("images", "a", "0.png"))
-    bad = Path("images", "a", "1.png")
-    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(pwned) (w) file\n"
-    header = good[:16] + struct.pack(">II", 60_000, 60_000) + good[24:]
-    for content in [b"", b"text", good[:40], good[:45], eps, header, pickle.dumps(Evil())]:
-        bad.write_bytes(content)
-        assert judge("data", "show", "smoke", *FOLDER) == 2
-        assert judge("adapt", "r", "--data", "images") == 2
-    bad.unlink()
-    assert judge("data", "show", "smoke", *FOLDER) == 2  # one class, of one image
-    for path in ("nowhere", "images/a", "images/a/0.png", "a\0b", ""):
-        assert judge("data", "show", "smoke", *FOLDER, f"data.path='{path}'") == 2
-        if path not in ("images/a", ""):  # too few images, which is found out after a first message
-            assert judge("adapt", "r", "--data", path) == 2
-    for name in ("b", "c"):
-        Path("images", "a", name).symlink_to(Path("images").absolute())
-    assert judge("data", "show", "smoke", *FOLDER) == 2
-    assert not Path("unpickled").exists()
-
-
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=True)
-    return file.getvalue()
-
-
-def test_a_damaged_data_set_is_named(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(mnist_root / "mnist", "data/mnist")
-    monkeypatch.setenv("SPIRE_DATA", str(Path("data").absolute()))
-    path = Path("data", "mnist", "train_labels.npy")
-    data = path.read_bytes()
-    archive = io.BytesIO()
-    np.savez(archive, a=np.zeros(3))
-    huge = data[:10] + data[10:128].replace(b"60000,", b"9" * 15 + b",")[:118] + data[128:]
-    inputs = [*damages(data), npy(np.array([Evil()], dtype=object)), npy(np.array(1))]
-    inputs += [archive.getvalue(), huge, npy(np.zeros(60_000)), npy(np.zeros((3, 0)))]
-    for content in inputs:
-        path.write_bytes(content)
-        assert judge("data", "show", "smoke") == 2
-    assert not Path("unpickled").exists()
 
 
 # --- what the shell hands over ------------------------------------------------------------------

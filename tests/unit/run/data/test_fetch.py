@@ -190,7 +190,7 @@ def test_own_images_are_no_originals(tmp_path: Path, originals: Path) -> None:
     check_source("mnist", str(originals))
     check_source("mnist", None)
     check_source("mnist", str(tmp_path), begins=False)
-    with pytest.raises(ConfigError, match=r"original files of mnist .* set data\.name=folder"):
+    with pytest.raises(ConfigError, match=r"original files of mnist .* or data\.name=folder"):
         check_source("mnist", str(tmp_path))
     with pytest.raises(DataError, match="expected a folder of images"):
         check_source("folder", str(tmp_path / "nowhere"))

@@ -98,7 +98,7 @@ def test_the_splits_share_no_font(fonts_root: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, content in FILES.items():
         (tmp_path / f"{name}.TTF").write_bytes(content)
-    with pytest.raises(DataError, match=r"font files with SHA-256.*got 2 files .*fonts-aenigma"):
+    with pytest.raises(DataError, match=r"font files with SHA-256.*got 2 files .*fetch fonts"):
         fetch("fonts", tmp_path / "store", tmp_path, lambda text: None)
     assert not (tmp_path / "store" / "fonts.npz").exists()
 
