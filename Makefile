@@ -14,11 +14,11 @@ PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --
 OTHER_PYTHON ?= python3.13
 OTHER := build/$(notdir $(OTHER_PYTHON))
 LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/secure_sum \
-	core/federated/test_exact_sum.py sweep/test_cli_page.py $(addprefix run/, \
-	config/test_equivalence.py config/test_load.py config/test_plugins.py config/test_stored_fingerprints.py \
+	core/federated/test_exact_sum.py $(addprefix run/, \
+	config/test_meaning.py config/test_load.py config/test_plugins.py config/test_rules.py \
 	cli/test_completion.py cli/test_settings_page.py results/test_params.py \
-	files/test_masking.py files/test_json_files.py files/test_revision.py))
-LIGHT_NEEDS := argcomplete cryptography hypothesis numpy pillow pytest pytest-timeout pyyaml safetensors
+	files/test_masking.py files/test_json_files.py))
+LIGHT_NEEDS := argcomplete cryptography hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors scipy
 
 PEERS := build/peers
 # Two thirds of an installation is compiling modules that nothing here imports: Python compiles the
@@ -76,7 +76,10 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
 	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
-docs: $(VENV)/.docs  ## the pages as a site, in build/site
+docs: $(VENV)/.docs  ## the pages as a site, in build/site, with the options of every verb
+	{ echo '# The command'; for verb in run resume adapt sample export audit 'data fetch' 'data show' \
+		sweep report sync theory doctor; do printf '\n## spire %s\n\n```\n' "$$verb"; \
+		COLUMNS=100 $(SPIRE) $$verb --help || exit; echo '```'; done; } > docs/cli.md
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser

@@ -58,21 +58,24 @@ def run(
 
 
 def resume(
-    name: str | Path = "last", settings: Settings | None = None, *, is_quiet: bool = False
+    name: str | Path = "last",
+    settings: Settings | None = None,
+    *,
+    is_anew: bool = False,
+    is_quiet: bool = False,
 ) -> "Result":
-    """Go on with an interrupted run of this root, and return its result, as `spire resume` does.
+    """Go on with an interrupted run, and return its result, as `spire resume` does.
 
-    `name`: an id, a name or a folder. `settings`: of tracking and resources, `data.root` and
-    `federation.client_timeout_s`. RunError for a run that has finished.
+    `name`: an id, a name or a folder. `settings`: of tracking and resources, `data.root`,
+    `eval.extractor_weights` and `federation.client_timeout_s`. `is_anew`: as `--anew`. RunError for
+    a run that has finished.
     """
     from pipeline.cli.command import say
     from pipeline.cli.run import CHANGEABLE, end_finished
     from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
-    from pipeline.config.tracking import tracking_root
     from pipeline.experiment.launch import ready_for
     from pipeline.runs.folder import load_result
-    from pipeline.runs.ownership import check_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_resumed
     from spire_core.errors import RunError
@@ -80,7 +83,6 @@ def resume(
     words = _words(settings, CHANGEABLE)
     given = load_config(None, words).tracking
     run_dir = find_run(word_of(name, RUN_NAME), given)
-    check_links(run_dir, tracking_root(given))
     if (result := load_result(run_dir)) is not None:
         end_finished(run_dir, given)
         run_id = result["run_id"]
@@ -92,7 +94,7 @@ def resume(
         from pipeline.experiment.run import resume_experiment
 
         with _watcher(is_quiet) as watcher:
-            return resume_experiment(run_dir, config, watcher, preset=preset)
+            return resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
 
 
 def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedRun":
@@ -172,53 +174,41 @@ def adapt(
 def sweep(
     name_or_file: str | Path,
     settings: Settings | None = None,
-    rows_from: str | Path | Sequence[str | Path] = (),
     *,
     retry_failed: bool = False,
 ) -> "Outcome":
     """Run what is left of a sweep, as `spire sweep` does, and return its outcome.
 
-    `rows_from`: a file of rows, or several, of trials that have finished elsewhere. With
-    `retry_failed` failed trials run again as well. `report` writes the report.
+    With `retry_failed` failed trials run again as well. `report` writes the report.
     """
     from pipeline.cli.command import say
     from sweeps.design.load import load_study
-    from sweeps.execution.elsewhere import finished_elsewhere
-    from sweeps.report.stretches import read_stretches
     from sweeps.sweep import run_sweep
 
     loaded, recorded = load_study(str(name_or_file), _words(settings))
-    elsewhere, _ = finished_elsewhere(loaded, read_stretches(_texts(rows_from)))
-    return run_sweep(loaded, say, retry_failed, elsewhere, recorded)
+    return run_sweep(loaded, say, retry_failed, recorded)
 
 
 def report(
-    names: str | Sequence[str] | None = None,
+    names: str | Sequence[str] = "last",
     settings: Settings | None = None,
     out: str | Path | None = None,
-    rows: str | Path | None = None,
-    rows_from: str | Path | Sequence[str | Path] = (),
-    readme: str | Path | None = None,
 ) -> "Report":
     """Write the report of a sweep, or of runs, into the folder `out`, as `spire report` does.
 
-    `names`: the last sweep's by default. `rows`: a file for each client's scores in each run.
-    `rows_from`: a file of rows, or several, whose runs are in the report too; without any `names`
-    they are all. `readme`: with `rows`, the Markdown page that has what follows from them.
+    `names`: the last sweep's by default.
     """
+    from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
     from spire_core.config.checks import require
     from sweeps.report.make import make_report
-    from sweeps.report.stretches import read_stretches
 
     tracking = load_config(None, _words(settings, ("tracking.",))).tracking
-    stretches = read_stretches(_texts(rows_from))
-    words = _texts(names if names is not None else [] if rows_from else "last")
+    several = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
+    words = [word_of(name, "names of a sweep or of runs") for name in several]
     advice = "name one, or leave names out for the last sweep"
-    require(bool(words or rows_from), "a sweep or runs", "none", advice)
-    folder, file = (None if path is None else Path(_file(path)) for path in (out, rows))
-    readme = None if readme is None else _file(readme)
-    return make_report(tracking, words, folder, file, stretches, readme)
+    require(bool(words), "a sweep or runs", "none", advice)
+    return make_report(tracking, words, None if out is None else Path(_file(out)))
 
 
 def write_images(
@@ -285,14 +275,6 @@ def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list
     from pipeline.cli.settings import words_of
 
     return words_of(settings, prefixes)
-
-
-def _texts(value: str | Path | Sequence[str | Path]) -> list[str]:
-    """Return one name or file, or several, as a list of texts."""
-    from pipeline.cli.settings import word_of
-
-    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
-    return [word_of(one, "names or files") for one in values]
 
 
 def _file(path: Any) -> str:

@@ -1,14 +1,12 @@
 """Small runs of which each is disturbed once, at a random moment: all must end as if undisturbed.
 
-    python benchmarks/chaos.py --runs 20 --seed 0 --json benchmarks/results/chaos.json
+    python benchmarks/chaos.py --runs 20 --seed 0 --json chaos.json
 
 Real MNIST, real Ray with two client actors, real MLflow, and the commands that a user types: a run
 that ends early is resumed, and what waits for a server is delivered by `spire sync`. In the end the
 run's state has to be that of an uninterrupted run in one process, bit for bit; MLflow has to hold
 every number of that run exactly once, with its value (of times and memory: some value), and the
-status FINISHED. A client that raises or sends NaN is dropped in some of the runs; what is expected
-then is a run whose cohort never had that client in that round. Exit code 0 only if all of this is
-true of all runs.
+status FINISHED. Exit code 0 only if all of this is true of all runs.
 """
 
 import argparse
@@ -23,7 +21,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chaos_desk import Desk, Server, small_disk
 from chaos_events import EVENTS, FAULT_KINDS, HANG_LIMIT_S, fault_env, plan_fault
@@ -115,27 +112,13 @@ def undisturbed(root: Path, words: Sequence[str], **env: str) -> Expected:
     return Expected(told["state_fingerprint"], recorded(desk)[1])
 
 
-def without_client(root: Path, words: Sequence[str], fault: dict[str, Any]) -> Expected:
-    """Return what a run comes to whose cohort never had a fault's client in the fault's round.
-
-    A dropped client differs from it in two numbers: it is counted, and was sent the backbone.
-    """
-    env = fault_env(fault | {"kind": "absent"})
-    expected = undisturbed(root, words, **env)
-    step, points = fault["round_idx"] + 1, dict(expected.points)
-    down = dict(points["comm/down_bytes"])
-    for key, value in {"comm/down_bytes": max(down.values()), "pretrain/dropped": 1.0}.items():
-        points[key] = sorted((dict(points[key]) | {step: value}).items())
-    return Expected(expected.fingerprint, points)
-
-
 def disturb(
     event: str, num_rounds: int, rng: random.Random, root: Path, expected: Expected
 ) -> Outcome:
     """Do one run with one event and return what became of it; Missed if it was over before."""
     words = [*settings_for(num_rounds), f"tracking.checkpoint_every={rng.choice((1, 2))}"]
     with contextlib.ExitStack() as stack:
-        desk, more, outcome, policy = Desk(root), (), Outcome(event), ""
+        desk, more, outcome = Desk(root), (), Outcome(event)
         if event == "server-down":
             server = Server(root.with_name(f"{root.name}-server"))
             server.start()
@@ -148,16 +131,10 @@ def disturb(
             words.append(f"federation.client_timeout_s={HANG_LIMIT_S}")
         elif event in FAULT_KINDS:
             config, mark = load_config("smoke", words), root.with_name(f"{root.name}.mark")
-            fault, policy = plan_fault(event, config, rng, mark), rng.choice(("retry", "drop"))
-            words.append(f"federation.on_client_error={policy}")
-            if policy == "drop":
-                expected = without_client(root.with_name(f"{root.name}-without"), words, fault)
-            desk = Desk(root, **fault_env(fault))
+            desk = Desk(root, **fault_env(plan_fault(event, config, rng, mark)))
         stack.callback(desk.kill)
         desk.type("run", "smoke", *words, "resources.num_actors=2")
         outcome.detail, outcome.moment = EVENTS[event](desk, num_rounds, rng, *more)
-        if policy:
-            outcome.detail += f", {policy}"
         finish(desk, outcome, expected)
     return outcome
 

@@ -3,9 +3,9 @@
 Counted, every 0.1 s: the private memory of the driver and of all client actors, the memory of the
 run's own process, and the allocated part of Ray's object store. Writes one JSON.
 
-    python benchmarks/cohort_memory.py --out benchmarks/results/cohort-memory.json
+    python benchmarks/cohort_memory.py --out build/cohort-memory.json
     python benchmarks/cohort_memory.py --preset mnist --cohorts 100 --rounds 1 \\
-        --out benchmarks/results/cohort-memory-36m.json client.batch_size=2
+        --out build/cohort-memory-36m.json client.batch_size=2
 """
 
 import argparse
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--preset", default="smoke")
     parser.add_argument("--cohorts", nargs="+", type=int, default=list(COHORTS))
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cohort-memory.json"))
+    parser.add_argument("--out", type=Path, default=Path("build/cohort-memory.json"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()

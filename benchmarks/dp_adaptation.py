@@ -103,7 +103,7 @@ class Fits:
 def main() -> None:
     """Time the systems, print a table, and say whether private embeddings are fast enough."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dp_adaptation.json"))
+    parser.add_argument("--out", type=Path, default=Path("build/dp_adaptation.json"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1, help="noisy steps (a run has 40)")
     args = parser.parse_args()

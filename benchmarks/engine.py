@@ -96,7 +96,7 @@ def table(parts: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine.json"))
+    parser.add_argument("--out", type=Path, default=Path("build/engine.json"))
     parser.add_argument("--repeats", type=int, default=5)
     text = "time this alone; name another --out to keep the other parts"
     parser.add_argument("--only", choices=PARTS, help=text)

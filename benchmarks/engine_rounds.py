@@ -216,9 +216,7 @@ def time_aggregation(repeats: int) -> dict[str, Any]:
     systems: Systems = {
         "plain sum in float32": (plain, (), 1),
         "ours, exact": (
-            lambda: aggregate(
-                state, average(updates, state.broadcast, config.server), config.server
-            ),
+            lambda: aggregate(state, average(updates, state.broadcast), config.server),
             (),
             1,
         ),

@@ -5,7 +5,7 @@ on this machine answers 500, 503 or 429 instead of the server, or hangs up: befo
 reaches the server, or after the server has done what it asks. The draws are seeded. Of each share:
 what is lost, what is doubled, and the seconds until the last entry is there. Writes one JSON.
 
-    python benchmarks/flaky_delivery.py --out benchmarks/results/flaky_delivery.json
+    python benchmarks/flaky_delivery.py --out flaky_delivery.json
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Ray's processes are killed or stand still, and signals come, at every stage of a small run.
 
-    nice python benchmarks/ray_faults.py --out benchmarks/results/ray-faults.json
+    nice python benchmarks/ray_faults.py --out ray-faults.json
     nice python benchmarks/ray_faults.py --only "raylet SIGKILL round" --out FILE [--again]
 
 One run after the other, with real MNIST, MLflow, Ray with one client actor, and the limits of time

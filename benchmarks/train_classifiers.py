@@ -33,7 +33,7 @@ from spire_core.evaluation.classifier import (
 )
 from spire_core.rng import derive_seed
 
-RESULTS = Path(__file__).parent / "results" / "classifiers.json"
+RESULTS = Path("build/classifiers.json")
 BATCH_SIZE = 256
 
 
@@ -218,6 +218,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.parent.mkdir(exist_ok=True)
     for name in args.names:
         print(name, flush=True)
         results[name] = train(name, args.data_root, args.epochs)

@@ -26,28 +26,19 @@ def sweep(args: argparse.Namespace) -> Answer:
     from sweeps.design.load import load_study
 
     settings, recorded = load_study(args.file, args.words)
-    elsewhere, stretches = _elsewhere(settings, args.rows_from)
     if args.dry_run:
-        return _dry_run(settings, args.retry_failed, elsewhere)
+        return _dry_run(settings, args.retry_failed)
     from sweeps.outcome_text import outcome_json, outcome_text
     from sweeps.sweep import run_sweep
 
-    outcome = run_sweep(settings, say, args.retry_failed, elsewhere, recorded)
+    outcome = run_sweep(settings, say, args.retry_failed, recorded)
     values = outcome_json(outcome)
-    text = outcome_text(values) + _reported(outcome, values, stretches)
+    text = outcome_text(values) + _reported(outcome, values)
     code = 1 if values["num_failed"] else INTERRUPTED if values["num_unfinished"] else 0
     return Answer(text, values, code)
 
 
-def _elsewhere(settings: Any, files: Sequence[str]) -> tuple[Any, Any]:
-    """Return the records of trials that have rows in these files, and the rows."""
-    from sweeps.execution.elsewhere import finished_elsewhere
-    from sweeps.report.stretches import read_stretches
-
-    return finished_elsewhere(settings, read_stretches(files))
-
-
-def _reported(outcome: Any, values: dict[str, Any], stretches: Any) -> str:
+def _reported(outcome: Any, values: dict[str, Any]) -> str:
     """Return the report of a sweep as text, or why there is none; "" if nothing has finished."""
     from pipeline.config.tracking import ui_text
     from pipeline.runs.record import experiment_of
@@ -59,7 +50,7 @@ def _reported(outcome: Any, values: dict[str, Any], stretches: Any) -> str:
         return ""
     sweep = values["parent_run_id"] or values["name"]  # its folder may have been deleted meanwhile
     try:
-        written = make_report(outcome.tracking, [sweep], stretches=stretches)
+        written = make_report(outcome.tracking, [sweep])
     except (SpireError, OSError) as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
@@ -67,7 +58,7 @@ def _reported(outcome: Any, values: dict[str, Any], stretches: Any) -> str:
     return f"\n\n{report_text(written)}\nlook at it all  {where}"
 
 
-def _dry_run(settings: Any, retry_failed: bool, elsewhere: Any) -> Answer:
+def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     import os
 
     from pipeline.cluster.actor_plan import machine_resources
@@ -80,7 +71,7 @@ def _dry_run(settings: Any, retry_failed: bool, elsewhere: Any) -> Answer:
 
     tracking = base_config(settings).tracking
     warn_of_store(tracking)
-    ledger = Ledger.of(settings, tracking, elsewhere)
+    ledger = Ledger.of(settings, tracking)
     planned = probes(settings) if settings.search == "optuna" else trials(settings)
     if ledger.is_new:
         check_effects(planned)
@@ -99,15 +90,12 @@ def report(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config
     from sweeps.report.files import report_json
     from sweeps.report.make import make_report
-    from sweeps.report.stretches import read_stretches
     from sweeps.report.terminal import report_text
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
-    out, rows = (None if path is None else Path(path) for path in (args.out, args.rows))
-    names = names or ([] if args.rows_from else ["last"])
-    stretches = read_stretches(args.rows_from)
-    written = make_report(tracking, names, out, rows, stretches, args.readme)
+    out = None if args.out is None else Path(args.out)
+    written = make_report(tracking, names or ["last"], out)
     return Answer(report_text(written), report_json(written))
 
 
@@ -123,7 +111,6 @@ def _add_sweep(verbs: Any) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="try failed trials again as well"
     )
-    _add_rows_from(parser, "trials with rows in this file (spire report --rows) are finished")
 
 
 def _sweep_names() -> list[str]:
@@ -139,21 +126,6 @@ def _add_report(verbs: Any) -> None:
     parser.add_argument("words", nargs="*", default=[], metavar="SWEEP | RUN", help=text)
     parser.add_argument(
         "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
-    )
-    text = "also write each client's scores in each run into this CSV file"
-    parser.add_argument("--rows", metavar="FILE", help=text)
-    text = "with --rows, write what follows from them into this Markdown page, between two marks"
-    parser.add_argument("--readme", metavar="FILE", help=text)
-    _add_rows_from(parser, "take runs of other machines out of this file; alone without SWEEP")
-
-
-def _add_rows_from(parser: Any, text: str) -> None:
-    parser.add_argument(
-        "--rows-from",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help=f"{text} (may be given several times)",
     )
 
 

@@ -38,15 +38,13 @@ def plan_json(
         return plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
 
     plans = [(trial, plan(trial)) for trial in to_run]
-    finished = progress.with_status("finished")  # elsewhere: without a pre-training to reuse here
-    done = [trial for trial in finished if trial.trial_id not in progress.elsewhere]
+    done = progress.with_status("finished")
     return {
         "name": sweep.name,
         "preset": sweep.preset,
         "search": sweep.search,
         "num_trials": progress.num_trials,
         "num_to_run": len(left) + progress.num_undrawn,
-        "num_from_rows": len(progress.elsewhere),
         "concurrency": at_once,
         "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
         "estimate_s": sweep_seconds(plans, at_once, done),
@@ -83,7 +81,6 @@ def plan_text(values: Mapping[str, Any]) -> str:
     kind = "trials" if values["search"] != "optuna" else "trials to draw; those at the axes' ends"
     num_trials, num_to_run = values["num_trials"], values["num_to_run"]
     left = "" if num_to_run == num_trials else f", {num_to_run} of them left"
-    left += f", {values['num_from_rows']} in rows" if values["num_from_rows"] else ""
     return (
         f"sweep {values['name']} on {values['preset']}: {num_trials} {kind}{left}, "
         f"{values['concurrency']} at once on {cluster}\n{aligned(header, rows)}\n"
@@ -104,7 +101,6 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         **{f"num_{status}": count for status, count in counts.items()},
         "num_unfinished": len(progress.with_status("unfinished")) + progress.num_undrawn,
         "num_skipped": outcome.num_skipped,
-        "num_from_rows": len(progress.elsewhere),
         "metric": sweep.metric,
         "best_trial_id": None if best is None else best.trial_id,
         "trials": [_row(progress, trial) for trial in progress.trials],
@@ -157,7 +153,7 @@ def outcome_text(values: Mapping[str, Any]) -> str:
     )
     parts = [
         f"sweep {values['name']}: {counts}"
-        + (f" ({_skipped(values)})" if values["num_skipped"] else ""),
+        + (f" ({values['num_skipped']} of them before)" if values["num_skipped"] else ""),
         aligned(header, rows)
         + (f"\n* best by {values['metric']}" if values["best_trial_id"] else ""),
     ]
@@ -176,11 +172,6 @@ def outcome_text(values: Mapping[str, Any]) -> str:
     if values["num_unfinished"]:
         parts.append("the same command goes on with what is unfinished")
     return "\n\n".join(parts)
-
-
-def _skipped(values: Mapping[str, Any]) -> str:
-    in_rows = values["num_from_rows"]
-    return f"{values['num_skipped']} of them before" + (f", {in_rows} in rows" if in_rows else "")
 
 
 def _cells(row: Mapping[str, Any], is_best: bool) -> list[str]:

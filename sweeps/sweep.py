@@ -25,7 +25,6 @@ from sweeps.execution.parent_run import is_open, parent_run
 from sweeps.execution.progress import Progress, read_progress
 from sweeps.execution.source import trial_source
 from sweeps.execution.tasks import TaskMaker
-from sweeps.execution.trial_record import TrialRecord
 from sweeps.execution.tune import Say, run_trials
 
 
@@ -55,38 +54,25 @@ def run_sweep(
     sweep: SweepConfig,
     say: Say,
     retry_failed: bool = False,
-    elsewhere: Mapping[str, TrialRecord] | None = None,
     recorded: SweepConfig | None = None,
 ) -> Outcome:
     """Run the trials that are left: finished ones are skipped, interrupted ones go on.
 
-    Finished are also those of `elsewhere`, by id. Failed ones run again with `retry_failed` only.
-    A sweep that begins here is `recorded` as `load_study` says.
-    Every mistake is raised before any trial starts: a wrong trial, a store that does not answer, a
-    trial that could never fit.
+    Failed ones run again with `retry_failed` only. A sweep that begins here is `recorded` as
+    `load_study` says. Every mistake is raised before any trial starts: a wrong trial, a store that
+    does not answer, a trial that could never fit.
     """
     base = base_config(sweep)
-    ledger = Ledger.of(sweep, base.tracking, elsewhere)
+    ledger = Ledger.of(sweep, base.tracking)
     before = read_progress(sweep, ledger)
     left = before.left(retry_failed)
-    if before.elsewhere:
-        say(f"{len(before.elsewhere)} of {before.num_trials} trials have rows: not run again here")
     if left or before.num_undrawn:
         _run_left(sweep, base, ledger, before, left, say, recorded)
-    elif base.tracking.enabled and _needs_parent(ledger, before):
+    elif base.tracking.enabled and is_open(ledger.parent_run_dir):  # killed at its very end
         check_store(base.tracking)
         with parent_run(sweep, ledger, base.tracking, recorded):
             pass
     return Outcome(sweep, base.tracking, ledger, before, read_progress(sweep, ledger))
-
-
-def _needs_parent(ledger: Ledger, progress: Progress) -> bool:
-    """Return whether a sweep with nothing left to run has to open its own run.
-
-    It was killed at its very end, or all its trials were run elsewhere.
-    """
-    run_dir = ledger.parent_run_dir
-    return is_open(run_dir) or (run_dir is None and bool(progress.elsewhere))
 
 
 def _run_left(

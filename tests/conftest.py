@@ -41,7 +41,7 @@ FONTS = {  # by names that are not variants of each other
 LONGEST = ("test_sweep_nodes", "test_pools", "test_ray_losses", "test_sweeps_here", "test_sweeps")
 LONGEST += ("test_tracking_outage", "test_cluster_start", "test_jobs", "test_chaos")  # in order
 COMPUTING = ("test_resume", "test_experiment", "test_guidance", "test_diagnosis", "test_audit")
-COMPUTING += ("test_evaluator", "test_make", "test_recompute", "test_malformed", "test_python")
+COMPUTING += ("test_evaluator", "test_make", "test_python")
 COMPUTING += ("test_no_extractor", "test_extending")  # the longest files of unit tests
 NUM_BETWEEN = 3  # files of unit tests after each file that waits
 

@@ -2,10 +2,9 @@
 
 It belongs to `chaos.py`, is found where PYTHONPATH names its folder (Ray's processes inherit that),
 and does nothing without SPIRE_FAULT, a JSON object:
-    kind       "raise": the client's training raises; "nan": its update and its own state are NaN;
-               "absent": it is not in the cohort at all, which is what `on_client_error=drop` gives
+    kind       "raise": the client's training raises; "nan": its update and its own state are NaN
     client_id, round_idx
-    mark       a file that says that it has happened: "raise" and "nan" happen once
+    mark       a file that says that it has happened, which it does once
 """
 
 import json
@@ -48,16 +47,6 @@ def spoil_training(rounds: ModuleType) -> None:
     rounds.train_client = spoilt  # type: ignore[attr-defined]
 
 
-def leave_out(driver: ModuleType) -> None:
-    choose_cohort = driver.choose_cohort
-
-    def smaller(*args: Any) -> list[int]:
-        is_due = args[-1] == FAULT["round_idx"]
-        return [c for c in choose_cohort(*args) if not (is_due and c == FAULT["client_id"])]
-
-    driver.choose_cohort = smaller  # type: ignore[attr-defined]
-
-
 class Patching:
     """Finds one module as Python would, and changes it as soon as it has been executed."""
 
@@ -79,6 +68,4 @@ class Patching:
 
 
 if FAULT is not None:
-    absence, spoiling = ("federation.driver", leave_out), ("clients.rounds", spoil_training)
-    name, patch = absence if FAULT["kind"] == "absent" else spoiling
-    sys.meta_path.insert(0, Patching(f"pipeline.{name}", patch))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Patching("pipeline.clients.rounds", spoil_training))  # type: ignore[arg-type]

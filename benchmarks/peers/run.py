@@ -4,7 +4,7 @@
     .venv/bin/python -m benchmarks.peers.run --rounds 3 --repeats 1 --works tiny
 
 Every system is a process of its own that prints a line as each round ends; all else is read off
-from outside, in the same way for all. Results: benchmarks/results/peers.json.
+from outside, in the same way for all. Results: build/peers.json.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pipeline.data.datasets import load
 from pipeline.data.resize import resized
 from spire_core.rng import numpy_generator
 
-RESULTS = Path("benchmarks/results/peers.json")
+RESULTS = Path("build/peers.json")
 ENVIRONMENTS = Path("build/peers")
 OURS, FLOWER, PFL = (
     sys.executable,

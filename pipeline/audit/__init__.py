@@ -6,7 +6,6 @@ embedding_attacks  embeddings computed from these messages
 embedding_search   the embedding whose conditioning vectors explain a message best
 membership         attacks on the training images of adapted clients
 image_scores       scores of single images that these attacks compare
-inclusion          a client adapted to a random half of its images, for a bound on epsilon
 outcome            the numbers of an audit: metrics, tables, JSON
 recording          an outcome in the run's folder and in its tracking store
 """

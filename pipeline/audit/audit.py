@@ -4,11 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from pipeline.audit.embedding_attacks import MessageLeak, attack_messages
-from pipeline.audit.inclusion import one_run_audit
 from pipeline.audit.membership import attack_models
 from pipeline.audit.outcome import Audit
 from pipeline.audit.round_messages import observe_rounds
@@ -22,7 +18,6 @@ from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.start import check_same
 from spire_core.errors import RunError
-from spire_core.methods import CLIENT_EMB
 from spire_core.partition.split import Partition
 
 Say = Callable[[str], None]
@@ -34,37 +29,26 @@ def audit_run(
     audited: Config,
     overrides: Sequence[str],
     num_rounds: int,
-    with_one_run: bool,
     say: Say,
 ) -> Audit:
     """Return what a finished run gives away.
 
     `began` is the run's configuration, `audited` the same with `overrides` of how clients train.
-    `num_rounds` are simulated; `with_one_run` also adapts a new client to a half of its images.
-    RunError for one run of a private adaptation, and if the run's data, code or checkpoint are not
-    those with which it began.
+    `num_rounds` are simulated. RunError if the run's data, code or checkpoint are not those with
+    which it began.
     """
-    if with_one_run and audited.privacy.adapt.is_on:
-        raise RunError(
-            "expected a run without privacy.adapt.epsilon for --one-run, got one with it: the "
-            "audit adapts without noise, so leave --one-run out"
-        )
     setting = prepare(audited)
     check_same(run_dir, setting.hashes)
     saved, worker = SavedRun.load(run_dir), _worker(setting, run_dir)
     weights, method = saved.weights.numpy(), audited.method.record
-    messages = models = one_run = None
+    messages = models = None
     if method.has_embedding and method.is_federated:
         say(f"simulating {num_rounds} rounds of {audited.federation.cohort_size} clients")
         messages = _messages(worker, run_dir, began, num_rounds)
     if method.adapt_parts and setting.new_ids:
         say(f"attacking the models of {len(setting.new_ids)} new clients")
         models = attack_models(worker, weights, setting.new_ids, saved.client_state)
-        if with_one_run:
-            say("adapting a new client to a random half of its images")
-            mean_emb = _mean_emb(setting, worker)
-            one_run = one_run_audit(worker, weights, setting.new_ids[0], mean_emb)
-    return Audit(run_dir.name, audited.method.name, messages, models, one_run, tuple(overrides))
+    return Audit(run_dir.name, audited.method.name, messages, models, tuple(overrides))
 
 
 def _worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
@@ -91,14 +75,6 @@ def without_hidden(setting: FederationSetup) -> Partition:
             "hidden_from_new do not hide, got none: audit a run with other settings"
         )
     return replace(partition, new_clients=new)
-
-
-def _mean_emb(setting: FederationSetup, worker: ClientWorker) -> Tensor | None:
-    """Return the mean (D_emb,) of the embeddings at which the run's new clients start, if any."""
-    if setting.config.mean_part != CLIENT_EMB:
-        return None
-    states = [worker.private_state(client_id) for client_id in setting.representative_ids]
-    return torch.stack([state.parts[CLIENT_EMB] for state in states]).mean(0)
 
 
 def _messages(worker: ClientWorker, run_dir: Path, began: Config, num_rounds: int) -> MessageLeak:

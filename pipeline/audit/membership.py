@@ -105,24 +105,6 @@ def attack_client(
     )
 
 
-def reference_scores(
-    worker: ClientWorker, weights: np.ndarray, client_id: int, state: PrivateState, images: Tensor
-) -> np.ndarray:
-    """Return scores (N,) of images (N, C, H, W) by the reference attack at all timesteps.
-
-    They are uint8, or latents where the network takes these.
-    """
-    context = worker.context
-    x0 = to_float(images).to(context.device)
-    before = _losses_before(worker, weights, client_id, x0)
-    emb = load_client(context.model, context.on_device(weights), state)
-    denoise = client_denoiser(context.model.net, emb)
-    settings = (context.diffusion, x0, LOSS_TIMES, context.config.seed)
-    gain = before - denoising_losses(denoise, *settings)
-    scale = gain.std(dim=1, keepdim=True).clamp_min(1e-30)
-    return (gain / scale).mean(dim=0).numpy()
-
-
 def _losses_before(worker: ClientWorker, weights: np.ndarray, client_id: int, x0: Tensor) -> Tensor:
     """Return losses of images x0 under the model before adaptation, which anybody can have.
 

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pipeline.audit.embedding_attacks import ATTACKS, MessageLeak
-from pipeline.audit.inclusion import OneRun
 from pipeline.audit.membership import NEAREST, REFERENCE, SECMI, ModelLeak
 from spire_core.privacy.membership import AttackResult
 
@@ -14,18 +13,16 @@ AUC_COLUMNS = {REFERENCE: "mia_auc", SECMI: "secmi_auc", NEAREST: "nearest_auc"}
 
 @dataclass(frozen=True)
 class Audit:
-    """What a run gives away: by its messages, by its adapted models, and a bound on epsilon.
+    """What a run gives away: by its messages, and by its adapted models.
 
     `messages` is None for a method without embeddings or rounds, `models` for one whose new clients
-    train nothing, `one_run` unless it was asked for. `overrides`: settings other than the run's
-    own.
+    train nothing. `overrides`: settings other than the run's own.
     """
 
     run_id: str
     method: str
     messages: MessageLeak | None
     models: ModelLeak | None
-    one_run: OneRun | None
     overrides: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, float]:
@@ -44,8 +41,6 @@ class Audit:
         if self.models is not None:
             attack = self.models.attacks[REFERENCE]
             found |= {"privacy/mia_auc": attack.auc, "privacy/mia_tpr": attack.tpr}
-        if self.one_run is not None:
-            found["privacy/eps_lower"] = self.one_run.epsilon_lower
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def message_table(self) -> dict[str, list[Any]]:

@@ -20,7 +20,6 @@ from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.checkpoint.storage import (
     names_at,
     open_storage,
-    refuse_links_at,
     refuse_runs_at,
     storage_errors,
 )
@@ -201,14 +200,10 @@ class Mirror:
 
 
 def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
-    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be.
-
-    RunError if a link is in its folder.
-    """
+    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be."""
     if config.storage is None:
         return None
     storage, path = open_storage(config.storage)
     folder = f"{path.rstrip('/')}/{run_dir.name}"
     refuse_runs_at(storage, folder, run_dir.parent)
-    refuse_links_at(storage, folder)
     return Mirror(run_dir, storage, folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.remote import CHUNK_BYTES, FOLDERS, SINGLE
-from pipeline.checkpoint.storage import names_at, open_storage, reading_run, refuse_links_at
+from pipeline.checkpoint.storage import names_at, open_storage, reading_run
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import room_for, sync, sync_tree
 from pipeline.files.masking import mask
@@ -26,7 +26,6 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
     there is no run at it, BusyError if another process brings it right now.
     """
     storage, path = open_storage(uri)
-    refuse_links_at(storage, path)
     with reading_run(uri):
         names = names_at(storage, path)
     run_id = path.rstrip("/").rpartition("/")[2]

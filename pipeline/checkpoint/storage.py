@@ -6,13 +6,12 @@ The only file that imports file systems of pyarrow, which are those of Ray Tune.
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.masking import error_line, mask
 from pipeline.runs.layout import RUNS
-from pipeline.runs.links import refuse_links
 from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -52,24 +51,12 @@ def reading_run(uri: str) -> Iterator[None]:
 
 
 def names_at(storage: "FileSystem", folder: str) -> list[str]:
-    """Return the names of all files below a folder; RunError if one leads out of it."""
+    """Return the names of all files below a folder."""
     from pyarrow.fs import FileSelector, FileType
 
     found = storage.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    paths = [info.path for info in found if info.type == FileType.File]
-    if storage.type_name == "local":  # which lists what a link leads to as if it were there
-        folder, paths = os.path.realpath(folder), [os.path.realpath(path) for path in paths]
-    return sorted(_safe(path.removeprefix(f"{folder.rstrip('/')}/")) for path in paths)
-
-
-def _safe(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or name != str(path):
-        raise RunError(
-            f"expected names of a run's files at a storage, got {name!r}, which leads out of its "
-            "folder: do not use that copy"
-        )
-    return name
+    above = f"{folder.rstrip('/')}/"
+    return sorted(info.path.removeprefix(above) for info in found if info.type == FileType.File)
 
 
 def check_storage(config: TrackingConfig) -> None:
@@ -89,12 +76,6 @@ def refuse_runs_at(storage: "FileSystem", folder: str, runs: Path) -> None:
             f"expected tracking.storage outside of {runs}, where the runs are, got {folder}: "
             "choose another folder for their copies, or null"
         )
-
-
-def refuse_links_at(storage: "FileSystem", folder: str) -> None:
-    """Raise RunError if a link is in a folder of a storage on this machine."""
-    if storage.type_name == "local":
-        refuse_links(Path(folder))
 
 
 def storage_of(uri: str, run_dir: Path) -> str | None:

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from pipeline.audit.outcome import Audit
 
 NUM_ROUNDS = 4
-PLACES = ("tracking.", "data.root=", "data.path=", "eval.extractor_weights=")
-PLACES += ("model.backbone=", "model.text_encoder=")
+PLACES = ("tracking.", "data.root=", "eval.extractor_weights=")
 WHAT_IF = ("client.opt_state=", "client.private_moments=", "client.compression=")
 WHAT_IF += ("client.emb_dropout=", "federation.cohort_size=", "federation.tau=")
 WHAT_IF += ("federation.secure_aggregation=",)
@@ -24,7 +23,6 @@ def audit(args: argparse.Namespace) -> Answer:
     from pipeline.config.load import load_config, overridden
     from pipeline.config.meaning import say_without_effect, without_effect
     from pipeline.runs.folder import load_result, run_lock
-    from pipeline.runs.links import refuse_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_start
     from spire_core.errors import RunError
@@ -34,7 +32,6 @@ def audit(args: argparse.Namespace) -> Answer:
     changes = [word for word in words if not word.startswith(PLACES)]
     given = load_config(None, places).tracking
     run_dir = find_run(args.run, given, is_finished=True)
-    refuse_links(run_dir)  # it is going to be written into
     if load_result(run_dir) is None:
         raise RunError(f"expected a finished run, got {args.run}: spire resume {args.run} first")
     began, _ = load_start(run_dir, given, places)
@@ -44,9 +41,8 @@ def audit(args: argparse.Namespace) -> Answer:
 
     with run_lock(run_dir):
         changed = overridden(began, changes)
-        say_without_effect(without_effect(changed, changes).items())
-        settings = (began, changed, changes, args.rounds, args.one_run)
-        outcome = audit_run(run_dir, *settings, say)
+        say_without_effect(without_effect(changed, changes))
+        outcome = audit_run(run_dir, began, changed, changes, args.rounds, say)
         path = record_audit(run_dir, outcome)
     if began.tracking.enabled and not changes:
         for synced in sync_runs(given, [run_dir]):
@@ -58,14 +54,7 @@ def audit(args: argparse.Namespace) -> Answer:
 def audit_text(outcome: "Audit") -> str:
     """Return an audit as tables, each with a sentence that says how to read it."""
     parts = [f"{outcome.method}, run {outcome.run_id}", *outcome.overrides]
-    texts = [", ".join(parts), _messages_text(outcome), _models_text(outcome)]
-    if outcome.one_run is not None:
-        one = outcome.one_run
-        texts.append(
-            f"One run: client {one.client_id} adapted to {one.num_included} of {one.num_images} "
-            f"images: epsilon is at least {one.epsilon_lower:.3g} (confidence 95 %, delta 0)"
-        )
-    return "\n\n".join(texts)
+    return "\n\n".join([", ".join(parts), _messages_text(outcome), _models_text(outcome)])
 
 
 def _messages_text(outcome: "Audit") -> str:
@@ -121,8 +110,6 @@ def add_audit(verbs: Any) -> None:
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
     text = f"rounds to simulate from the finished state ({NUM_ROUNDS})"
     parser.add_argument("--rounds", type=_rounds, default=NUM_ROUNDS, metavar="N", help=text)
-    text = "also adapt a new client to a random half of its images, for a lower bound on epsilon"
-    parser.add_argument("--one-run", action="store_true", help=text)
 
 
 def _rounds(text: str) -> int:

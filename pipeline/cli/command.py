@@ -141,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
     names: tuple[str, Callable[[], Sequence[str]]] | None = None
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # --rows of `report` is no --rows-from
+        super().__init__(allow_abbrev=False, **settings)
 
     def format_help(self) -> str:
         text = super().format_help()
@@ -226,10 +226,10 @@ def list_names(
     parser.names = title, find
 
 
-def add_mine(parser: argparse.ArgumentParser) -> None:
-    """Let the owner of a run say so."""
-    text = "the run is yours though this root did not begin it: trust the addresses in its record"
-    parser.add_argument("--mine", action="store_true", help=text)
+def add_anew(parser: argparse.ArgumentParser) -> None:
+    """Let the user deliver a run of another store to the present one."""
+    text = "deliver all of a run that the present tracking store does not have, as a new run there"
+    parser.add_argument("--anew", action="store_true", help=text)
 
 
 def hear_interrupts() -> None:

@@ -102,10 +102,8 @@ def loss_text(stats: RoundStats) -> str:
 
 
 def left_out(stats: RoundStats) -> str:
-    """Return the numbers of dropped clients and stragglers of a round, or "" without any."""
-    counts = [(stats.num_dropped, "dropped"), (stats.num_stragglers, "behind")]
-    text = ", ".join(f"{count} {word}" for count, word in counts if count)
-    return f" ({text})" if text else ""
+    """Return the number of dropped clients of a round, or "" without any."""
+    return f" ({stats.num_dropped} dropped)" if stats.num_dropped else ""
 
 
 def evaluation_line(evaluation: Evaluation, floor: float) -> str:

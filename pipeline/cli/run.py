@@ -6,12 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import (
-    Answer,
-    add_mine,
-    add_verb,
-    say,
-)
+from pipeline.cli.command import Answer, add_anew, add_verb, say
 from pipeline.cli.presets import (
     add_preset,
     check_source,
@@ -32,8 +27,8 @@ if TYPE_CHECKING:
     from pipeline.experiment.watcher import Watcher
     from pipeline.results.result import Result
 
-# What a run that goes on may change; one that began elsewhere also some places of files.
 CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
+CHANGEABLE += ("eval.extractor_weights=",)  # by a run that goes on
 
 # --- the verbs ----------------------------------------------------------------------------------
 
@@ -63,13 +58,11 @@ def run(args: argparse.Namespace) -> Answer:
 def resume(args: argparse.Namespace) -> Answer:
     """Resume an interrupted run; print the result of a finished one again."""
     from pipeline.config.load import load_config
-    from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import load_result
-    from pipeline.runs.ownership import READ, check_links
     from pipeline.runs.record import find_run
     from pipeline.runs.start import load_resumed
 
-    overrides = allowed(args.words, (*CHANGEABLE, *(f"{key}=" for key in READ)))
+    overrides = allowed(args.words, CHANGEABLE)
     given = load_config(None, overrides).tracking
     if "://" in args.run:
         from pipeline.checkpoint.restore import restore
@@ -80,14 +73,14 @@ def resume(args: argparse.Namespace) -> Answer:
             given = replace(given, storage=storage_of(args.run, run_dir))
     else:
         run_dir = find_run(args.run, given)
-    check_links(run_dir, tracking_root(given))
-    if args.mine:
-        from pipeline.tracking.claim import claim
-
-        claim(run_dir, given, overrides)
     if (result := load_result(run_dir)) is not None:
         end_finished(run_dir, given)
         run_id = result["run_id"]
+        if args.anew:
+            raise RunError(
+                f"expected an interrupted run with --anew, got {run_id}, which has finished: spire "
+                f"sync {run_id} --anew delivers it"
+            )
         return Answer(f"run {run_id} has finished: spire sample {run_id}", result)
     from pipeline.experiment.launch import ready_for
 
@@ -96,7 +89,8 @@ def resume(args: argparse.Namespace) -> Answer:
         from pipeline.experiment.run import resume_experiment
 
         with _watched(args.quiet) as watcher:
-            return _finished(resume_experiment(run_dir, config, watcher, preset=preset), preset)
+            result = resume_experiment(run_dir, config, watcher, preset=preset, is_anew=args.anew)
+            return _finished(result, preset)
 
 
 # --- what they share ----------------------------------------------------------------------------
@@ -105,16 +99,13 @@ def resume(args: argparse.Namespace) -> Answer:
 def end_finished(run_dir: "Path", given: "TrackingConfig") -> None:
     """Do the rest for a finished run that was stopped right at its end: its key, its status."""
     from pipeline.cli.sync import sync_runs
-    from pipeline.config.tracking import tracking_root
     from pipeline.runs.folder import run_lock
     from pipeline.runs.noise_key import drop_noise_key
-    from pipeline.runs.ownership import begun_here
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import Outbox
 
     drop_noise_key(run_dir)
-    is_told = read_record(run_dir)["tracked"] and given.enabled
-    if not is_told or begun_here(run_dir, tracking_root(given)) is None:
+    if not (read_record(run_dir)["tracked"] and given.enabled):
         return
     outbox = Outbox(run_dir)
     if outbox.status != "FINISHED":
@@ -199,11 +190,8 @@ def add_resume(verbs: Any) -> None:
     parser = add_verb(verbs, "resume", resume, "go on with an interrupted run")
     text = "a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>"
     parser.add_argument("run", metavar="RUN", help=text)
-    text = (
-        "settings of tracking.*, resources.*, data.root and federation.client_timeout_s; of a run "
-    )
-    text += "that this root did not begin, also data.path, eval.extractor_weights, model.backbone "
-    text += "and model.text_encoder"
+    text = "settings of tracking.*, resources.*, data.root, eval.extractor_weights and "
+    text += "federation.client_timeout_s"
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
-    add_mine(parser)
+    add_anew(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")

@@ -2,8 +2,7 @@
 
 A client's step is measured, and the rest is counted: the messages of clients that are computed
 together, the accumulator of each actor, the broadcast on each node, and on the driver's node its
-vectors, the stretches that it fetches and the sealed shares of a secure sum. Only where the
-aggregation needs every update does an accumulator grow with the actor's share of the cohort.
+vectors, the stretches that it fetches and the sealed shares of a secure sum.
 """
 
 import resource
@@ -56,9 +55,7 @@ class Footprint:
 class RoundMemory:
     """Bytes of the updates of one round."""
 
-    cohort_size: int = 0
     actor_bytes: int = 0  # of an actor, whatever its share of the cohort
-    client_bytes: int = 0  # of an actor, for each client of its share
     server_bytes: int = 0  # of the driver and of what is on its way to it
     node_bytes: int = 0  # of the broadcast, in the object store of each node
     step_bytes: int = 0  # of the networks as they train, where nobody measures a step
@@ -75,38 +72,32 @@ class RoundMemory:
         update = 4 * arrays * num_weights
         together = client.largest_group(cohort_size) if client.engine == "grouped" else 1
         decoded = 1 if client.compression == "none" else 2
-        is_private, is_mean = config.privacy.rounds.is_on, config.server.is_mean
+        is_private = config.privacy.rounds.is_on
         at_work = together * decoded * update
         if is_private or config.federation.secure_aggregation:
             at_work += (together + 2) * NUMBER_BYTES * arrays * num_weights
         if is_private:
             at_work = max(at_work, NOISE_ARRAYS * 8 * num_weights)
-        sums = SUM_BYTES * arrays * num_weights if is_mean else 0
+        sums = SUM_BYTES * arrays * num_weights
         server = SERVER_ARRAYS * 8 * num_weights + min(STRETCH_BYTES, cohort_size * update)
         if config.federation.secure_aggregation:
             server += SHARE_BYTES * cohort_size * min(cohort_size, MAX_PARTNERS + 1)
         of_step = together * STEP_BYTES * num_weights
-        of_client = 0 if is_mean else update
-        return cls(cohort_size, at_work + sums, of_client, server, update, of_step)
-
-    def per_actor(self, num_actors: int) -> int:
-        """Return the bytes of one of so many actors."""
-        return self.actor_bytes + self.client_bytes * -(-self.cohort_size // num_actors)
+        return cls(at_work + sums, server, update, of_step)
 
     @property
     def in_one_process(self) -> int:
         """The bytes of a round whose clients and server are one process."""
-        return self.per_actor(1) + self.server_bytes + self.step_bytes
+        return self.actor_bytes + self.server_bytes + self.step_bytes
 
 
 def check_memory(round_: RoundMemory) -> None:
     """Raise ClusterError if a round has no room in this process."""
     need, free = round_.in_one_process, available_bytes()
     if need > free:
-        grows = "federation.cohort_size or " if round_.client_bytes else ""
         raise ClusterError(
-            f"expected memory for the updates of a round, got {need / 2**20:.0f} MiB for "
-            f"{round_.cohort_size} clients, {free / 2**20:.0f} MiB free: lower {grows}model.width"
+            f"expected memory for the updates of a round, got {need / 2**20:.0f} MiB, "
+            f"{free / 2**20:.0f} MiB free: lower model.width"
         )
 
 
@@ -147,30 +138,17 @@ def kept_positions(
     round_: RoundMemory,
     server_node: str | None = None,
 ) -> list[int]:
-    """Return the positions of the most actors that have room to work at once.
+    """Return the positions of the actors that have room to work at once, the first on each node.
 
     The first actor has measured the need. A place's free memory is the least that was seen there.
-    With fewer actors, each has a larger share of the cohort. `server_node` is the node of the
-    driver.
+    `server_node` is the node of the driver.
     """
-    for num_actors in range(len(found), 0, -1):
-        share = round_.per_actor(num_actors)
-        kept = _fitting(found, share, server_node, round_)
-        if len(kept) >= num_actors:
-            return kept[:num_actors]
-    return []
-
-
-def _fitting(
-    found: Sequence[Footprint], share_bytes: int, server_node: str | None, round_: RoundMemory
-) -> list[int]:
-    """Return the positions of the actors that fit, each with this share, the first on each node."""
     free: dict[str, int] = {}
     for place in (place for one in found for place in (one.node, one.gpu) if place is not None):
         free[place.name] = min(place.free_bytes, free.get(place.name, place.free_bytes))
     for node in {one.node.name for one in found}:
         free[node] -= round_.node_bytes + (round_.server_bytes if node == server_node else 0)
-    need_node = found[0].node.need_bytes + share_bytes
+    need_node = found[0].node.need_bytes + round_.actor_bytes
     need_gpu = 0 if found[0].gpu is None else found[0].gpu.need_bytes
     kept = []
     for position, one in enumerate(found):
@@ -182,11 +160,11 @@ def _fitting(
     return kept
 
 
-def sizes_text(footprints: Sequence[Footprint], share_bytes: int) -> str:
+def sizes_text(footprints: Sequence[Footprint], actor_bytes: int) -> str:
     """Return the need of an actor and the least free memory, in words."""
     mib, step = 2**20, footprints[0]
     least = min(one.node.free_bytes for one in footprints)
-    words = f"{step.node.need_bytes / mib:.0f} MiB for a step and {share_bytes / mib:.0f} MiB for "
+    words = f"{step.node.need_bytes / mib:.0f} MiB for a step and {actor_bytes / mib:.0f} MiB for "
     words += f"the updates of a round in each, {least / mib:.0f} MiB free"
     gpus = [one.gpu.free_bytes for one in footprints if one.gpu is not None]
     if step.gpu is None or not gpus:

@@ -121,10 +121,6 @@ class RoundWorker:
         """Drop all updates that are accumulated here."""
         self.receiver.forget()
 
-    def undo_round(self, client_id: int, round_idx: int) -> None:
-        """Discard a client's private state after a round whose update was not used."""
-        self.store.rewind(round_idx, client_id)
-
     def rehearse(self) -> None:
         """Take one optimizer step as in a round, so that memory can be measured; keep nothing."""
         config = self.setup.config

@@ -118,10 +118,9 @@ class ClientStore:
                 faults.append(str(error).removesuffix(f": {GO_BACK}"))
         return faults
 
-    def rewind(self, num_rounds_done: int, client_id: int | None = None) -> None:
-        """Drop states after more rounds, and unfinished files, of one client or of all."""
-        folders = "*" if client_id is None else f"{client_id:07d}"
-        for path in self.folder.glob(f"{folders}/*"):
+    def rewind(self, num_rounds_done: int) -> None:
+        """Drop states after more rounds, and unfinished files, of all clients."""
+        for path in self.folder.glob("*/*"):
             is_newer = path.stem.isdecimal() and int(path.stem) > num_rounds_done
             if path.suffix == ".part" or is_newer:
                 path.unlink(missing_ok=True)

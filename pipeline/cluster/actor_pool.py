@@ -119,7 +119,7 @@ class RayClientPool(ClientPool):
         kept = kept_positions(footprints, round_memory, here)
         if len(kept) == total:
             return
-        sizes = sizes_text(footprints, round_memory.per_actor(total))
+        sizes = sizes_text(footprints, round_memory.actor_bytes)
         if not (kept and self.may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"

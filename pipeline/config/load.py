@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, reduce
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pipeline.config.schema import Config
 from spire_core.config.checks import hint, require
@@ -72,7 +72,7 @@ def build(base: T | type[T], values: Mapping[str, Any], listed: str = SETTINGS) 
 
     schema = _schema(base)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(dict(values))))
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create({**values}))))
     except OmegaConfBaseException as error:
         found, key = error, error.full_key
     for one, value in flattened(values).items():  # not every error of OmegaConf has its key

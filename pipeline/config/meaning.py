@@ -7,7 +7,7 @@ A setting counts unless its method never reads it (`reads`), another setting swi
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.config.data import DATASETS
@@ -106,12 +106,11 @@ def without_effect(config: Config, words: Sequence[str]) -> dict[str, str]:
     return {key: f"{key} counts with {needed} alone" for key, needed in found.items() if needed}
 
 
-def say_without_effect(faults: Iterable[tuple[str, str]]) -> None:
+def say_without_effect(faults: Mapping[str, str]) -> None:
     """Warn, in one line, of settings without effect; ConfigError for one of privacy.
 
     `faults`: by key, as `without_effect` has them.
     """
-    faults = dict(faults)
     for key, fault in faults.items():
         if key.startswith("privacy."):
             raise ConfigError(f"expected settings that count, got {key}: {fault}")
@@ -125,7 +124,7 @@ def load_typed(preset: str | None, words: Sequence[str]) -> Config:
     ConfigError for one of privacy without effect, and for the label of a noise key in its place.
     """
     config = load_config(preset, words)
-    say_without_effect(without_effect(config, words).items())
+    say_without_effect(without_effect(config, words))
     refuse_label(config.privacy)
     return config
 

@@ -34,7 +34,7 @@ def _plain(c: "Config") -> Iterator[Rule]:
     yield record.is_federated or num_new > 0, f"federation.num_new_clients of at least 1 with method={record.name}", num_new, "nobody would train"
     yield c.mean_part is None or federation.num_clients >= 2, "federation.num_clients of at least 2 with adapt.init=mean or adapt.local_init=mean", federation.num_clients, "the mean would be that client's part, which never leaves it"
     yield not c.method.alternates or federation.tau != 1, "federation.tau of at least 2 with method.phases=alternate", federation.tau, "local layers take the first half of a client's steps, and shared ones need one"
-    yield federation.tau is None or federation.tau >= _fewest_steps(c), f"federation.tau of at least {_fewest_steps(c)} with client.prox_mu above 0", federation.tau, "shared weights start where the proximal term has no gradient"
+    yield federation.tau is None or federation.tau >= fewest_steps(c), f"federation.tau of at least {fewest_steps(c)} with client.prox_mu above 0", federation.tau, "shared weights start where the proximal term has no gradient"
     yield c.adapt.guidance is None or c.has_backbone, "a method with pre-training with adapt.guidance", record.name, "guidance leads away from what was drawn before adaptation, so set it to null"
     yield c.adapt.guidance is None or c.eval.extractor != "none", "an eval.extractor with adapt.guidance", "none", "drawings are compared in its features, so set adapt.guidance=null"
     yield is_given or not record.is_frozen, f"model.backbone=FOLDER with method={record.name}" + " and method.freeze=true" * c.method.freeze, "null", "a network of random numbers is not worth freezing"
@@ -93,7 +93,7 @@ def _of_secure_sums(c: "Config") -> Iterator[Rule]:
 # fmt: on
 
 
-def _fewest_steps(c: "Config") -> int:
+def fewest_steps(c: "Config") -> int:
     """Return the local steps of a round below which a proximal term has no gradient in any."""
     if not (c.method.record.is_federated and c.client.prox_mu > 0):
         return 1
@@ -121,7 +121,7 @@ def _chance_of_loss(c: "Config") -> float:
     def lost(n: int) -> float:
         holders = min(n, MAX_PARTNERS + 1)
         few = binom.cdf(threshold_of(holders) - 1, holders, 1 - c.federation.drop_rate)
-        return few if holders == n else min(1.0, n * few)
+        return float(few if holders == n else min(1.0, n * few))
 
     num_clients, cohort_size = c.federation.num_clients, c.federation.cohort_size
     chance = lost(cohort_size)
@@ -129,4 +129,4 @@ def _chance_of_loss(c: "Config") -> float:
         sizes = np.arange(1, min(num_clients, MAX_PARTNERS + 1) + 1)
         drawn = binom.pmf(sizes, num_clients, cohort_size / num_clients)
         chance = lost(max(cohort_size, MAX_PARTNERS + 2)) + drawn @ [lost(int(n)) for n in sizes]
-    return min(1.0, c.federation.num_rounds * chance)
+    return float(min(1.0, c.federation.num_rounds * chance))

@@ -11,6 +11,7 @@ from pipeline.files.paths import base_folder, lasting
 from spire_core.config.checks import Range, check_fields, require
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000  # of the `mlflow ui` that `ui_command` names
+MAX_RUN_NAME = 250  # characters that the databases of MLflow have room for
 SERVERS = ("http://", "https://", "databricks")
 
 

@@ -14,7 +14,7 @@ from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.evaluator import Evaluator, with_last_samples
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import Profiler, profiled_rounds
-from pipeline.experiment.round_recorder import RoundRecorder, recorded_rounds
+from pipeline.experiment.round_recorder import RoundRecorder
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.partitioning import promise_to_clients
@@ -120,13 +120,7 @@ def _train(
     load = system_load() if config.tracking.enabled else None
     listeners: list[RoundListener] = [
         evaluator,  # first: scores are recorded before the round, and before its checkpoint
-        RoundRecorder(
-            tracker,
-            config.federation,
-            promise_to_clients(config),
-            load,
-            recorded_rounds(run_dir, first),
-        ),
+        RoundRecorder(tracker, config.federation, promise_to_clients(config), load),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
     ]

@@ -14,7 +14,6 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CHECKPOINTS, CLIENTS, EVALUATIONS, SCORED
-from pipeline.runs.links import refuse_links
 from pipeline.runs.start import check_same
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker
@@ -50,10 +49,9 @@ def copy_pretraining(
     """Copy the last checkpoint, the evaluations and the clients' states of a finished pre-training.
 
     A run in which this ends early has no checkpoint that counts, and nothing of the other run stays
-    when it begins its own rounds. Raises RunError if the pre-training has not finished, has other
-    settings, or holds a link.
+    when it begins its own rounds. Raises RunError if the pre-training has not
+    finished, or has other settings.
     """
-    refuse_links(source)
     state = newest_checkpoint(source, pretrain_fingerprint(config))
     if state is None or state.round_idx != config.federation.num_rounds:
         raise RunError(

@@ -43,7 +43,6 @@ from pipeline.results.result import Result
 from pipeline.runs.folder import run_lock
 from pipeline.runs.mask_key import mask_key
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
-from pipeline.runs.ownership import check_links
 from pipeline.runs.start import check_same, located, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
@@ -96,21 +95,22 @@ def resume_experiment(
     preset: str | None = None,
     extra_tags: Iterable[str] = (),
     actors: ActorPlan | None = None,
+    is_anew: bool = False,
 ) -> Result:
     """Resume an interrupted run from its newest good checkpoint; the result is the same.
 
-    `extra_tags`: the names of its tags beside the usual ones; `actors` as in `run_experiment`.
-    Raises RunError if another process runs it, if its folder holds a link, or if its images, its
-    extractor or the code's numbers have changed since its start.
+    `extra_tags`: the names of its tags beside the usual ones; `actors` as in `run_experiment`;
+    `is_anew` as `Tracker.resume` says. Raises RunError if another process runs it, if its store
+    does not know it, or if its images, its extractor or the code's numbers have changed since its
+    start.
     """
-    is_own = check_links(run_dir, tracking_root(config.tracking)) is not None
     with room_for(run_dir), run_lock(run_dir):
         check_storage(config.tracking)
-        keep_noise_key(run_dir, config.privacy, is_own)
+        keep_noise_key(run_dir, config.privacy)
         setting = prepare(without_key(config))
         check_same(run_dir, setting.hashes)
         setting = with_participants(setting, run_dir, pretrained)
-        with Tracker.resume(config.tracking, run_dir) as tracker:
+        with Tracker.resume(config.tracking, run_dir, is_anew) as tracker:
             watcher.started(run_dir)
             tracker.log_tags({REVISION: running_code()})  # its scores are this code's
             if not read_points(run_dir):  # it may have ended before it recorded its settings

@@ -31,9 +31,8 @@ class Collector:
     def collect(self, reports: Reports, round_: OpenRound) -> tuple[MeanUpdate, Reports]:
         """Return the combined update of the reported clients, and the reports of those in it.
 
-        Clients whose updates are lost are computed again; one that then fails is dropped if the
-        settings say so. Raises the errors of `Gatherer.gather`, and ClusterError if updates are
-        lost again and again.
+        Clients whose updates are lost are computed again. Raises the errors of `Gatherer.gather`,
+        and ClusterError if updates are lost again and again.
         """
         for num_tries in range(1, MAX_TRIES + 1):
             stretches, lost = self._stretches(reports, round_)
@@ -43,7 +42,7 @@ class Collector:
                 break
             logger.warning("%d updates%s are lost: computed again", len(lost), round_.name)
             kept = {c: report for c, report in reports.items() if c not in lost}
-            reports = kept | self.gatherer.gather(sorted(lost), round_, has_others=bool(kept))
+            reports = kept | self.gatherer.gather(sorted(lost), round_)
         cause, remedy = self.pool.last_loss
         raise ClusterError(
             f"expected the updates{round_.name} to be kept until they are averaged, got them lost "
@@ -69,11 +68,11 @@ class Collector:
         self, reports: Reports, round_: OpenRound
     ) -> tuple[list[tuple], Collection[int]]:
         """Return the combined stretches, or else the clients whose updates are lost."""
-        plan, server = round_.plan, self.settings.server
-        shape, size = self.settings.update_shape(plan, round_.state.weights.size), 0
+        plan, size = round_.plan, 0
+        shape = self.settings.update_shape(plan, round_.state.weights.size)
         if plan.sums_integers:
             size = self.settings.update_format(plan, round_.state.broadcast).size
-        step = stretch_size(shape, self.pool.num_workers, len(reports), server)
+        step = stretch_size(shape, self.pool.num_workers)
         stretches = []
         for start in range(0, size or shape.size, step):
             found = self.pool.each("round_part", plan.round_idx, start, start + step)
@@ -81,14 +80,14 @@ class Collector:
             lost = self._lost(parts, reports)
             if lost:
                 return [], lost
-            stretches.append((combine_integers(parts),) if size else combine(parts, server))
+            stretches.append((combine_integers(parts),) if size else combine(parts))
         return stretches, ()
 
     def _lost(self, parts: Sequence[Part], reports: Reports) -> Collection[int]:
         """Return the clients that are in no part.
 
-        Those are all, and every worker starts anew, if a part holds a client that does not belong
-        there: its answer was lost and it is dropped, or another worker computed it again.
+        Those are all, and every worker starts anew, if a client is in two parts: its answer was
+        lost, and another worker computed it again.
         """
         found = [client_id for part in parts for client_id in part.client_ids]
         if len(set(found)) == len(found) and set(found) <= reports.keys():

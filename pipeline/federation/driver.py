@@ -71,7 +71,7 @@ class Driver:
         self.secure_sums = SecureSums(pool)
         self.collector = Collector(self.gatherer, self.secure_sums)
         guarantee = settings.guarantee
-        self.private = None if guarantee is None else PrivateRounds(pool, guarantee, settings.seed)
+        self.private = None if guarantee is None else PrivateRounds(pool, guarantee)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property
@@ -85,7 +85,7 @@ class Driver:
         seed, round_idx, timer = settings.seed, state.round_idx, RoundTimer(self.pool)
         # 1. Choose the cohort, and the clients of it that respond.
         cohort = self._cohort(state)
-        chances = (federation.drop_rate, seed, round_idx, settings.has_sampled_cohorts)
+        chances = (federation.drop_rate, seed, round_idx, self.private is not None)
         responding = responding_clients(cohort, *chances)
         plan = settings.plan(round_idx, kept_rounds, responding)
         if self.private is not None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 
 from pipeline.config.schema import Config
-from spire_core.federated.participation import choose_cohort, cyclic_cohort, responding_clients
+from spire_core.federated.participation import choose_cohort, responding_clients
 
 MANY_CLIENTS = 1000
 NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
@@ -13,7 +13,7 @@ NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
 def has_secret_cohorts(config: Config) -> bool:
     """Whether cohorts are a part of all clients that follows from the noise key."""
     federation = config.federation
-    return config.privacy.rounds.is_sampled and federation.cohort_size < federation.num_clients
+    return config.privacy.rounds.is_on and federation.cohort_size < federation.num_clients
 
 
 def public_cohort(config: Config, round_idx: int) -> list[int]:
@@ -21,11 +21,8 @@ def public_cohort(config: Config, round_idx: int) -> list[int]:
 
     Where a secret key draws cohorts, it is one of as many clients, and not that of the round.
     """
-    federation, rounds = config.federation, config.privacy.rounds
-    sizes = (federation.num_clients, federation.cohort_size, config.seed, round_idx)
-    if rounds.is_on and rounds.mechanism == "dp_ftrl":
-        return cyclic_cohort(*sizes, rounds.noise_cohort or federation.cohort_size)
-    return choose_cohort(*sizes)
+    federation = config.federation
+    return choose_cohort(federation.num_clients, federation.cohort_size, config.seed, round_idx)
 
 
 def all_stand_for_all(config: Config) -> bool:
@@ -50,7 +47,7 @@ def first_participants(config: Config, cohort_of: Callable[[int], list[int]]) ->
     for round_idx in range(federation.num_rounds):
         if len(participants) >= wanted:
             break
-        chances = (federation.drop_rate, config.seed, round_idx, config.privacy.rounds.is_sampled)
+        chances = (federation.drop_rate, config.seed, round_idx, config.privacy.rounds.is_on)
         responding = responding_clients(cohort_of(round_idx), *chances)
         participants |= dict.fromkeys(responding)
     return list(itertools.islice(participants, wanted))

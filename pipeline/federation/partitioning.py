@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.config.rules import fewest_steps
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, fitting, is_class, load, load_clients
 from spire_core.config.checks import require
@@ -70,22 +71,20 @@ def _check_steps(config: Config, num_images: Sequence[int]) -> None:
     `num_images`: of each client.
     """
     federation, smallest, size = config.federation, min(num_images), config.client.batch_size
-    work = federation.straggler_work if federation.straggler_rate > 0 else 1.0
-    behind, epochs = frozenset({0}), federation.local_epochs
-    plan = RoundPlan(0, 1.0, True, 0, federation.tau, epochs, (), behind, work)
-    most = plan.num_steps(1, max(num_images), size)
+    plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs)
+    most = plan.num_steps(max(num_images), size)
     require(
-        most >= config.fewest_steps,
-        f"at least {config.fewest_steps} steps of a client in a round with client.prox_mu above 0",
+        most >= fewest_steps(config),
+        f"at least {fewest_steps(config)} steps of a client in a round with client.prox_mu above 0",
         f"{most} of the largest client",
         "the first one has no gradient of it, so raise federation.local_epochs or set "
         "client.prox_mu=0",
     )
-    steps = plan.num_steps(0, smallest, size)
+    steps = plan.num_steps(smallest, size)
     require(
         steps >= 2 or not config.method.alternates,
         "at least 2 steps of every client in a round with method.phases=alternate",
-        f"{steps} of one with {smallest} images" + " that falls behind" * (work < 1),
+        f"{steps} of one with {smallest} images",
         "local layers take the first, so raise federation.local_epochs or federation.tau",
     )
 

@@ -35,16 +35,15 @@ def in_groups(client_ids: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
 def repeat_errors(
     units: Sequence[U],
     run: Callable[[list[U]], Sequence[R | SpireError]],
-    num_tries: int = MAX_TRIES,
 ) -> list[R]:
     """Return the results of `run(units)`; units that come to an error are run again.
 
-    Raises an error of the last try.
+    Raises an error of the last of `MAX_TRIES` tries.
     """
     results: dict[int, R] = {}
     errors: dict[int, SpireError] = {}
     left = list(range(len(units)))
-    for _ in range(num_tries):
+    for _ in range(MAX_TRIES):
         outcomes = run([units[i] for i in left])
         errors = {}
         for i, outcome in zip(left, outcomes, strict=True):

@@ -1,7 +1,7 @@
 """Rounds with differential privacy: the server's side of the promise to clients.
 
 The server is trusted with the clients' clipped changes, as in all central differential privacy, and
-publishes noisy sums alone. Noise, and cohorts that are drawn by chance, come from the run's secret
+publishes noisy sums alone. Noise and cohorts, which are drawn by chance, come from the run's secret
 key, which a worker reads: the noise joins the sum there, so that the driver never holds one without
 it where one worker sums. With `federation.secure_aggregation` the clients' changes are under masks,
 which come off the sum with its noise.
@@ -15,7 +15,6 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundStats
 from spire_core.federated.accumulation import MeanUpdate
 from spire_core.federated.messages import RoundPlan
-from spire_core.federated.participation import cyclic_cohort
 from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState
 from spire_core.privacy.rounds import RoundsGuarantee
@@ -24,21 +23,16 @@ from spire_core.privacy.rounds import RoundsGuarantee
 class PrivateRounds:
     """Draws private cohorts, and keeps account of what is published."""
 
-    def __init__(self, pool: ClientPool, guarantee: RoundsGuarantee, seed: int) -> None:
-        self.pool, self.guarantee, self.seed = pool, guarantee, seed
+    def __init__(self, pool: ClientPool, guarantee: RoundsGuarantee) -> None:
+        self.pool, self.guarantee = pool, guarantee
 
     def cohort(self, state: ServerState) -> list[int]:
-        """Return the next round's clients: each drawn by itself, maybe none, or the next in order.
+        """Return the next round's clients, each drawn by itself, so that there may be none.
 
-        The order is public, as no promise rests on it. Raises BudgetError if the round would exceed
-        the budget.
+        Raises BudgetError if the round would exceed the budget.
         """
         self.guarantee.check(_num_releases(state))
-        cyclic, round_idx = self.guarantee.cyclic, state.round_idx
-        if cyclic is not None:
-            sizes = (cyclic.num_clients, self.guarantee.cohort_size)
-            return cyclic_cohort(*sizes, self.seed, round_idx, cyclic.stride)
-        [cohort] = self.pool.run_all("private_cohort", [NOISE], round_idx)
+        [cohort] = self.pool.run_all("private_cohort", [NOISE], state.round_idx)
         return cohort
 
     def plan(self, plan: RoundPlan, state: ServerState, num_clients: int) -> RoundPlan:
@@ -66,8 +60,6 @@ class PrivateRounds:
             down_bytes=expected * broadcast_bytes,
             num_steps=0,
             num_dropped=0,
-            num_absent=0,
-            num_stragglers=0,
         )
 
 

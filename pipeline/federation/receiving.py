@@ -8,7 +8,7 @@ masks, so that this side too sees no single update.
 from collections.abc import Sequence
 
 from pipeline.federation.rounds import RoundSettings
-from spire_core.federated.accumulation import Accumulator, Part, make_accumulator
+from spire_core.federated.accumulation import Accumulator, Part, UpdateSum
 from spire_core.federated.compression import decompress
 from spire_core.federated.integer_updates import IntegerSum
 from spire_core.federated.messages import (
@@ -42,8 +42,8 @@ class UpdateReceiver:
     ) -> list[ClientReport]:
         """Accumulate the updates in a group's messages and return a report of each client.
 
-        If one has a fault, the others of its group are accumulated only where faulty clients are
-        dropped: otherwise the whole group is asked again. A client that is already there stays.
+        If one has a fault, none of its group is accumulated: the whole group is asked again. A
+        client that is already there stays.
         """
         ids = [message.client_id for message in messages]
         if ids != list(group):
@@ -54,7 +54,7 @@ class UpdateReceiver:
             for client_id, message in zip(group, messages, strict=True)
         ]
         usable = [one for one in checked if isinstance(one, CheckedUpdate)]
-        if len(usable) == len(checked) or self.settings.federation.on_client_error == "drop":
+        if len(usable) == len(checked):
             self._accumulate(usable, broadcast, plan)
         return [_report(c, one) for c, one in zip(group, checked, strict=True)]
 
@@ -88,7 +88,7 @@ class UpdateReceiver:
         shape = settings.update_shape(plan, broadcast.weights.size)
         if plan.sums_integers:
             return IntegerSum(shape, settings.update_format(plan, broadcast).size)
-        return make_accumulator(broadcast, shape, settings.server)
+        return UpdateSum(broadcast, shape)
 
     def _checked(
         self, client_id: int, message: Message, broadcast: Broadcast, plan: RoundPlan
@@ -103,8 +103,7 @@ class UpdateReceiver:
         except ValueError as error:
             return UpdateFault(str(error))
         shape = settings.update_shape(plan, broadcast.weights.size)
-        limits = (shape.has_moments, settings.federation.max_update_norm)
-        return check_update(update, broadcast.weights[: shape.size], *limits, known)
+        return check_update(update, broadcast.weights[: shape.size], shape.has_moments, known)
 
 
 def _report(client_id: int, checked: CheckedUpdate | UpdateFault) -> ClientReport:

@@ -16,7 +16,6 @@ from spire_core.config.server import ServerConfig
 from spire_core.federated.accumulation import UpdateShape
 from spire_core.federated.integer_updates import UpdateFormat
 from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
-from spire_core.federated.participation import stragglers
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.privacy.rounds import RoundsGuarantee
 
@@ -54,11 +53,6 @@ class RoundSettings:
             layout.num_without_local,
         )
 
-    @property
-    def has_sampled_cohorts(self) -> bool:
-        """Whether each client is drawn by itself (Poisson), so that a round may have none."""
-        return self.guarantee is not None and self.guarantee.cyclic is None
-
     def plan(
         self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: Sequence[int]
     ) -> RoundPlan:
@@ -72,8 +66,6 @@ class RoundSettings:
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,
-            stragglers=stragglers(client_ids, federation.straggler_rate, self.seed, round_idx),
-            straggler_work=federation.straggler_work,
         )
 
     def update_shape(self, plan: RoundPlan, num_weights: int) -> UpdateShape:
@@ -95,7 +87,7 @@ class RoundSettings:
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
-        return float(sum(plan.num_steps(c, self.num_examples[c], batch_size) for c in client_ids))
+        return float(sum(plan.num_steps(self.num_examples[c], batch_size) for c in client_ids))
 
 
 @dataclass(frozen=True)
@@ -104,11 +96,9 @@ class RoundStats:
 
     A private round has no loss, and counts of nobody.
 
-    `num_dropped` clients of the cohort are in no average. Of these `num_absent` stayed away by
-    chance, and the others failed or were refused. `num_stragglers` clients responded but fell
-    behind. `dispatch_s` is the part of `train_s` before any client is asked to train.
-    `idle_fraction` is the share of `train_s` in which a worker has nothing to do, mean over
-    workers.
+    `num_dropped` clients of the cohort stayed away by chance. `dispatch_s` is the part of `train_s`
+    before any client is asked to train. `idle_fraction` is the share of `train_s` in which a worker
+    has nothing to do, mean over workers.
     """
 
     round_idx: int
@@ -117,8 +107,6 @@ class RoundStats:
     down_bytes: int
     num_steps: int
     num_dropped: int
-    num_absent: int
-    num_stragglers: int
     train_s: float
     aggregate_s: float
     dispatch_s: float
@@ -166,8 +154,6 @@ class RoundTimer:
             down_bytes=broadcast_bytes * len(responding),
             num_steps=sum(r.num_steps for r in reports),
             num_dropped=len(cohort) - len(reports),
-            num_absent=len(cohort) - len(responding),
-            num_stragglers=sum(r.client_id in plan.stragglers for r in reports),
             train_s=train_s,
             aggregate_s=time.monotonic() - self._gathered,
             dispatch_s=self._dispatched - self._began,

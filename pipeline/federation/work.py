@@ -57,11 +57,6 @@ class ClientFailure:
     remedy: str = SEE_LOG
 
     @property
-    def is_of_machine(self) -> bool:
-        """Whether the machine lacks what the remedy names, which is no client's fault."""
-        return self.remedy != SEE_LOG
-
-    @property
     def names(self) -> str:
         """The unit's clients, for a sentence."""
         if isinstance(self.unit, int):

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from spire_core.errors import RunError
 
@@ -63,20 +63,6 @@ def sync_tree(folder: Path) -> None:
         return
     for path in paths:
         sync(path)
-
-
-def open_own(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
-    """Return a file opened to be written; RunError if a link, which leads elsewhere, is there."""
-    try:
-        return open(path, mode, buffering, opener=_open_no_link)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise RunError(f"expected a file at {path}, got a link: delete it") from error
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def try_lock(file: IO[str]) -> bool:

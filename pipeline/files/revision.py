@@ -1,8 +1,6 @@
-"""The commit of the running code, and the time of any commit of its checkout."""
+"""The commit of the running code."""
 
-import re
 import subprocess
-from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__)
@@ -25,19 +23,6 @@ def running_code() -> str:
 def git_commit(source: Path = HERE) -> str | None:
     """Return the whole name of the commit of the checkout of `source`, or None as above."""
     return _git(source, "rev-parse", "HEAD")
-
-
-@cache
-def commit_time(revision: str, source: Path = HERE) -> int | None:
-    """Return when a commit was made, in seconds; None if the checkout of `source` has none such.
-
-    `revision` is what `git_revision` gives.
-    """
-    commit = revision.removesuffix("-dirty")
-    if not re.fullmatch(r"[0-9a-f]{4,64}", commit):  # nothing else is handed to git
-        return None
-    answer = _git(source, "show", "--no-patch", "--format=%ct", f"{commit}^{{commit}}")
-    return int(answer) if answer else None
 
 
 def _git(source: Path, *args: str) -> str | None:

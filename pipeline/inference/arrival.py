@@ -26,7 +26,7 @@ from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
-from pipeline.files.atomic import open_own, try_lock
+from pipeline.files.atomic import try_lock
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
@@ -160,7 +160,7 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
         if not _is_free(run, wanted):
             continue
         path.parent.mkdir(exist_ok=True)
-        with open_own(path.with_suffix(".lock"), "w") as lock:
+        with path.with_suffix(".lock").open("w") as lock:
             if try_lock(lock) and not path.exists():
                 yield wanted
                 path.with_suffix(".lock").unlink()

@@ -24,7 +24,6 @@ from pipeline.data.image_folder import (
 )
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
-from pipeline.inference.finished_runs import noted_place
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
 from spire_core.network.words import are_captions, composed
@@ -108,9 +107,9 @@ def captions_file(run: SavedRun) -> str:
 def _dataset_images(
     run: SavedRun, name: str, classes: Sequence[str], root: str | None
 ) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
-    # Of another package: its data lie where they lay for an own run.
-    is_own = name == run.config.data.name and is_outside(name)
-    path = noted_place(run, "data.path") if is_own else None
+    # Of another package: its data lie where they lay for the run.
+    is_same = name == run.config.data.name and is_outside(name)
+    path = run.config.data.path if is_same else None
     if run.config.partition.style == "tint":
         raise DataError(
             f"expected a folder of tinted images for a run with partition.style=tint, got {name}, "

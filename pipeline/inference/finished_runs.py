@@ -8,10 +8,8 @@ from pipeline.config.load import flattened, load_config, overridden, read_words
 from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.layout import MODEL, RECORD
-from pipeline.runs.links import refuse_links
+from pipeline.runs.layout import MODEL
 from pipeline.runs.model_files import CONFIG
-from pipeline.runs.ownership import begun_here
 from pipeline.runs.record import find_run
 from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig
@@ -28,7 +26,6 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     """
     where = [word for word in overrides if word.startswith("tracking.")]
     run_dir = find_run(run, load_config(None, where).tracking, is_finished=True)
-    refuse_links(run_dir)  # it may be written into
     if not (run_dir / MODEL / CONFIG).is_file():
         raise RunError(
             f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
@@ -37,22 +34,14 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
 
 
 def data_root(run: SavedRun, config: Config) -> str | None:
-    """Return where data sets are: as a new client's settings say, or as noted of an own run.
+    """Return where data sets are: as a new client's settings say, or as the run had it.
 
-    None, for the usual place, of a run that was sent, or if they have moved.
+    None, for the usual place, if they have moved.
     """
     if config.data.root is not None:
         return config.data.root
-    noted = noted_place(run, "data.root")
-    return noted if noted is not None and Path(noted).is_dir() else None
-
-
-def noted_place(run: SavedRun, key: str) -> str | None:
-    """Return a place that this root has noted of its own run; None of a run that was sent."""
-    run_dir = run.folder.resolve().parent
-    is_run = (run_dir / RECORD).is_file()
-    begun = begun_here(run_dir, run_dir.parents[1]) if is_run else None
-    return None if begun is None else begun.settings.get(key)
+    began = run.config.data.root
+    return began if began is not None and Path(began).is_dir() else None
 
 
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
@@ -71,5 +60,5 @@ def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
     config = overridden(base, overrides)
     faults, typed = without_effect(config, overrides), flattened(read_words(overrides))
     faults |= {key: f"{key} is not of a client that arrives" for key in OF_RUNS if key in typed}
-    say_without_effect(faults.items())
+    say_without_effect(faults)
     return config

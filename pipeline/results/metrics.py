@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import OTHER
 from pipeline.federation.rounds import RoundStats
@@ -42,21 +41,10 @@ def params_counts(setting: FederationSetup) -> tuple[int, int]:
     return total, num_trained(setting.model, d_emb)
 
 
-def round_metrics(
-    stats: RoundStats, track_s: float, federation: FederationConfig
-) -> dict[str, float]:
-    """Return the tracked metrics of a round; `track_s`: seconds that recording the last one took.
-
-    Counts of simulated failures are included if `federation` simulates any.
-    """
-    scenario: dict[str, float] = {}
-    if federation.drop_rate > 0:
-        scenario["pretrain/absent"] = stats.num_absent
-    if federation.straggler_rate > 0:
-        scenario["pretrain/stragglers"] = stats.num_stragglers
-    if stats.loss is not None:
-        scenario[TRAIN_LOSS] = stats.loss
-    return scenario | {
+def round_metrics(stats: RoundStats, track_s: float) -> dict[str, float]:
+    """Return the tracked metrics of a round; `track_s`: seconds that it took to record the last."""
+    loss = {} if stats.loss is None else {TRAIN_LOSS: stats.loss}
+    return loss | {
         DROPPED: stats.num_dropped,
         ROUND_S: stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,

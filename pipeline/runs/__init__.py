@@ -2,8 +2,6 @@
 
 layout        the names of all files and folders
 record        the record by which a run is found
-ownership     the runs that this root began, and foreign ones
-links         links in a run's folder, which are refused
 noise_key     the key of private noise
 mask_key      the key behind the masks of secure sums
 key_file      a secret key as a file

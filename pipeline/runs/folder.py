@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.files.atomic import POLL_S, open_own, sign, try_lock
+from pipeline.files.atomic import POLL_S, sign, try_lock
 from pipeline.files.damage import read_object, reading
 from pipeline.files.json_files import write_json
 from pipeline.files.masking import mask
@@ -24,7 +24,7 @@ def run_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
 
     BusyError if, after `wait_s` still, another process or another block of this one has locked it.
     """
-    with open_own(run_dir / LOCK, "a+") as file:
+    with (run_dir / LOCK).open("a+") as file:
         deadline = time.monotonic() + wait_s
         while not try_lock(file):
             if time.monotonic() >= deadline:

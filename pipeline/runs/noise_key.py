@@ -19,21 +19,12 @@ from spire_core.errors import RunError
 from spire_core.privacy.noise import KEY_BYTES, SecretNoise, key_of, new_key
 
 
-def keep_noise_key(run_dir: Path, privacy: PrivacyConfig, is_own: bool = True) -> None:
+def keep_noise_key(run_dir: Path, privacy: PrivacyConfig) -> None:
     """Make sure that a run which draws private noise has its key; a new run gets one.
 
-    RunError if a run that has begun has lost its key, or has one that somebody else may know:
-    `is_own` tells whether this root began it. ConfigError if the given key is a label.
+    RunError if a run that has begun has lost its key. ConfigError if the given key is a label.
     """
-    if not privacy.is_on:
-        return
-    has_key = (run_dir / NOISE_KEY).is_file()
-    if not is_own and (has_key or not (run_dir / START).is_file()):
-        raise RunError(
-            f"expected a run with private noise to be this root's own, got that in {run_dir}: "
-            "whoever sent it may know its key, so start a new run, or say --mine if it is yours"
-        )
-    if has_key:
+    if not privacy.is_on or (run_dir / NOISE_KEY).is_file():
         return
     if (run_dir / START).is_file():
         raise RunError(

@@ -98,7 +98,11 @@ def find_run(
     if run == "last" and records:
         return _ended(records, is_finished)[-1]["folder"]
     fits = _ended([r for r in records if r["run_name"] == run], is_finished)
-    fits = fits or [r for r in records if run and r["run_id"].startswith(run)]
+    fits = fits or [
+        r
+        for r in records
+        if run and (r["folder"].name.startswith(run) or r["run_id"].startswith(run))
+    ]
     if len(fits) == 1:
         return fits[0]["folder"]
     folder = expanded(run, "the run")
@@ -148,8 +152,12 @@ def make_run_dir(
     uri: str | None,
     kind: Kind = "run",
     experiment_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
-    """Create a run's folder and, durably, its record, and return the folder."""
+    """Create a run's folder and, durably, its record, and return the folder.
+
+    `tags`: those with which its store created it.
+    """
     run_dir = tracking_root(config) / "runs" / run_id
     run_dir.mkdir(exist_ok=True)
     record: dict[str, Any] = {FORMAT_KEY: FORMAT, "run_id": run_id, "run_name": run_name}
@@ -160,6 +168,7 @@ def make_run_dir(
         "experiment_id": experiment_id,
         "tracked": uri is not None,
         "uri": mask(uri or ""),
+        "tags": dict(tags or {}),
     }
     write_json(run_dir / RECORD, record)
     return run_dir

@@ -1,5 +1,6 @@
 """The start of a run: `config.json` in its folder, from which it is resumed after a crash."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from pipeline.files.paths import lasting
 from pipeline.files.run_format import FORMAT, FORMAT_KEY
 from pipeline.runs.folder import storable
 from pipeline.runs.layout import START
-from pipeline.runs.ownership import begun_here, note_settings, places, with_trusted_places
 from pipeline.runs.record import read_record
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError, RunError
@@ -34,9 +34,7 @@ def save_start(
     run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
 ) -> None:
     """Write the file that `load_start` and `check_same` read to resume a run."""
-    stored = storable(config)
-    note_settings(run_dir, config_from_dict(stored))
-    values = {FORMAT_KEY: FORMAT, "numbers": NUMBERS, "preset": preset, "config": stored}
+    values = {FORMAT_KEY: FORMAT, "numbers": NUMBERS, "preset": preset, "config": storable(config)}
     write_json(run_dir / START, values | dict(hashes))
 
 
@@ -92,11 +90,6 @@ def _rooted(data: DataConfig) -> DataConfig:
     return replace(data, root=str(lasting(data.root, "data.root"))) if data.root else data
 
 
-def recorded_places(run_dir: Path, overrides: Sequence[str]) -> dict[str, str | None]:
-    """Return the places in a run's configuration with overrides."""
-    return places(overridden(_stored(run_dir)[0], overrides))
-
-
 def _stored(run_dir: Path) -> tuple[Config, str | None]:
     with reading("a run's configuration", run_dir / START, "start a new run"):
         stored = read_object(run_dir / START)
@@ -108,23 +101,18 @@ def load_start(
 ) -> tuple[Config, str | None]:
     """Return a run's configuration, with overrides, and its preset.
 
-    `given`: the user's settings; None stands for the root of the folder. An own run is tracked
-    where it began, unless `given.uri` is set. A foreign run is tracked where the user's other runs
-    are, and its checkpoints go to `given.storage`. RunError if the folder has no intact start;
-    ConfigError for a missing package, or an override that changes the result.
+    `given`: the user's settings, which say where it is tracked; None stands for the root of the
+    folder. RunError if the folder has no intact start; ConfigError for a missing package, or an
+    override that changes the result.
     """
     given = given or TrackingConfig(root=str(run_dir.parent.parent))
     began, preset = _stored(run_dir)
     config = overridden(began, overrides)
     _check_unchanged(began, config)
-    root = tracking_root(given)
-    begun = begun_here(run_dir, root)
-    config = with_trusted_places(config, begun, overrides, given.storage)
     if (weights := config.eval.extractor_weights) is not None:
         weights = str(lasting(weights, "eval.extractor_weights"))
     evaluation = replace(config.eval, extractor_weights=weights)
-    uri = given.uri or (None if begun is None else begun.stored_uri)
-    tracking = replace(config.tracking, uri=uri, root=str(root))
+    tracking = replace(config.tracking, uri=given.uri, root=str(tracking_root(given)))
     groups = {"data": _rooted(config.data), "model": _lasting_model(config.model)}
     return replace(config, eval=evaluation, tracking=tracking, **groups), preset
 
@@ -134,8 +122,9 @@ def load_resumed(
 ) -> tuple[Config, str | None]:
     """Return what `load_start` does, of a run that goes on with overrides that all count.
 
-    ConfigError as `load_start` says, for an override that has no effect, and for a store of a run
-    that began without one: MLflow would have none of its record so far.
+    Its checkpoints go to `given.storage`. RunError if they went to another one that the user has
+    not typed. ConfigError as `load_start` says, for an override that has no effect, and for a store
+    of a run that began without one: MLflow would have none of its record so far.
     """
     config, preset = load_start(run_dir, given, overrides)
     record, typed = read_record(run_dir), flattened(read_words(overrides))
@@ -145,8 +134,16 @@ def load_resumed(
                 f"expected no store for run {record['run_id']}, which began with "
                 f"tracking.enabled=false, got {key}: leave it out, or start a new run"
             )
-    say_without_effect(without_effect(config, overrides).items())
-    return config, preset
+    say_without_effect(without_effect(config, overrides))
+    if "tracking.storage" in typed:
+        return config, preset
+    if config.tracking.storage is not None and given.storage is None:
+        word = shlex.quote(f"tracking.storage={config.tracking.storage}")
+        raise RunError(
+            f"expected the storage of the checkpoints of run {record['run_id']}, got none: add "
+            f"{word} to go on there, or tracking.storage=null to keep them on this machine alone"
+        )
+    return replace(config, tracking=replace(config.tracking, storage=given.storage)), preset
 
 
 def _check_unchanged(began: Config, config: Config) -> None:

@@ -15,7 +15,7 @@ from spire_core.partition.split import make_partition
 from spire_core.rng import numpy_generator
 
 NUM_CLASSES = 10
-PRESET, SEEDS = "mnist-cpu", (0, 1, 2)  # the worlds of the sweep paper-mnist-cpu
+PRESET, SEEDS = "mnist-cpu", (0, 1, 2)
 HULL, NEAREST, PROJECTION = "hull, TV", "nearest old client, TV", "projection in KL, TV"
 PINSKER = "Pinsker, TV"
 ROUNDING = 1e-6  # of a linear programme and of a projection, in TV

@@ -10,11 +10,11 @@ system_load      MLflow's system metrics, if its switch is on
 relay_thread     relays the entries of a run beside its rounds
 artifacts        images and tables in MLflow's formats
 mlflow_session   connection to a store, experiments and runs
+present_store    the rule of the typist: the present store alone gets a run's entries
 mlflow_settings  MLflow's own settings: how long its requests wait
 mlflow_errors    errors that may pass, and requests that are repeated
 mlflow_sink      the sink: entries as MLflow calls that can be repeated
 mlflow_model     a finished run as a model in MLflow
-claim            a foreign run becomes one's own
 mlflow_queries   runs and histories read back from MLflow
 attachments      files and a description for a run that has ended
 """

@@ -4,13 +4,12 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import read_record
-from pipeline.tracking.mlflow_session import first_contact
-from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import ENDED, Outbox, num_waiting
+from pipeline.tracking.present_store import sink_of
 from pipeline.tracking.relay import relay_all
-from spire_core.errors import ClusterError
+from spire_core.errors import ClusterError, RunError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
     note_end(run_dir, config, status)
     try:
         relay_rest(run_dir, config)
-    except ClusterError as error:
+    except (ClusterError, RunError) as error:
         _log.warning("the end of run %s is not delivered: %s", run_dir.name, error)
         warn_of_waiting(run_dir, num_waiting(run_dir))
 
@@ -44,12 +43,10 @@ def note_end(run_dir: Path, config: TrackingConfig, status: Status) -> None:
 
 
 def relay_rest(run_dir: Path, config: TrackingConfig) -> None:
-    """Relay what waits in a run's outbox; raises as `check_store` does."""
+    """Relay what waits in a run's outbox; raises as `sink_of` does."""
     if not _is_tracked(run_dir, config) or not num_waiting(run_dir):
         return
-    with first_contact(tracking_uri(config)) as client:
-        sink = MlflowSink(client, read_record(run_dir)["run_id"], run_dir)
-    relay_all(run_dir, sink)
+    relay_all(run_dir, sink_of(run_dir, config))
     warn_of_waiting(run_dir, num_waiting(run_dir))
 
 

@@ -10,14 +10,13 @@ import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
-from pipeline.files.atomic import open_own
 from pipeline.files.masking import error_line, mask
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
 from pipeline.tracking.mlflow_settings import quiet_mlflow, soon, without_retries
-from spire_core.errors import ConfigError, RunError, StoreError, first_line
+from spire_core.errors import ConfigError, StoreError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,7 +86,7 @@ def _creation_lock(path: Path) -> Iterator[None]:
     """Let one process at a time open a database, since two that create it at once break it."""
     import fcntl
 
-    with open_own(path.with_name(f"{path.name}.lock"), "w") as file:
+    with path.with_name(f"{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -113,18 +112,6 @@ def stage_of(client: "MlflowClient", run_id: str) -> str:
     """Return active or deleted, or none if the store does not know the run."""
     run = run_of(client, run_id)
     return "none" if run is None else run.info.lifecycle_stage
-
-
-def artifact_addresses(client: "MlflowClient", run: "Run", is_own: bool) -> list[str]:
-    """Return where a store puts a run's artifacts; of a foreign one its experiment's place as well.
-
-    Below that its model goes.
-    """
-    found = [run.info.artifact_uri or ""]
-    if not is_own:
-        experiment = client.get_experiment(run.info.experiment_id)
-        found.append(experiment.artifact_location or "")
-    return list(dict.fromkeys(found))
 
 
 def create_run(
@@ -165,20 +152,6 @@ def failed_if_not_begun(client: "MlflowClient", run_id: str) -> Iterator[None]:
         except Exception as error:  # must not hide the error that the block has raised
             _log.warning("the end of run %s is not recorded: %s", run_id, error_line(error))
         raise
-
-
-def check_run(client: "MlflowClient", record: Mapping[str, Any], uri: str) -> "Run":
-    """Return the run of a record; RunError if the store does not know it, or has deleted it."""
-    run_id = record["run_id"]
-    run = run_of(client, run_id)
-    stage = "none" if run is None else run.info.lifecycle_stage
-    if run is None or stage != "active":
-        advice = "name its store with tracking.uri=URI, or go on without it with "
-        advice += "tracking.enabled=false"
-        if record["kind"] == "sweep":  # with either of these it would be another sweep
-            advice = f"set MLFLOW_TRACKING_URI to where the sweep began, {record['uri']}"
-        raise RunError(f"expected run {run_id} in the store {mask(uri)}, got {stage}: {advice}")
-    return run
 
 
 def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> str:

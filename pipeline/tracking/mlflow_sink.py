@@ -6,15 +6,14 @@ too, mlflow is imported only inside functions.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from pipeline.files.masking import mask
 from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.artifacts import preview_name
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
@@ -48,6 +47,7 @@ class MlflowSink:
         self, client: "MlflowClient", run_id: str, run_dir: Path, is_new: bool = False
     ) -> None:
         self._client, self._run_id, self._run_dir = client, run_id, run_dir
+        self.address = mask(client.tracking_uri)
         self._steps: dict[str, set[int]] = {}  # of the metrics whose history is known
         self._newest: dict[str, int] | None = {} if is_new else None  # step; None: not asked yet
         self._images: set[str] | None = set() if is_new else None  # paths; None: not asked yet
@@ -202,15 +202,11 @@ class MlflowSink:
             patiently(partial(self._client.log_artifact, self._run_id, str(path), to))
 
     def _own(self, name: str, below: str = "") -> Path:
-        """Return a path inside the run's folder; Refusal if it, or a link below it, leads outside.
-
-        An outbox that came from a stranger may name any file of the user who relays it.
-        """
-        folder = self._run_dir.resolve() / below
-        path = folder / name
-        for found in chain([path], path.rglob("*")):
-            if not Path(os.path.realpath(found)).is_relative_to(folder):
-                raise Refusal(f"expected a path inside {folder}, got {found}: nothing was read")
+        """Return a path inside the run's folder; Refusal for any other that an entry names."""
+        folder = (self._run_dir / below).resolve()
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise Refusal(f"expected a path inside {folder}, got {path}: nothing was read")
         return path
 
 

@@ -4,7 +4,8 @@ This is the transactional outbox pattern. A run appends each entry to a file of 
 goes on; one relay (`relay.py`) sends the entries to an idempotent sink (`mlflow_sink.py`). A store
 that is slow or away delays nothing and loses nothing. In the run's folder lie
     outbox.jsonl           the entries in order; an entry is in the file when `append` returns
-    outbox.done            how many of them the relay has passed, and which of those it holds back
+    outbox.done            how many of them the relay has passed, which of those it holds back, and
+                           the store to which it sends them
     outbox.refused.jsonl   the refused ones, each with the reason
     outbox.lock            locked by the one process that relays
     artifacts/             the files that entries name
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files.atomic import open_own, room_for, sync
+from pipeline.files.atomic import room_for, sync
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -60,7 +61,8 @@ class Outbox:
                 self._keys |= _keys(entry)
                 self._note(entry)
         if done > num_lines:  # a power cut took the newest lines: others will follow
-            write_done(run_dir, num_lines, [line for line in held if line < num_lines])
+            kept = [line for line in held if line < num_lines]
+            write_done(run_dir, num_lines, kept, read_store(run_dir))
 
     def append(self, kind: str, **payload: Any) -> None:
         """Append one entry with the time of now."""
@@ -107,7 +109,7 @@ class Outbox:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def _write(self, line: str) -> None:
-        with room_for(self.path), open_own(self.path, "ab", 0) as file:
+        with room_for(self.path), self.path.open("ab", 0) as file:
             start, content = file.tell(), line.encode()
             left, end = content, start + len(content)
             try:
@@ -200,7 +202,8 @@ def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
 def read_done(run_dir: Path) -> int:
     """Return how many lines the relay has passed: the sink took or refused them, or they are held.
 
-    0 if the number is unreadable: the sink is idempotent, so that all may be sent again.
+    They were sent to the store `read_store`: another one begins at the first line. 0 if the number
+    is unreadable: the sink is idempotent, so that all may be sent again.
     """
     return _position(run_dir)[0]
 
@@ -210,25 +213,31 @@ def read_held(run_dir: Path) -> list[int]:
     return _position(run_dir)[1]
 
 
-def _position(run_dir: Path) -> tuple[int, list[int]]:
+def read_store(run_dir: Path) -> str:
+    """Return the address of the store whose position is stored, "" if there is none."""
+    return _position(run_dir)[2]
+
+
+def _position(run_dir: Path) -> tuple[int, list[int], str]:
     try:
-        done, *held = map(int, (run_dir / DONE).read_text().split())
+        numbers, store = (run_dir / DONE).read_text().splitlines()
+        done, *held = map(int, numbers.split())
     except (FileNotFoundError, ValueError):
-        return 0, []
-    return done, held
+        return 0, [], ""
+    return done, held, store
 
 
-def write_done(run_dir: Path, count: int, held: Iterable[int] = ()) -> None:
-    """Store how many lines the relay has passed, and which of them it holds, atomically."""
+def write_done(run_dir: Path, count: int, held: Iterable[int], store: str) -> None:
+    """Store how many lines the relay has passed, which of them it holds, and for which store."""
     part = run_dir / f"{DONE}.part"
-    with open_own(part, "w") as file:
-        file.write(" ".join(map(str, (count, *sorted(held)))) + "\n")
+    with part.open("w") as file:
+        file.write(" ".join(map(str, (count, *sorted(held)))) + f"\n{store}\n")
     part.replace(run_dir / DONE)
 
 
 def num_waiting(run_dir: Path) -> int:
-    """Return how many entries wait for the sink."""
-    done, held = _position(run_dir)
+    """Return how many entries wait for the store that has got the others."""
+    done, held, _ = _position(run_dir)
     return max(0, sum(1 for _ in lines(run_dir)) - done) + len(held)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.files.atomic import open_own, try_lock
+from pipeline.files.atomic import try_lock
 from pipeline.files.masking import error_line
 from pipeline.runs.layout import DONE, OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
@@ -25,6 +25,7 @@ from pipeline.tracking.outbox import (
     parse_entry,
     read_done,
     read_held,
+    read_store,
     write_done,
 )
 
@@ -50,7 +51,12 @@ class FolderError(Exception):
 
 
 class Sink(Protocol):
-    """The destination of entries. It is idempotent: to send an entry again changes nothing."""
+    """The destination of entries. It is idempotent: to send an entry again changes nothing.
+
+    `address`: of the store, without a password; the run's position counts for this store alone.
+    """
+
+    address: str
 
     def send(self, entries: Sequence[Entry]) -> None:
         """Write one entry, or several of metrics."""
@@ -71,7 +77,9 @@ class Relay:
         self._held: dict[int, Entry] = {}  # files that could not be sent, by their line
         self._num_bare = Counter[int]()  # bare exceptions, by the line of the entry
         self._is_counted = True  # whether the file has the two numbers above and those held
-        done, held = read_done(run_dir), read_held(run_dir)
+        done, held = 0, list[int]()
+        if read_store(run_dir) == sink.address:
+            done, held = read_done(run_dir), read_held(run_dir)
         for line in lines(run_dir):
             if self._count == done:
                 break
@@ -133,7 +141,7 @@ class Relay:
     def _store_count(self) -> None:
         self._is_counted = False
         with _own_file(self.run_dir / DONE):
-            write_done(self.run_dir, self._count, self._held)
+            write_done(self.run_dir, self._count, self._held, self.sink.address)
         self._is_counted = True
 
     def _has_sent_file(self, batch: list[Entry], line: int) -> bool:
@@ -183,7 +191,7 @@ class Relay:
     def _refuse(self, entry: Entry, error: Exception) -> None:
         reason = error_line(error)
         place = self.run_dir / REFUSED
-        with _own_file(place), open_own(place, "a") as file:
+        with _own_file(place), place.open("a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
         name = entry.get("file") or entry.get("key") or ", ".join(entry.get("metrics", ()))
         at = f" of step {entry['step']}" if "step" in entry else ""
@@ -203,7 +211,7 @@ def _own_file(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def sole_relay(run_dir: Path) -> Iterator[bool]:
     """Yield whether this process is now the only one that relays the entries of a run."""
-    with open_own(run_dir / OUTBOX_LOCK, "w") as file:
+    with (run_dir / OUTBOX_LOCK).open("w") as file:
         yield try_lock(file)
 
 

@@ -12,15 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, tracking_root, tracking_uri
 from pipeline.files.masking import mask
 from pipeline.runs.layout import RECORD
-from pipeline.runs.ownership import Begun, begun_here, check_addresses, name_address, note_begun
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
 from pipeline.tracking.ends import Status, warn_of_waiting
 from pipeline.tracking.mlflow_session import (
-    artifact_addresses,
-    check_run,
     create_run,
     experiment_id,
     failed_if_not_begun,
@@ -29,6 +26,7 @@ from pipeline.tracking.mlflow_session import (
 )
 from pipeline.tracking.mlflow_sink import MAX_TAG, MlflowSink
 from pipeline.tracking.origin import origin_tags
+from pipeline.tracking.present_store import sink_of
 from pipeline.tracking.relay import Sink
 from pipeline.tracking.relay_thread import RelayThread
 from pipeline.tracking.run_log import RunLog
@@ -36,7 +34,6 @@ from spire_core.errors import RunError
 
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
 _log = logging.getLogger(__name__)
-MAX_NAME = 250  # characters of a run that the databases of MLflow have room for
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -118,47 +115,33 @@ class Tracker(RunLog):
         make_runs_folder(config)
         if not config.enabled:
             run_id = uuid.uuid4().hex
-            note_begun(tracking_root(config), run_id, Begun())
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
         uri = tracking_uri(config)
         with first_contact(uri) as client:
             given = origin_tags() | dict(tags)
-            masked = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
-            if parent_run_id is not None:
-                masked["mlflow.parentRunId"] = parent_run_id
-            place, name = experiment_id(client, config, uri), run_name[:MAX_NAME]
-            info = create_run(client, place, name, masked).info
+            own = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
+            parent = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
+            place, name = experiment_id(client, config, uri), run_name[:MAX_RUN_NAME]
+            info = create_run(client, place, name, own | parent).info
         run_id = info.run_id
         with failed_if_not_begun(client, run_id):
-            note_begun(tracking_root(config), run_id, Begun(uri, [info.artifact_uri or ""]))
-            run_dir = make_run_dir(config, run_id, run_name, uri, kind, info.experiment_id)
+            run_dir = make_run_dir(config, run_id, run_name, uri, kind, info.experiment_id, own)
             sink = MlflowSink(client, run_id, run_dir, is_new=True)
             return Tracker(run_id, run_dir, uri, sink, config.log_model)
 
     @staticmethod
-    def resume(config: TrackingConfig, run_dir: Path) -> "Tracker":
+    def resume(config: TrackingConfig, run_dir: Path, is_anew: bool = False) -> "Tracker":
         """Return the tracker of an interrupted run, which continues its outbox.
 
         A step of a metric or image is logged once, so that rounds which are computed again leave no
-        zigzag. Raises as `start` does, and RunError if the store does not know the run, or keeps
-        its artifacts at a place that is not allowed. Of a foreign run each address is named before
-        anything is sent there.
+        zigzag. Raises as `start` does, and as `sink_of`, which says what `is_anew` does.
         """
-        record, root = read_record(run_dir), tracking_root(config)
-        run_id, begun = record["run_id"], begun_here(run_dir, root)
-        if begun is None and config.storage is not None:
-            name_address(run_dir, "its checkpoints go to", config.storage)
+        record = read_record(run_dir)
         if not record["tracked"] or not config.enabled:
-            return NullTracker(run_id, run_dir)
+            return NullTracker(record["run_id"], run_dir)
+        sink = sink_of(run_dir, config, is_anew)
         uri = tracking_uri(config)
-        if begun is None:
-            name_address(run_dir, "its store is", uri)
-        with first_contact(uri) as client:
-            run = check_run(client, record, uri)
-            addresses = artifact_addresses(client, run, begun is not None)
-        check_addresses(addresses, begun, run_dir, root)
-        sink = MlflowSink(client, run_id, run_dir)
-        tracker = Tracker(run_id, run_dir, uri, sink, config.log_model)
+        tracker = Tracker(read_record(run_dir)["run_id"], run_dir, uri, sink, config.log_model)
         tracker._append("status", status="RUNNING")
         return tracker
 

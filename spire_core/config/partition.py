@@ -53,14 +53,14 @@ class PartitionConfig:
         check_fields(self, "partition")
         size, is_independent = self.client_size, self.name == INDEPENDENT
         is_dealt = self.name not in (INDEPENDENT, NATURAL)
-        self._require(size is None or self.name in SIZED, "no client_size", size)
-        self._require(size is not None or not is_independent, "client_size", size)
-        self._require(self.style == "none" or not is_independent, "no style", self.style)
+        self._require(size is None or self.name in SIZED, "no partition.client_size", size)
+        self._require(size is not None or not is_independent, "partition.client_size", size)
+        self._require(self.style == "none" or not is_independent, "no partition.style", self.style)
         classes = self.num_train_classes
-        self._require(classes is None or is_dealt, "no num_train_classes", classes)
+        self._require(classes is None or is_dealt, "no partition.num_train_classes", classes)
         for name in ("new_clients", "hidden", "hidden_from_new"):
             given = list(getattr(self, name))
-            self._require(self.name == NATURAL or not given, f"no {name}", given)
+            self._require(self.name == NATURAL or not given, f"no partition.{name}", given)
             is_once = len(set(given)) == len(given)
             require(is_once, f"different entries of partition.{name}", given, "drop one")
         expected = f"partition.client_size of at least partition.min_size ({self.min_size})"

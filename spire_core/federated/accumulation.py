@@ -1,11 +1,10 @@
 """Accumulation of a round's checked updates, piece by piece and in any grouping, and their mean.
 
-Updates are accumulated where they arrive, each worker's in an accumulator of its own. The parts of
-all accumulators are combined stretch by stretch, so that nobody holds the cohort's updates at once.
-For the mean an accumulator is a sum (`UpdateSum`), whose memory does not grow with the clients. For
-median and trimmed mean, which need every client's number, it is a stack (`UpdateStack`).
+Updates are accumulated where they arrive, each worker's in a sum of its own, whose memory does not
+grow with the clients. The parts of all sums are combined stretch by stretch, so that nobody holds
+the cohort's sums at once.
 
-S: length of the shared weights, K: clients, n: numbers of a stretch.
+S: length of the shared weights, n: numbers of a stretch.
 """
 
 from abc import ABC, abstractmethod
@@ -14,9 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.config.server import ServerConfig
 from spire_core.errors import AggregationError
-from spire_core.federated.aggregation import robust_mean
 from spire_core.federated.exact_sum import ExactSum, PartialSum, Scale
 from spire_core.federated.messages import (
     AdamMoments,
@@ -76,14 +73,6 @@ class SumPart:
 
 
 @dataclass(frozen=True)
-class StackPart:
-    """A stretch of every client's update: arrays (K, n) in the order of `client_ids`."""
-
-    client_ids: tuple[int, ...]
-    arrays: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
 class IntegerPart:
     """A stretch (n,) uint64 of a sum of integers modulo 2^64, and the clients in it."""
 
@@ -91,7 +80,7 @@ class IntegerPart:
     numbers: np.ndarray
 
 
-Part = SumPart | StackPart | IntegerPart
+Part = SumPart | IntegerPart
 
 
 class Accumulator(ABC):
@@ -161,67 +150,29 @@ class UpdateSum(Accumulator):
         return SumPart(self.client_ids, self.num_examples, sums)
 
 
-class UpdateStack(Accumulator):
-    """All updates, as they are."""
-
-    def __init__(self, shape: UpdateShape) -> None:
-        super().__init__(shape)
-        self._rows: list[tuple[np.ndarray, ...]] = []
-
-    def _add(self, update: ClientUpdate | IntegerMessage) -> None:
-        self._rows.append(update.arrays)
-
-    def part(self, start: int, stop: int) -> StackPart:
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(self.shape.sizes)
-        stacks = ([array[start:stop] for array in column] for column in columns)
-        arrays = tuple(np.array(stack, dtype=np.float32) for stack in stacks)
-        return StackPart(self.client_ids, arrays)
-
-
-def make_accumulator(broadcast: Broadcast, shape: UpdateShape, config: ServerConfig) -> Accumulator:
-    """Return an empty accumulator for the configured aggregation."""
-    return UpdateSum(broadcast, shape) if config.is_mean else UpdateStack(shape)
-
-
-def stretch_size(
-    shape: UpdateShape, num_workers: int, num_clients: int, config: ServerConfig
-) -> int:
+def stretch_size(shape: UpdateShape, num_workers: int) -> int:
     """Return the length of stretches whose parts, of all workers, take `STRETCH_BYTES` or so."""
     arrays = 3 if shape.has_moments else 1
-    per_number = SUM_BYTES * num_workers if config.is_mean else 4 * num_clients
-    return max(1 << 10, STRETCH_BYTES // (arrays * per_number))
+    return max(1 << 10, STRETCH_BYTES // (arrays * SUM_BYTES * num_workers))
 
 
-def combine(parts: Sequence[Part], config: ServerConfig) -> tuple[np.ndarray, ...]:
-    """Return a stretch of each array of the combined update, as float32 (n,).
+def combine(parts: Sequence[Part]) -> tuple[np.ndarray, ...]:
+    """Return a stretch of each array of the mean update, weighted by examples, as float32 (n,).
 
-    The mean is weighted by examples. AggregationError if there is nothing to average.
+    AggregationError if there is nothing to average.
     """
-    filled = [part for part in parts if part.client_ids]
+    filled = [part for part in parts if isinstance(part, SumPart) and part.client_ids]
     if not filled:
         raise AggregationError(NOTHING)
-    sums = [part for part in filled if isinstance(part, SumPart)]
-    stacks = [part for part in filled if isinstance(part, StackPart)]
-    return _mean(sums) if config.is_mean else _robust(stacks, config)
-
-
-def _mean(parts: Sequence[SumPart]) -> tuple[np.ndarray, ...]:
-    num_examples = sum(part.num_examples for part in parts)
-    totals = parts[0].sums
-    for part in parts[1:]:
+    num_examples = sum(part.num_examples for part in filled)
+    totals = filled[0].sums
+    for part in filled[1:]:
         totals = tuple(one + other for one, other in zip(totals, part.sums, strict=True))
     return tuple(total.mean(num_examples) for total in totals)
 
 
-def _robust(parts: Sequence[StackPart], config: ServerConfig) -> tuple[np.ndarray, ...]:
-    stacks = (np.concatenate(arrays) for arrays in zip(*(p.arrays for p in parts), strict=True))
-    return tuple(robust_mean(stack, config.aggregation, config.trim_fraction) for stack in stacks)
-
-
-def average(
-    updates: Sequence[ClientUpdate], broadcast: Broadcast, config: ServerConfig
-) -> MeanUpdate:
-    """Return the combined update of clients that are all here.
+def average(updates: Sequence[ClientUpdate], broadcast: Broadcast) -> MeanUpdate:
+    """Return the mean update of clients that are all here.
 
     The first says which arrays there are. AggregationError without any, or for one with a fault.
     """
@@ -237,11 +188,11 @@ def average(
                 f"{update.client_id}: lower client.lr, or leave this client out"
             )
     shape = UpdateShape(before.size, has_moments, sum(int(u.num_examples) for u in updates))
-    accumulator = make_accumulator(broadcast, shape, config)
+    total = UpdateSum(broadcast, shape)
     for one in checked:
         if isinstance(one, CheckedUpdate):
-            accumulator.accumulate(one)
-    return joined([combine([accumulator.part(0, shape.size)], config)])
+            total.accumulate(one)
+    return joined([combine([total.part(0, shape.size)])])
 
 
 def joined(stretches: Sequence[tuple[np.ndarray, ...]]) -> MeanUpdate:

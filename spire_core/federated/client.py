@@ -131,7 +131,7 @@ def start_client(
     client_emb = None if emb is None else nn.Parameter(emb.clone())
     moments = _shared_moments(model, broadcast, config)
     moments |= {part: kept.to(device) for part, kept in state.moments.items()}
-    num_steps = plan.num_steps(client.client_id, len(client.images), config.batch_size)
+    num_steps = plan.num_steps(len(client.images), config.batch_size)
     order = client.generator("batch", plan.round_idx)
     batches = client_batches(client, config.batch_size, num_steps, order)
     return ClientRun(

@@ -38,10 +38,7 @@ def train_group(
     plan: RoundPlan,
 ) -> list[tuple[ClientUpdate, PrivateState]]:
     """Return for each client the result of `train_client`, up to the rounding of float sums."""
-    steps = [
-        plan.num_steps(client.client_id, len(client.images), config.batch_size)
-        for client in clients
-    ]
+    steps = [plan.num_steps(len(client.images), config.batch_size) for client in clients]
     longest_first = sorted(range(len(steps)), key=lambda i: -steps[i])
     runs = [
         start_client(model, broadcast, clients[i], states[i], config, plan)

@@ -182,11 +182,9 @@ class RoundPlan:
     """The settings of one round for all its clients: its number, length, rate, and shared parts.
 
     `num_examples`: an upper bound on the examples of all its clients together. `kept_rounds` lists
-    the rounds after which a kept checkpoint was taken; a client keeps its state of each.
-    `stragglers` are the clients that fall behind, `straggler_work` the share of `num_steps` that
-    such a client completes. `masking`: the public part of the secure sum of its updates, if it is
-    one. `private`: clip norm and noise of a round with differential privacy, in which each client
-    counts as one example.
+    the rounds after which a kept checkpoint was taken; a client keeps its state of each. `masking`:
+    the public part of the secure sum of its updates, if it is one. `private`: clip norm and noise
+    of a round with differential privacy, in which each client counts as one example.
     """
 
     round_idx: int
@@ -196,8 +194,6 @@ class RoundPlan:
     tau: int | None = None
     local_epochs: int | None = None
     kept_rounds: tuple[int, ...] = ()
-    stragglers: frozenset[int] = frozenset()
-    straggler_work: float = 1.0
     masking: SumPlan | None = None
     private: PrivateRound | None = None
 
@@ -206,11 +202,6 @@ class RoundPlan:
         """Whether clients send integers for one sum, in place of updates."""
         return self.masking is not None or self.private is not None
 
-    def num_steps(self, client_id: int, num_examples: int, batch_size: int) -> int:
-        """Return the optimizer steps that a client with so many examples takes.
-
-        A straggler does part of the work (Li et al. 2020, FedProx): its share, rounded, and at
-        least one step.
-        """
-        full = self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)
-        return max(1, round(full * self.straggler_work)) if client_id in self.stragglers else full
+    def num_steps(self, num_examples: int, batch_size: int) -> int:
+        """Return the optimizer steps that a client with so many examples takes."""
+        return self.tau or (self.local_epochs or 0) * steps_per_epoch(num_examples, batch_size)

@@ -1,11 +1,10 @@
-"""Participation in a round: the cohort, and by chance the clients that drop out or fall behind.
+"""Participation in a round: the cohort, and by chance the clients that drop out.
 
 The chances are a scenario of the simulation; clients that really fail are another matter. Every
 draw is a function of the seed, the client and the round; that of a private cohort is one of a
 secret key in the place of the seed.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,23 +35,6 @@ def secret_cohort(
     return np.flatnonzero(chosen).tolist()
 
 
-def cyclic_cohort(
-    num_clients: int, cohort_size: int, seed: int, round_idx: int, stride: int
-) -> list[int]:
-    """Return this round's clients in ascending order, the next ones in a fixed order of all.
-
-    The order is drawn once. Every round goes on by `stride` clients, of which the first
-    `cohort_size` take part, so that a client waits for floor(num_clients / stride) rounds at least.
-    """
-    places = (round_idx * stride + np.arange(cohort_size)) % num_clients
-    return sorted(_order(num_clients, seed)[places].tolist())
-
-
-@functools.lru_cache(maxsize=1)
-def _order(num_clients: int, seed: int) -> np.ndarray:
-    return numpy_generator(seed, "cohort_order").permutation(num_clients)
-
-
 def responding_clients(
     cohort: Sequence[int],
     drop_rate: float,
@@ -68,23 +50,8 @@ def responding_clients(
     """
     if drop_rate == 0.0:
         return list(cohort)
-    draws = _draws("drop_out", cohort, seed, round_idx)
+    draws = {c: numpy_generator(seed, "drop_out", c, round_idx).random() for c in cohort}
     responding = [client_id for client_id in cohort if draws[client_id] >= drop_rate]
     if responding or may_be_empty:
         return responding
     return [max(cohort, key=draws.__getitem__)]
-
-
-def stragglers(
-    cohort: Sequence[int], straggler_rate: float, seed: int, round_idx: int
-) -> frozenset[int]:
-    """Return the clients of a cohort that fall behind; each does with this probability."""
-    if straggler_rate == 0.0:
-        return frozenset()
-    draws = _draws("straggler", cohort, seed, round_idx)
-    return frozenset(client_id for client_id in cohort if draws[client_id] < straggler_rate)
-
-
-def _draws(purpose: str, cohort: Sequence[int], seed: int, round_idx: int) -> dict[int, float]:
-    """Return a number in [0, 1) for each client."""
-    return {c: numpy_generator(seed, purpose, c, round_idx).random() for c in cohort}

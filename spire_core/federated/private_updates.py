@@ -28,8 +28,6 @@ class ClippedFormat:
     def __init__(self, broadcast: Broadcast, num_shared: int, private: PrivateRound) -> None:
         self.before, self.private = broadcast.weights[:num_shared], private
         self.size = num_shared + (0 if private.count_noise is None else 1)
-        # Where rounds take back noise of others, a number has its own wherever the stretch ends.
-        self._num_drawn = max(self.size, broadcast.weights.size if private.is_correlated else 0)
 
     def encode(self, update: ClientUpdate, _: int = 0) -> np.ndarray | UpdateFault:
         """Return a client's update as integers (size,) uint64.
@@ -50,17 +48,11 @@ class ClippedFormat:
         return steps.view(np.uint64)
 
     def noise(self, noise: SecretNoise, round_idx: int) -> np.ndarray:
-        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked.
-
-        Noise of earlier rounds that has a part in it is drawn again.
-        """
+        """Return the noise of a round as integers (size,) uint64, the same whenever it is asked."""
         deviations = np.full(self.size, self.private.sum_noise)
         if self.private.count_noise is not None:
             deviations[-1] = self.private.count_noise
-        drawn = zip(self.private.weights, range(round_idx, -1, -1), strict=False)
-        normals = np.zeros(self.size)
-        for weight, earlier in drawn:
-            normals += weight * noise.normals(self._num_drawn, "round", earlier)[: self.size]
+        normals = noise.normals(self.size, "round", round_idx)
         return noise_steps(deviations, normals).view(np.uint64)
 
     def decode(self, total: np.ndarray, _: int = 0) -> MeanUpdate:

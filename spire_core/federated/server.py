@@ -12,6 +12,8 @@ from spire_core.errors import DivergenceError
 from spire_core.federated.accumulation import MeanUpdate
 from spire_core.federated.messages import AdamMoments, Broadcast
 
+BETA2, ADAPTIVITY = 0.99, 1e-3  # of FedAdam; the second is called tau by Reddi et al. 2021
+
 
 @dataclass(frozen=True)
 class ServerState:
@@ -51,9 +53,8 @@ def _whole(shared: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
 def _next_moments(sent: AdamMoments | None, previous: AdamMoments | None) -> AdamMoments | None:
     """Return the clients' Adam moments, combined as the weights are; without any, the previous.
 
-    A robust mean of the weights alone would let a wrong client spoil the next round's steps through
-    its moments. Each form of mean keeps second moments non-negative, and it keeps a bound
-    m^2 <= c v that holds for every client, so that Adam's steps stay bounded.
+    The mean keeps second moments non-negative, and it keeps a bound m^2 <= c v that holds for every
+    client, so that Adam's steps stay bounded.
     """
     if sent is None:
         return previous
@@ -82,9 +83,9 @@ def _server_step(
     velocity[shared_size:] = 0.0
     second = state.second
     if second is None:  # at least adaptivity^2, as in algorithm 2 of Reddi et al.
-        second = np.full_like(delta, config.adaptivity**2)
-    second = config.beta2 * second + (1 - config.beta2) * delta**2
-    step = config.lr * velocity / (np.sqrt(second) + config.adaptivity)
+        second = np.full_like(delta, ADAPTIVITY**2)
+    second = BETA2 * second + (1 - BETA2) * delta**2
+    step = config.lr * velocity / (np.sqrt(second) + ADAPTIVITY)
     return (state.weights + step).astype(np.float32), velocity, second
 
 

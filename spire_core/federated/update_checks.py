@@ -32,24 +32,10 @@ def l2_norm(change: np.ndarray) -> float:
 
 
 def check_update(
-    update: ClientUpdate,
-    before: np.ndarray,
-    has_moments: bool,
-    max_norm: float | None = None,
-    num_examples: int | None = None,
+    update: ClientUpdate, before: np.ndarray, has_moments: bool, num_examples: int | None = None
 ) -> CheckedUpdate | UpdateFault:
-    """Return the update as one that can be averaged, or the reason not to.
-
-    That is the fault that `fault_of` finds, or a change of the weights whose L2 norm is above
-    `max_norm`.
-    """
-    fault = fault_of(update, before, has_moments, num_examples)
-    if fault is not None or max_norm is None:
-        return CheckedUpdate(update) if fault is None else fault
-    norm = l2_norm(update.weights.astype(np.float64) - before)
-    if norm <= max_norm:
-        return CheckedUpdate(update)
-    return UpdateFault(f"a change of norm {norm:.3g}, above {max_norm:g},", is_divergence=True)
+    """Return the update as one that can be averaged, or the reason not to (`fault_of`)."""
+    return fault_of(update, before, has_moments, num_examples) or CheckedUpdate(update)
 
 
 def check_integers(

@@ -5,7 +5,6 @@ them that are new, are chosen by name or drawn from the seed. Shapes: N images, 
 data, of which M take part.
 """
 
-import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ def _chosen(
 ) -> tuple[list[int], list[int]]:
     """Return the positions of the clients that take part, and of the new ones, each ascending."""
     order = numpy_generator(seed, "natural").permutation(len(clients.names)).tolist()
-    arrives = _arriving(clients, config.new_fraction)
+    arrives = clients.arrives
     if config.new_clients:
         new = [_position(clients.names, name) for name in config.new_clients]
         is_once, given = len({*new}) == len(new), list(config.new_clients)
@@ -110,25 +109,6 @@ def _chosen(
             "federation.num_clients or federation.num_new_clients"
         )
     return sorted(old), sorted(new)
-
-
-def _arriving(clients: NaturalClients, fraction: float | None) -> np.ndarray | None:
-    """Return which clients may only be new ones, (A,) bool; None if any may be one.
-
-    A share of all clients is chosen by the hashes of their names: the same for every seed.
-    """
-    if fraction is None:
-        return clients.arrives
-    if clients.arrives is not None:
-        raise ConfigError(
-            f"expected no partition.new_fraction with data that name their new clients, got "
-            f"{fraction}: use null"
-        )
-    digests = [hashlib.sha256(name.encode("utf-8", "surrogatepass")) for name in clients.names]
-    order = sorted(range(len(digests)), key=lambda at: digests[at].digest())
-    arrives = np.zeros(len(order), dtype=bool)
-    arrives[order[: max(1, round(fraction * len(order)))]] = True
-    return arrives
 
 
 def _position(names: Sequence[str], name: str) -> int:

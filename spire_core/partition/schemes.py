@@ -11,6 +11,8 @@ from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.rng import numpy_generator
 
+NUM_DRAWS = 21  # of a split, until no client is below `min_size`
+
 Held = list[np.ndarray]  # per client the indices of its images
 Rng = np.random.Generator
 
@@ -104,19 +106,6 @@ def _pathological(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rn
     return [np.concatenate(parts) for parts in held]
 
 
-def _shard(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
-    """Sort by label, cut into equal shards and deal `shards_per_client` to each client at random
-    (McMahan et al. 2017, section 3)."""
-    if num * config.shards_per_client > len(labels):
-        raise ConfigError(
-            f"expected at most {len(labels)} shards in all, got {num} clients with "
-            f"{config.shards_per_client} each: lower partition.shards_per_client"
-        )
-    shards = np.array_split(np.concatenate(_pools(labels, rng)), num * config.shards_per_client)
-    deal = rng.permutation(len(shards)).reshape(num, config.shards_per_client)
-    return [np.concatenate([shards[s] for s in of_client]) for of_client in deal]
-
-
 def independent_images(pools: Held, size: int, alpha: float, rng: Rng) -> np.ndarray:
     """Return `size` different images for one client, drawn from pools of each class.
 
@@ -133,14 +122,13 @@ SCHEMES = {
     "dirichlet": _dirichlet,
     "inner_dirichlet": _inner_dirichlet,
     "pathological": _pathological,
-    "shard": _shard,
 }
 
 
 def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) -> Held:
     """Return the images of each client in the first draw of a scheme that leaves none too small.
 
-    DataError if a client has fewer than `min_size` images in each of `max_retries` further draws.
+    DataError if a client has fewer than `min_size` images in each of `NUM_DRAWS` draws.
     """
     most, smallest = len(labels) // max(1, config.min_size), 0
     if most < num:
@@ -150,7 +138,7 @@ def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) 
             + (f"use at most {most}, or" if most > 1 else "add images, or use fewer clients and")
             + " lower partition.min_size"
         )
-    for attempt in range(config.max_retries + 1):
+    for attempt in range(NUM_DRAWS):
         rng = numpy_generator(seed, "partition", attempt)
         held = SCHEMES[config.name](labels, config, num, rng)
         smallest = max(smallest, min(len(h) for h in held))
@@ -158,6 +146,6 @@ def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) 
             return held
     raise DataError(
         f"expected at least {config.min_size} images for each of {num} clients, got {smallest} at "
-        f"best in {config.max_retries + 1} draws: use fewer clients, a larger partition.alpha or a "
-        "smaller partition.min_size"
+        f"best in {NUM_DRAWS} draws: use fewer clients, a larger partition.alpha or a smaller "
+        "partition.min_size"
     )

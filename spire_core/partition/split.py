@@ -120,7 +120,7 @@ def make_partition(
     `independent` only a client's own images are disjoint. A new client trains on at most
     `new_num_images` of its training images (None = all); nothing else depends on that number.
     Raises ConfigError for settings out of range, and DataError for labels that are no class
-    indices, too few images, or a client below `min_size` in each of `max_retries` further draws.
+    indices, too few images, or a client below `min_size` in each draw of the split.
     """
     require(num_clients >= 1, "at least 1 client", num_clients, "raise it")
     require(num_new_clients >= 0, "at least 0 new clients", num_new_clients, "raise it")

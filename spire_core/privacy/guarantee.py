@@ -7,7 +7,7 @@ from typing import Any
 
 from spire_core.config.checks import require
 from spire_core.config.privacy import PrivateAdaptConfig
-from spire_core.privacy.accounting import check_budget, check_noise, epsilon_spent, noise_for
+from spire_core.privacy.accounting import check_noise, noise_for
 
 UNIT = "one image"
 
@@ -67,9 +67,8 @@ def guarantee_of(
 ) -> Guarantee | None:
     """Return the guarantee to a client of so many training images; None if there is no budget.
 
-    Raises ConfigError if delta would allow to publish an image, if the budget does not carry the
-    steps at a given noise or needs too much of it, or if steps sample images and dp-accounting is
-    missing.
+    Raises ConfigError if delta would allow to publish an image, if the budget needs too much noise,
+    or if steps sample images and dp-accounting is missing.
     """
     if settings.epsilon is None:
         return None
@@ -81,14 +80,8 @@ def guarantee_of(
         "at that delta one image may be published as it is, so leave it null for 1/(10 n)",
     )
     num_steps = 1 if settings.mechanism == "one_release" else settings.steps
-    rate, noise = settings.sampling_rate(num_images), settings.noise_multiplier
-    spent = settings.epsilon
-    if noise is None:  # the smallest that spends no more
-        noise = noise_for(settings.epsilon, delta, num_steps, rate)
-        check_noise(noise, "privacy.adapt")
-    else:
-        account = (settings.epsilon, delta, noise, num_steps)
-        check_budget(*account, lambda steps: epsilon_spent(noise, steps, rate, delta), rate)
-        spent = min(settings.epsilon, epsilon_spent(noise, num_steps, rate, delta))
+    rate = settings.sampling_rate(num_images)
+    noise = noise_for(settings.epsilon, delta, num_steps, rate)
+    check_noise(noise, "privacy.adapt")
     how = (settings.mechanism, noise, num_steps, rate, num_images)
-    return Guarantee(spent, delta, *how, is_simulated)
+    return Guarantee(settings.epsilon, delta, *how, is_simulated)

@@ -2,8 +2,7 @@
 
 Each round publishes the sum of clipped changes of a cohort plus Gaussian noise. Neighbours differ
 by one client that is added or left out, with all its data and in all rounds. Cohorts are drawn by
-chance (Poisson), or follow a fixed order with noise that is correlated over rounds (`correlated`).
-There, a client that is left out keeps its place, and its changes are zero.
+chance (Poisson).
 
 Adaptive clipping also publishes the noisy number of clients within the clip norm. Each adds b - 1/2
 with b in {0, 1}, whose noise has the standard deviation sigma_b. Both together are one Gaussian
@@ -18,8 +17,7 @@ from dataclasses import dataclass
 from spire_core.config.checks import require
 from spire_core.config.privacy import SMALLEST_CLIP, PrivateRoundsConfig
 from spire_core.errors import BudgetError
-from spire_core.privacy.accounting import check_budget, check_noise, epsilon_spent, noise_for
-from spire_core.privacy.correlated import CyclicRounds, cyclic_rounds
+from spire_core.privacy.accounting import check_noise, epsilon_spent, noise_for
 
 CLIENT_UNIT = "one client"
 CLIP_RATE = 0.2  # of adaptive clipping, and the noise of its counts: Andrew et al. 2021, section 3
@@ -32,20 +30,13 @@ class PrivateRound:
 
     `sum_noise`: standard deviation of the noise that is added to the sum, over `clip_norm`.
     `count_noise`: that of the number of clients within the clip norm, None if it is not published.
-    `expected`: clients of a cohort on average, by which sums are divided. `weights`: of the noise
-    that is drawn for this round, for the one before, and so on.
+    `expected`: clients of a cohort on average, by which sums are divided.
     """
 
     clip_norm: float
     sum_noise: float
     count_noise: float | None
     expected: float
-    weights: tuple[float, ...] = (1.0,)
-
-    @property
-    def is_correlated(self) -> bool:
-        """Whether noise of earlier rounds has a part in that of this one."""
-        return len(self.weights) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +45,7 @@ class RoundsGuarantee:
 
     `noise_multiplier`: z, of a cohort of `noise_cohort` clients, each drawn with the chance
     `sampling_rate`. `cohort_size`: the clients that are simulated on average. `is_simulated`: the
-    promise does not hold for these very clients. `cyclic`: the rounds whose cohorts are not drawn
-    by chance.
+    promise does not hold for these very clients.
     """
 
     epsilon: float
@@ -68,7 +58,6 @@ class RoundsGuarantee:
     clip_norm: float
     clip_quantile: float | None
     is_simulated: bool
-    cyclic: CyclicRounds | None = None
 
     @property
     def is_scaled(self) -> bool:
@@ -84,9 +73,7 @@ class RoundsGuarantee:
         """Return the epsilon of so many rounds."""
         if num_rounds == 0:
             return 0.0
-        spent = _spent(
-            self.noise_multiplier, num_rounds, self.sampling_rate, self.delta, self.cyclic
-        )
+        spent = epsilon_spent(self.noise_multiplier, num_rounds, self.sampling_rate, self.delta)
         return min(spent, self.epsilon) if num_rounds <= self.num_rounds else spent
 
     def check(self, num_releases: int) -> None:
@@ -106,8 +93,7 @@ class RoundsGuarantee:
             count_noise = COUNT_NOISE * self.noise_cohort
             sum_noise = (sum_noise**-2 - (2 * count_noise) ** -2) ** -0.5
             count_noise *= scale
-        weights = self.cyclic.weights if self.cyclic else (1.0,)
-        return PrivateRound(clip_norm, sum_noise * scale, count_noise, self.cohort_size, weights)
+        return PrivateRound(clip_norm, sum_noise * scale, count_noise, self.cohort_size)
 
     def next_clip(self, clip_norm: float, share_within: float | None) -> float:
         """Return the clip norm after a round, of which so large a share was within it.
@@ -126,7 +112,7 @@ class RoundsGuarantee:
             "dp": self.source,
             "privacy.unit": CLIENT_UNIT,
             "privacy.epsilon": f"{self.epsilon:g}",
-            "privacy.mechanism": "dp_ftrl" if self.cyclic else "noisy_rounds",
+            "privacy.mechanism": "noisy_rounds",
         }
         return texts | ({"privacy.noise_cohort": str(self.noise_cohort)} if self.is_scaled else {})
 
@@ -147,17 +133,15 @@ def rounds_guarantee(
 ) -> RoundsGuarantee | None:
     """Return the guarantee to the clients of a run; None if there is no budget.
 
-    Raises ConfigError if delta would allow to publish a client, if the budget does not carry the
-    rounds at a given noise, if the noise is too much for a sum or for adaptive clipping, or if
-    dp-accounting is missing.
+    Raises ConfigError if delta would allow to publish a client, if the noise is too much for a sum
+    or for adaptive clipping, or if dp-accounting is missing.
     """
     if settings.epsilon is None:
         return None
     delta = _delta(settings, num_clients)
     noise_cohort = settings.noise_cohort or cohort_size
-    rate, is_cyclic = noise_cohort / num_clients, settings.mechanism == "dp_ftrl"
-    cyclic = cyclic_rounds(num_clients, noise_cohort, num_rounds) if is_cyclic else None
-    noise = _noise(settings, delta, num_rounds, rate, cyclic)
+    rate = noise_cohort / num_clients
+    noise = noise_for(settings.epsilon, delta, num_rounds, rate)
     check_noise(noise, "privacy.rounds")
     most = 2 * COUNT_NOISE * noise_cohort
     require(
@@ -178,7 +162,6 @@ def rounds_guarantee(
         clip_norm=settings.clip_norm,
         clip_quantile=settings.clip_quantile,
         is_simulated=settings.is_simulated(cohort_size, has_given_key),
-        cyclic=cyclic,
     )
 
 
@@ -198,42 +181,3 @@ def _delta(settings: PrivateRoundsConfig, num_clients: int) -> float:
         "at that delta one client may be published as it is, so leave it null for N^-1.1",
     )
     return delta
-
-
-def _noise(
-    settings: PrivateRoundsConfig,
-    delta: float,
-    num_rounds: int,
-    rate: float,
-    cyclic: CyclicRounds | None,
-) -> float:
-    """Return the noise multiplier of a budget; ConfigError if a given one exceeds it."""
-    epsilon, given = settings.epsilon, settings.noise_multiplier
-    assert epsilon is not None
-    if given is not None:
-        check_budget(
-            epsilon,
-            delta,
-            given,
-            num_rounds,
-            lambda rounds: _spent(given, rounds, rate, delta, cyclic),
-            rate if cyclic is None else 1.0,
-            "federation.num_rounds",
-        )
-        return given
-    if cyclic is not None:
-        return noise_for(epsilon, delta, 1, 1.0) * cyclic.sensitivity(num_rounds)
-    return noise_for(epsilon, delta, num_rounds, rate)
-
-
-def _spent(
-    noise_multiplier: float,
-    num_rounds: int,
-    rate: float,
-    delta: float,
-    cyclic: CyclicRounds | None,
-) -> float:
-    """Return the epsilon of so many rounds with this noise."""
-    if cyclic is None:
-        return epsilon_spent(noise_multiplier, num_rounds, rate, delta)
-    return epsilon_spent(noise_multiplier / cyclic.sensitivity(num_rounds), 1, 1.0, delta)

@@ -21,4 +21,4 @@ def check_effects(trials: Sequence[Trial]) -> None:
         faults |= {key: fault for key, fault in idle.items() if determines(key)}
         typed = flattened(read_words(trial.overrides))
         counting |= {key for key in typed if key not in idle and reads(method, key)}
-    say_without_effect((key, fault) for key, fault in faults.items() if key not in counting)
+    say_without_effect({key: fault for key, fault in faults.items() if key not in counting})

@@ -43,9 +43,8 @@ def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, Sweep
     known = f"a YAML file or one of {', '.join(sweep_names())}"
     values = {"name": Path(file).stem, "question": "", **read_yaml(path, known, sweep_names())}
     values["question"] = values["question"] or _first_comment(path.read_text(encoding="utf-8"))
-    values = {key: {} if value is None else value for key, value in values.items()}
-    if isinstance(values.get("settings"), dict):
-        values["settings"] = flattened(values["settings"])
+    values |= {key: {} for key in ("settings", "axes") if values.get(key) is None}
+    values["settings"] = flattened(values["settings"])
     written, groups = dict(values), {field.name for field in dataclasses.fields(Config)} - {"seed"}
     for key in values:
         is_own = key.partition(".")[0] not in groups
@@ -56,9 +55,9 @@ def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, Sweep
         if root in (*groups, "seed"):
             root, rest = "settings", key
         if rest and root == "settings":
-            values[root] = _laid_over(values.get(root, {}), flattened({rest: value}))
+            values[root] = _laid_over(values[root], flattened({rest: value}))
         elif rest and root == "axes":
-            values[root] = {**values.get(root, {}), rest: value}
+            values[root] = {**values[root], rest: value}
         else:
             values[key] = value
     sweep = build(SweepConfig, values, KEYS)

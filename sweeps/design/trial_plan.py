@@ -89,8 +89,8 @@ def plan_trial(
     if is_growing:
         return TrialPlan(ActorPlan(num_actors, asked.num_cpus, num_gpus))
     plan = plan_actors(replace(asked, num_actors=num_actors, num_gpus=num_gpus), cluster, most)
-    federation = config.federation  # only an actor can be given up on or lost without the trial
-    outlives = federation.client_timeout_s is not None or federation.on_client_error == "drop"
+    # Only an actor can be given up on without the trial.
+    outlives = config.federation.client_timeout_s is not None
     needs_actor = asked.num_actors != "auto" or plan.num_gpus > 0 or outlives
     if plan.num_actors == 1 and not needs_actor:  # whose process need not start, then
         return TrialPlan(None, plan.num_cpus)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.tracking import TrackingConfig, tracking_root
+from pipeline.config.tracking import TrackingConfig
 from pipeline.files.damage import DamagedError
 from pipeline.runs.folder import load_result, run_lock
 from pipeline.runs.layout import RECORD
 from pipeline.runs.noise_key import drop_noise_key
-from pipeline.runs.ownership import check_links
 from pipeline.tracking.ends import Status, end_run, note_end, relay_rest
 from pipeline.tracking.outbox import num_waiting
 from pipeline.tracking.tracker import is_deleted
@@ -26,10 +25,8 @@ _log = logging.getLogger(__name__)
 def ended_result(run_dir: Path, tracking: TrackingConfig) -> dict[str, Any] | None:
     """Return the result that a run has written, and do the rest of its end; None without one.
 
-    Its noise key goes, and its store has it as finished. RunError if its folder holds a link, or if
-    its result is damaged.
+    Its noise key goes, and its store has it as finished. RunError if its result is damaged.
     """
-    check_links(run_dir, tracking_root(tracking))
     values = load_result(run_dir)
     if values is not None:
         drop_noise_key(run_dir)
@@ -62,7 +59,6 @@ def _end(record: TrialRecord, run_dir: Path, tracking: TrackingConfig) -> dict[s
 
     Nobody goes on with one that was stopped, so that its noise key goes; others may be tried again.
     """
-    check_links(run_dir, tracking_root(tracking))
     status: Status = "FAILED" if record.status == "failed" else "KILLED"
     result = None
     if record.status != "stopped":

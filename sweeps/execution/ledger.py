@@ -29,24 +29,15 @@ _log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The trial records of one sweep, a small file each.
+    """The trial records of one sweep, a small file each."""
 
-    `elsewhere`: records of trials that finished on another machine, by id; no file holds them.
-    """
-
-    def __init__(self, folder: Path, elsewhere: Mapping[str, TrialRecord] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.elsewhere = dict(elsewhere or {})
 
     @classmethod
-    def of(
-        cls,
-        sweep: SweepConfig,
-        tracking: TrackingConfig,
-        elsewhere: Mapping[str, TrialRecord] | None = None,
-    ) -> "Ledger":
+    def of(cls, sweep: SweepConfig, tracking: TrackingConfig) -> "Ledger":
         """Return the ledger of a sweep, in the folder where its runs are."""
-        return cls(tracking_root(tracking) / "studies" / f"{sweep.name}-{sweep.key}", elsewhere)
+        return cls(tracking_root(tracking) / "studies" / f"{sweep.name}-{sweep.key}")
 
     @property
     def _joined(self) -> Path:
@@ -149,33 +140,22 @@ class Ledger:
             os.fsync(file.fileno())  # as the record of its trial is
 
     def records(self, trial_ids: Iterable[str]) -> dict[str, TrialRecord]:
-        """Return the records of those trials that have begun, by id.
-
-        One that is not finished here gives way to one that is elsewhere.
-        """
-        trial_ids = list(trial_ids)
-        own = self.own_records(trial_ids)
-        done = {i for i, record in own.items() if record.status == "finished"}
-        theirs = {i: self.elsewhere[i] for i in trial_ids if i in self.elsewhere}
-        return own | {i: record for i, record in theirs.items() if i not in done}
-
-    def own_records(self, trial_ids: Iterable[str]) -> dict[str, TrialRecord]:
-        """Return the records of those trials that have begun here, by id."""
+        """Return the records of those trials that have begun, by id."""
         records = {trial_id: self.read(trial_id) for trial_id in trial_ids}
         return {trial_id: record for trial_id, record in records.items() if record is not None}
 
     def all_records(self) -> dict[str, TrialRecord]:
-        """Return the records of all trials that have begun here, whatever seeds or axes they have.
+        """Return the records of all trials that have begun, whatever seeds or axes they have.
 
         A command may name a part of them alone.
         """
         paths = sorted((self.folder / "trials").glob("*.json"))
-        return self.own_records(path.stem for path in paths)
+        return self.records(path.stem for path in paths)
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing of the sweep has begun, here or on another machine."""
-        return self.parent_run_dir is None and not self.elsewhere
+        """Whether nothing of the sweep has begun."""
+        return self.parent_run_dir is None
 
     @property
     def parent_run_dir(self) -> Path | None:

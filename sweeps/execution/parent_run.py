@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import RECORD
-from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.tracking.attachments import NOTE, shortened
 from pipeline.tracking.ends import Status, has_ended
@@ -97,7 +96,5 @@ def _parent_tracker(sweep: SweepConfig, ledger: Ledger, tracking: TrackingConfig
         make_runs_folder(tracking)
         uri = tracking_uri(tracking)
         run_dir = make_run_dir(tracking, run_dir.name, sweep.name, uri, "sweep")
-        if begun_here(run_dir, root := tracking_root(tracking)) is None:
-            note_begun(root, run_dir.name, Begun(uri))
         ledger.remember_parent(run_dir)
     return Tracker.resume(tracking, run_dir)

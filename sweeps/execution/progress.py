@@ -12,14 +12,12 @@ from sweeps.execution.trial_record import TrialRecord
 class Progress:
     """The trials that can be named, and the records by id of those that have begun.
 
-    These are all trials of a grid, and those that Optuna has drawn so far. `elsewhere`: the ids of
-    those that finished on another machine.
+    These are all trials of a grid, and those that Optuna has drawn so far.
     """
 
     trials: list[Trial]
     records: dict[str, TrialRecord]
     num_undrawn: int  # draws that Optuna has still to make
-    elsewhere: frozenset[str] = frozenset()
 
     @property
     def num_trials(self) -> int:
@@ -49,8 +47,7 @@ def read_progress(sweep: SweepConfig, ledger: Ledger) -> Progress:
         num_undrawn = max(0, (sweep.num_trials or 0) - len(draws))
     named = trials(sweep) if named is None else named
     records = ledger.records(trial.trial_id for trial in named)
-    elsewhere = frozenset(i for i, one in records.items() if one is ledger.elsewhere.get(i))
-    return Progress(named, records, num_undrawn, elsewhere)
+    return Progress(named, records, num_undrawn)
 
 
 def valid_draws(sweep: SweepConfig, ledger: Ledger) -> list[TuneParams]:

@@ -52,7 +52,6 @@ class Report:
     partitions: list[Snapshot] = field(default_factory=list)
     origin: Origin = field(default_factory=Origin)
     words: Mapping[str, str] = field(default_factory=dict)  # of the first screen, explained
-    rows: Path | None = None  # the file of each client's scores, if one was asked for
 
     @property
     def snapshots(self) -> list[Snapshot]:

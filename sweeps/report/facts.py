@@ -20,7 +20,6 @@ from sweeps.report.groups import (
     parameters,
     seed_of,
 )
-from sweeps.report.row_runs import FILE
 
 MAX_NAMED = 6
 NOISE_COHORT = "privacy.rounds.noise_cohort"
@@ -41,7 +40,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
 
     scales = value("adapt.guidance")
     own_guidance = "" if scales == "-" else f", of new clients their own, out of {scales}"
-    keys = ("tau", "local_epochs", "drop_rate", "straggler_rate")
+    keys = ("tau", "local_epochs", "drop_rate")
     lengths = {key: value(f"federation.{key}") for key in keys}
     length = [f"{key} {value}" for key, value in lengths.items() if value not in ("-", "0.0")]
     pixels = value("data.image_size")
@@ -61,7 +60,7 @@ def facts_of(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> dict[str
         f"{value('federation.cohort_size')}, {value('federation.num_rounds')} rounds, "
         + ", ".join(length),
     }
-    facts |= _coverage(used) | _from_rows(used)
+    facts |= _coverage(used)
     revisions = dict.fromkeys(run.tags.get("git_revision", "unknown") for run in used)
     return facts | {"Code": f"revision {' / '.join(revisions)}"}
 
@@ -92,30 +91,6 @@ def _has_more(params: Mapping[str, str]) -> bool:
     """Return whether a run has more clients than its coverage is of."""
     is_drawn = params.get("partition.name") == INDEPENDENT
     return is_drawn and any((as_number(params.get(k, "")) or 0) > NUM_SHOWN for k in NUMBERS)
-
-
-def _from_rows(used: Sequence[TrackedRun]) -> dict[str, str]:
-    """Return how many runs come out of which files of rows, if any do."""
-    files = Counter(run.tags[FILE] for run in used if FILE in run.tags)
-    if not files:
-        return {}
-    named = _several([f"{num} of {file}" for file, num in files.items()])
-    return {"Rows": f"{files.total()} of the {len(used)} runs are rows of other stretches: {named}"}
-
-
-def rows_notes(runs: Sequence[TrackedRun], has_parent: bool) -> list[str]:
-    """Return what a report lacks because of runs that come out of rows."""
-    if not any(FILE in run.tags for run in runs):
-        return []
-    notes = [
-        "Runs out of rows (the last column of the table of runs) have what rows have: no curves, "
-        "no best round, no images and no diagnoses, and older ones no costs."
-    ]
-    if not has_parent:
-        notes.append(
-            "Rows alone do not say what a sweep compares: primary comparisons need its own run."
-        )
-    return notes
 
 
 def runs_sentence(runs: Sequence[TrackedRun], used: Sequence[TrackedRun]) -> str:

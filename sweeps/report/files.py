@@ -153,7 +153,6 @@ def report_json(report: Report) -> dict[str, Any]:
             "tables": [str(report.folder / "tables" / f"{t.name}.csv") for t in report.tables],
             "others": [SWEEP] * bool(report.origin.sweep_file)
             + [f"figures/{shot.name}.png" for shot in report.snapshots],
-            **({"rows": str(report.rows)} if report.rows else {}),
         },
     }
 

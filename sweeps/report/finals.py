@@ -18,19 +18,13 @@ from pipeline.tracking.mlflow_queries import TrackedRun, histories
 from spire_core.config.method import find_method
 from spire_core.privacy.rounds import CLIENT_UNIT
 from sweeps.report.groups import method_of
-from sweeps.report.row_runs import FILE
 
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"
 OF_CLIENTS = {EPSILON: CLIENTS_EPSILON, DELTA: CLIENTS_DELTA}
 
 
-def is_read(run: TrackedRun) -> bool:
-    """Return whether a run comes out of rows."""
-    return FILE in run.tags
-
-
 def with_finals(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
-    """Return a run with its costs among its final numbers; rows of older versions have none.
+    """Return a run with its costs among its final numbers.
 
     They are what it sent, in kB per client and round and in MB in all, and its mean seconds per
     round. A client that is in no average counts in no round. A method without pre-training sends
@@ -44,8 +38,6 @@ def with_finals(config: TrackingConfig, run: TrackedRun) -> TrackedRun:
     method = find_method(method_of(run) or "")
     if method is not None and not method.is_federated:
         return replace(run, finals={**run.finals, **copies, "comm/total_mb": 0.0})
-    if is_read(run):
-        return run
     sent_at = histories(config, run.run_id, (UP, DOWN, DROPPED, ROUND_S))
     sent = {key: [value for _, value in history] for key, history in sent_at.items()}
     cohort = int(run.params.get("federation.cohort_size", 0))

@@ -7,7 +7,7 @@ any other parameter is a setting that a method may choose.
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.config.data import DATASETS
@@ -22,6 +22,7 @@ from pipeline.results.metric_names import (
     NN_P,
     NN_SHARE,
 )
+from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
@@ -118,6 +119,11 @@ def parameters(run: TrackedRun) -> dict[str, str]:
     if params.get("data.name") not in DATASETS and "data_hash" in run.tags:  # others' names say all
         params[IMAGES] = run.tags["data_hash"][:8]
     return {key: run.tags.get(tag, "")[:8] or UNSET for key, tag in BY_HASH.items()} | params
+
+
+def whole(run: TrackedRun) -> TrackedRun:
+    """Return a run with all settings among its params: one that is none has its default value."""
+    return replace(run, params={**default_params(), **run.params})
 
 
 def varying(runs: Sequence[TrackedRun]) -> list[str]:

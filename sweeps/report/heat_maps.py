@@ -27,21 +27,16 @@ class Grid:
 
 
 def grids_figure(
-    grids: Sequence[Grid], xlabel: str, ylabels: Sequence[str], number: str, is_signed: bool = False
+    grids: Sequence[Grid], xlabel: str, ylabels: Sequence[str], number: str
 ) -> "Figure":
     """Return heat maps with one scale of colours, which is labelled `number`.
 
-    `is_signed`: zero is white, and equal distances from it have equal strength. Otherwise the scale
-    is logarithmic where all values allow it.
+    The scale is logarithmic where all values allow it.
     """
     values = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
-    if is_signed:
-        most = float(np.abs(values).max()) or 1.0
-        look = {"norm": "linear", "vmin": -most, "vmax": most, "cmap": "PuOr"}
-    else:
-        low, high = float(values.min()), float(values.max())
-        scale = "log" if 0 < low < high else "linear"
-        look = {"norm": scale, "vmin": low, "vmax": high, "cmap": "viridis_r"}
+    low, high = float(values.min()), float(values.max())
+    scale = "log" if 0 < low < high else "linear"
+    look = {"norm": scale, "vmin": low, "vmax": high, "cmap": "viridis_r"}
     width = sum(0.9 + 0.75 * len(grid.columns) for grid in grids)
     height = 1.6 + 0.42 * max(len(grid.rows) for grid in grids)
     figure = blank_figure(max(4.0, 0.9 + width), height)
@@ -53,8 +48,7 @@ def grids_figure(
         axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel))
         axes.set_title(plain(grid.title), fontsize=10)
         for at in zip(*np.nonzero(np.isfinite(grid.values)), strict=True):
-            strength = float(image.norm(grid.values[at]))
-            is_dark = abs(strength - 0.5) > 0.35 if is_signed else strength > 0.5
+            is_dark = float(image.norm(grid.values[at])) > 0.5
             axes.text(
                 at[1],
                 at[0],

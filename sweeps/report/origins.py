@@ -32,8 +32,7 @@ def origin_of(
     links = {
         run.run_id: address
         for run in (*([parent] if parent else []), *used)
-        if run.experiment_id  # rows have none
-        and (address := run_address(config, run.experiment_id, run.run_id)).startswith("http")
+        if (address := run_address(config, run.experiment_id, run.run_id)).startswith("http")
     }
     return Origin(question, _when(used), AGAIN if file else "", file or "", links)
 

@@ -18,7 +18,7 @@ GENERATOR = '<meta name="generator" content="spire report">'  # in the page's he
 CSS_PIXELS = 110  # on the page for an inch of a figure
 NOTE_COLUMNS = (*HEAD, "n", "KID, last round", "KID before", "KID after", "KID after, worst client")
 NOTE_COLUMNS += ("TV after", "held-out after")
-MOST_ANSWERS = 8  # that stand on the first screen: primary ones and coverage come first
+MOST_ANSWERS = 8  # that stand on the first screen: primary ones come first
 LEAST = 0.6  # of that, below which a figure's text is too small: a narrow screen scrolls
 
 

@@ -6,13 +6,11 @@ from pipeline.evaluation.diagnosis import DIAGNOSIS
 from pipeline.tracking.mlflow_queries import TrackedRun, is_known
 from sweeps.report.differences import METRICS
 from sweeps.report.groups import method_of
-from sweeps.report.row_runs import FILE
 from sweeps.report.tables import ID_CHARS, Table
 
 
 def runs_table(runs: Sequence[TrackedRun]) -> Table:
     """Return every run that was asked for, also those that the other tables leave out."""
-    has_rows = any(FILE in run.tags for run in runs)
     rows = [
         (
             run.name,
@@ -24,15 +22,14 @@ def runs_table(runs: Sequence[TrackedRun]) -> Table:
             run.tags.get(DIAGNOSIS),
             run.tags.get("git_revision"),
             *(None if not is_known(n := run.finals.get(key)) else f"{n:.5g}" for _, key in METRICS),
-            *([run.tags.get(FILE)] if has_rows else []),
         )
         for run in runs
     ]
     columns = ("run", "id", "status", "method", "seed", "state", "diagnosis", "revision")
-    columns += (*(name for name, _ in METRICS), *(["rows of"] if has_rows else []))
+    columns += tuple(name for name, _ in METRICS)
     text = (
         "State: the head of the fingerprint of all weights at the end; equal ones are equal runs. "
         "Diagnosis: known failures that the run shows (docs/diagnoses.md). Differences in these "
-        "scores are worked out of them. Rows of: the file from which a run was read."
+        "scores are worked out of them."
     )
     return Table("runs", "Runs", text, columns, tuple(rows))

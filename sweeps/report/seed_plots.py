@@ -114,48 +114,6 @@ def settings_figure(
     return figure
 
 
-def budgets_figure(
-    scores: Sequence[Series], attacks: Sequence[Series], ylabel: str, floor: float | None = None
-) -> "Figure":
-    """Return a score against epsilon, and the areas under attacks' curves beside it, if any.
-
-    Points at infinity are without privacy. They stand at the right end, one step from the largest
-    epsilon, with a dotted line across where a method has no others.
-    """
-    panels = [series for series in (scores, attacks) if series]
-    figure = blank_figure(1.7 + 3.9 * len(panels), 3.9)
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
-    budgets = sorted({point[0] for series in panels for line in series for point in line.points})
-    for axes, series in zip(row, panels, strict=True):
-        _against_budgets(axes, series, budgets)
-    _scale_scores(row[0], scores, floor)
-    row[0].set(ylabel=plain(ylabel))
-    if attacks:
-        row[1].axhline(0.5, color=GREY, linestyle=":", label="chance, of attacks")
-        row[1].set(ylabel="area under the attack's ROC curve")
-    _legend(figure)
-    return figure
-
-
-def _against_budgets(axes: "Axes", series: Sequence[Series], budgets: Sequence[float]) -> None:
-    """Draw lines over the logarithm of epsilon, and name every budget."""
-    finite = [budget for budget in budgets if math.isfinite(budget)]
-    step = max(2.0, finite[-1] / finite[-2]) if len(finite) > 1 else 2.0
-    places = [budget if math.isfinite(budget) else finite[-1] * step for budget in budgets]
-    for line in series:
-        _bars(axes, line, [places[budgets.index(point[0])] for point in line.points])
-        if len(line.points) == 1:
-            _across(axes, line)
-    axes.set_xscale("log")
-    names = [f"{budget:g}" if math.isfinite(budget) else "no privacy" for budget in budgets]
-    axes.set_xticks(places, names)
-    axes.minorticks_off()
-    _tidy(axes)
-    margin = step**0.25
-    axes.set_xlim(places[0] / margin, places[-1] * margin)  # of both panels, whatever they have
-    axes.set(xlabel="epsilon, for one image of a new client")
-
-
 def _bars(axes: "Axes", line: Series, places: Sequence[float]) -> None:
     """Draw a line with a bar from the lowest to the highest seed at each of these places."""
     mean = [point[1] for point in line.points]

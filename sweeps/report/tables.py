@@ -24,7 +24,7 @@ Metric = tuple[str, str]  # a column's title, and the metric in it
 
 TABLES = (  # names of all that a report may have
     *("primary", "pretraining", "new_clients", "controls", "forgetting_and_cost", "prompts"),
-    *("differences", "coverage", "client_coverage", "by_setting", "plane", "within_methods"),
+    *("differences", "by_setting", "within_methods"),
     *("epochs", "prompt_epochs", "privacy", "settings", "runs", "parameters"),
 )
 PRETRAINING: tuple[Metric, ...] = (
@@ -82,7 +82,6 @@ PRIVACY: tuple[Metric, ...] = (
     ("in the span, others", "privacy/emb_span_others"),
     ("attack AUC", "privacy/mia_auc"),
     ("TPR at 1 % FPR", "privacy/mia_tpr"),
-    ("epsilon at least", "privacy/eps_lower"),
 )
 OF_EVERY_SETTING = {
     *("KID, last round", "KID, best round", "KID, fine-tuned"),

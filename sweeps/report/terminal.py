@@ -25,8 +25,7 @@ def report_text(report: Report) -> str:
         parts.append(_aligned(differences.columns, rows))
     parts.append("\n".join(f"note      {one_line(note)}" for note in report.notes))
     attached = f", attached to run {report.parent_id[:8]}" if report.parent_id else ""
-    rows = f"\nrows      {report.rows}" if report.rows else ""
-    return "\n\n".join([*parts, f"page      {report.html}{attached}{rows}"])
+    return "\n\n".join([*parts, f"page      {report.html}{attached}"])
 
 
 def _methods_text(report: Report) -> str:

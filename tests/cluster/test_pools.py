@@ -65,8 +65,7 @@ POPULATION = ("partition=independent", "partition.client_size=40", "federation.n
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
-ROUNDS = ("privacy.rounds.epsilon=8", "privacy.rounds.noise_multiplier=5")
-ROUNDS += ("privacy.noise_key=pools", "client.opt_state=reset")
+ROUNDS = ("privacy.rounds.epsilon=8", "privacy.noise_key=pools", "client.opt_state=reset")
 EMBEDDING = ("adapt.init=mean", "adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5")
 EMBEDDING += ("adapt.guidance=[1,2,4]",)
 WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
@@ -158,7 +157,11 @@ class TestEquality:
         [
             ("spire", ("client.engine=loop",), (1, 4)),
             ("spire", ("client.engine=loop", *PRIVATE, "adapt.init=mean"), (2,)),
-            ("spire", (*POPULATION, *ROUNDS), (1, 2)),  # cohorts, and scored clients, by the key
+            (
+                "spire",
+                (*POPULATION, *ROUNDS, "privacy.rounds.noise_cohort=10000"),
+                (1, 2),
+            ),  # cohorts, and scored clients, by the key
             (
                 "spire",
                 ("federation.secure_aggregation=true", *EMBEDDING, "adapt.group_size=1"),
@@ -171,7 +174,6 @@ class TestEquality:
                     "client.engine=grouped",
                     "client.group_size=3",  # one of two actors has none
                     "federation.drop_rate=0.6",
-                    "server.aggregation=median",
                 ),
                 (2,),
             ),
@@ -183,7 +185,6 @@ class TestEquality:
                     "client.compression=top_k",
                     "adapt.local_init=mean",
                     "federation.drop_rate=0.6",
-                    "federation.straggler_rate=0.5",
                 ),
                 (2,),
             ),

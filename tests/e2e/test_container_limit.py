@@ -11,10 +11,8 @@ import pytest
 
 LIMIT_BYTES = 3 * 2**30
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-COHORT = 80  # of 3.9 million parameters, 12 bytes each: a median needs all of them
-SETTINGS = ["model.width=64", "model.multipliers=[1,2,2]", f"federation.num_clients={COHORT}"]
-SETTINGS += [f"federation.cohort_size={COHORT}", "resources.num_actors=1"]
-SETTINGS += ["tracking.enabled=false", "eval.num_clients=2", "server.aggregation=median"]
+SETTINGS = ["model.width=128", "model.multipliers=[1,2,2]"]  # 15 million parameters
+SETTINGS += ["resources.num_actors=1", "tracking.enabled=false", "eval.num_clients=2"]
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_a_sweep_as_a_job_passes_its_exit_code_on(
     head: Head, tmp_path: Path, new_database: Path
 ) -> None:
     shutil.copy(new_database, tmp_path)
-    words = [*SMALL, "axes={federation.max_update_norm: [1.0e-9]}", "concurrency=1"]
+    words = [*SMALL, "axes={client.lr: [1.0e+3]}", "concurrency=1"]
     place = f"tracking.root={tmp_path}"
     quoted = [shlex.quote(word) for word in (*words, HERE, place)]
     job = head.submit(*quoted, entrypoint="python -m sweeps")

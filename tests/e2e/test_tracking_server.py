@@ -37,7 +37,7 @@ def test_the_environment_names_a_server_that_gets_everything(
         tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
     assert tracker.uri == address
     assert ui_command(config) == f"{address}/#/experiments?workflowType=machine_learning"
-    assert {p.name for p in (tmp_path / "root").iterdir()} == {"begun", "runs"}
+    assert {p.name for p in (tmp_path / "root").iterdir()} == {"runs"}
 
     client = MlflowClient(address)
     run = client.get_run(tracker.run_id)

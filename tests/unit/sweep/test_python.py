@@ -1,6 +1,5 @@
 """The functions of `spire`: docs/python.md runs as printed, and mistakes are one sentence."""
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -9,20 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished_runs import make_run
 from torch import rand
 
 import spire
-from benchmarks.mistakes_folder import furnish
 from pipeline.config.load import load_config, preset_names
 from pipeline.config.meaning import load_typed
 from pipeline.federation.setup import prepare
 from spire_core.errors import ConfigError, RunError, SpireError
 from sweeps import sweep as sweep_module
 from sweeps.design.load import load_sweep
-from sweeps.report.rows import rows_text
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
-STUDY = PAGE.parent / "results" / "study-worlds-cpu"
 GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
 
 
@@ -85,7 +82,7 @@ def test_a_name_that_is_neither_text_nor_path_is_refused(value: Any) -> None:
     for refuse in (spire.load, spire.resume):
         with pytest.raises(ConfigError, match=r"a run's id, name or folder, got .*: name"):
             refuse(value)
-    with pytest.raises(ConfigError, match="expected names or files, got 5: name it"):
+    with pytest.raises(ConfigError, match="expected names of a sweep or of runs, got 5: name it"):
         spire.report(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected a sweep or runs, got none: name one"):
         spire.report([])
@@ -108,8 +105,6 @@ def test_a_name_that_is_too_long_for_a_file_is_none_of_the_runs(
         lambda: spire.write_images(None, GREY),  # type: ignore[arg-type]
         lambda: spire.write_images(3, GREY),  # type: ignore[arg-type]
         lambda: spire.report(out=3),  # type: ignore[arg-type]
-        lambda: spire.report(rows=3),  # type: ignore[arg-type]
-        lambda: spire.report(readme=3),  # type: ignore[arg-type]
     ],
 )
 def test_a_file_that_is_neither_text_nor_path_is_refused(refuse: Any) -> None:
@@ -168,9 +163,10 @@ def test_a_sweep_can_try_failed_trials_again(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The finished runs of the page of mistakes: `letters` has text."""
+    """Two finished runs: `letters` has text."""
     folder = tmp_path_factory.mktemp("furnished")
-    furnish(folder)
+    make_run(folder, "0123abcd", "digits", clients=[6, 7])
+    make_run(folder, "4567abcd", "letters", ["model.text=words", "model.words=[a,b]"], [6])
     root = {"tracking.root": str(folder)}
     return {name: spire.load(name, root) for name in ("digits", "letters")}
 
@@ -220,22 +216,6 @@ def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
     log_range = {"min": 1e-3, "max": 1.0, "log": True}
     for axis in ({"axes.adapt.lr": log_range}, {"axes": {"adapt": {"lr": log_range}}}):
         assert load_sweep("smoke", spire._words({**drawn, **axis})).axes["adapt.lr"] == log_range
-
-
-def test_rows_alone_make_a_report_without_the_last_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One file may be given as it is, and there need be no store."""
-    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
-    with (STUDY / "rows.csv").open(newline="") as file:
-        whole = list(csv.DictReader(file))
-    some = list(dict.fromkeys(row["run_id"] for row in whole))[:2]
-    rows = tmp_path / STUDY.name / "rows.csv"
-    rows.parent.mkdir()
-    rows.write_text(rows_text([row for row in whole if row["run_id"] in some]))
-    for given in (rows, str(rows), [rows]):
-        report = spire.report(out=tmp_path / "mine", rows_from=given)
-        assert (report.parent_id, report.name) == (None, STUDY.name)
 
 
 def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:

@@ -42,7 +42,7 @@ from spire_core.training.fit import TrainingObjective, to_float
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SIZES = {7: 12, 3: 5, 12: 9}  # images of each new client
 LOUD = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3)
-SAMPLING = PrivateAdaptConfig(epsilon=4.0, steps=4, draws=3, batch_size=6, noise_multiplier=5.0)
+SAMPLING = PrivateAdaptConfig(epsilon=0.3, steps=4, draws=3, batch_size=6)
 
 
 @pytest.fixture

@@ -197,13 +197,6 @@ def test_groups_hold_their_clients_near_the_broadcast_as_the_loop_does(
 
 
 @pytest.mark.usefixtures("float64")
-def test_stragglers_of_a_group_take_their_own_steps() -> None:
-    plan = {"tau": 3, "stragglers": frozenset({0, 3}), "straggler_work": 0.4}
-    loop = two_rounds(MethodConfig(name="spire"), "average", 0, **plan)
-    assert [update.num_steps for update, _ in loop] == [1, 3, 3, 1, 3]
-    assert_close(two_rounds(MethodConfig(name="spire"), "average", 5, **plan), loop, 1e-9)
-
-
 @pytest.mark.parametrize("group_size", [1, 2, 5])
 def test_in_single_precision_they_are_close(group_size: int) -> None:
     config = MethodConfig(name="spire")

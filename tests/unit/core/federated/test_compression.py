@@ -224,10 +224,6 @@ def test_without_compression_the_update_itself_travels() -> None:
     [
         (["client.compression=zip"], "as none, bf16, int8 or top_k, got 'zip': choose one"),
         (["client.top_k_fraction=0"], r"in \(0, 1\], got 0\.0"),
-        (
-            ["client.compression=top_k", "server.aggregation=median"],
-            "server.aggregation=mean with client.compression=top_k, got median",
-        ),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: list[str], told: str) -> None:

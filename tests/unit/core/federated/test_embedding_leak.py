@@ -56,7 +56,7 @@ def second_round(config: ClientConfig) -> tuple[Broadcast, list[tuple[ClientUpda
         ]
         private = {update.client_id: after for update, after in finished}
         updates = [update for update, _ in finished]
-        state = aggregate(state, average(updates, broadcast, ServerConfig()), ServerConfig())
+        state = aggregate(state, average(updates, broadcast), ServerConfig())
     return broadcast, finished
 
 

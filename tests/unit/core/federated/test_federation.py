@@ -33,7 +33,7 @@ SEED = 3
 def after_round(
     state: ServerState, updates: list[ClientUpdate], config: ServerConfig
 ) -> ServerState:
-    return aggregate(state, average(updates, state.broadcast, config), config)
+    return aggregate(state, average(updates, state.broadcast), config)
 
 
 def objective(config: ClientConfig) -> TrainingObjective:
@@ -165,11 +165,12 @@ def test_server_momentum_by_hand() -> None:
 
 
 def test_server_adam_by_hand() -> None:
-    """One step: 0.1 delta / (sqrt(0.99 adaptivity^2 + 0.01 delta^2) + adaptivity), delta = 2."""
-    config = ServerConfig(optimizer="fedadam", lr=0.5, momentum=0.9, beta2=0.99, adaptivity=0.1)
+    """One step: 0.1 delta / (sqrt(0.99 adaptivity^2 + 0.01 delta^2) + adaptivity), delta = 0.02."""
+    config = ServerConfig(optimizer="fedadam", lr=0.5, momentum=0.9)
     state = ServerState.initial(np.zeros(1, dtype=np.float32))
-    after = after_round(state, [update(0, 7, [2.0])], config)
-    assert after.weights == pytest.approx(0.5 * 0.2 / (np.sqrt(0.99 * 0.01 + 0.04) + 0.1), rel=1e-6)
+    after = after_round(state, [update(0, 7, [0.02])], config)
+    root = np.sqrt(0.99e-6 + 4e-6)
+    assert after.weights == pytest.approx(0.5 * 0.002 / (root + 1e-3), rel=1e-6)
 
 
 def test_ema_by_hand() -> None:

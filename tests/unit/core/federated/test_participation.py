@@ -1,4 +1,4 @@
-"""Who drops out of a round and who falls behind: draws by client and round, and the work done."""
+"""Who takes part in a round and who drops out of it: draws by client and round."""
 
 import time
 import tracemalloc
@@ -8,8 +8,7 @@ import pytest
 
 from pipeline.config.load import load_config
 from spire_core.errors import ConfigError
-from spire_core.federated.messages import RoundPlan
-from spire_core.federated.participation import choose_cohort, responding_clients, stragglers
+from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.rng import derive_seed
 
 COHORT = [1, 4, 5, 8, 9, 12]
@@ -49,36 +48,29 @@ def test_a_cohort_costs_what_it_holds_not_what_the_population_does(num_clients: 
     assert duration_s < 1
 
 
-def test_at_a_chance_of_zero_everybody_answers_in_time() -> None:
+def test_at_a_chance_of_zero_everybody_answers() -> None:
     assert responding_clients(COHORT, 0.0, seed=0, round_idx=3) == COHORT
-    assert stragglers(COHORT, 0.0, seed=0, round_idx=3) == frozenset()
-    assert stragglers(COHORT, 1.0, seed=0, round_idx=3) == frozenset(COHORT)
 
 
 def test_a_draw_is_a_function_of_seed_client_and_round_alone() -> None:
-    """The rest of the cohort makes no difference; seed, round and purpose do."""
+    """The rest of the cohort makes no difference; seed and round do."""
     for round_idx in range(20):
         there = responding_clients(COHORT, 0.5, 0, round_idx)
-        behind = stragglers(COHORT, 0.5, 0, round_idx)
         others = [2, 4, 5, 9, 20]
         assert {4, 5, 9} & {*there} == {4, 5, 9} & {*responding_clients(others, 0.5, 0, round_idx)}
-        assert {4, 5, 9} & {*behind} == {4, 5, 9} & {*stragglers(others, 0.5, 0, round_idx)}
 
     def pattern(seed: int, first: int) -> list[list[int]]:
         return [responding_clients(COHORT, 0.5, seed, r) for r in range(first, first + 10)]
 
     assert pattern(0, 0) != pattern(1, 0)
     assert pattern(0, 0) != pattern(0, 10)
-    fell_behind = [stragglers(COHORT, 0.5, 0, r) for r in range(10)]
-    assert pattern(0, 0) != [[c for c in COHORT if c not in late] for late in fell_behind]
 
 
-def test_as_many_drop_out_and_fall_behind_as_the_chance_says() -> None:
+def test_as_many_drop_out_as_the_chance_says() -> None:
     """Of 6000 draws at 0.3, within five standard deviations (0.03)."""
     rounds, cohort = range(100), list(range(60))
     away = 1 - sum(len(responding_clients(cohort, 0.3, 0, r)) for r in rounds) / 6000
-    behind = sum(len(stragglers(cohort, 0.3, 0, r)) for r in rounds) / 6000
-    assert (away, behind) == (pytest.approx(0.3, abs=0.03), pytest.approx(0.3, abs=0.03))
+    assert away == pytest.approx(0.3, abs=0.03)
 
 
 @pytest.mark.parametrize("num_clients", [20, 100_000_000])
@@ -125,29 +117,10 @@ def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "work", "steps"),
-    [
-        ({"tau": 10}, 0.3, 3),
-        ({"tau": 3}, 0.1, 1),  # at least one
-        ({"tau": 1}, 0.5, 1),
-        ({"tau": 5}, 1.0, 5),
-        ({"local_epochs": 2}, 0.5, 3),  # of 2 passes over 20 examples in batches of 8
-    ],
-)
-def test_a_straggler_does_part_of_the_work(plan: dict[str, int], work: float, steps: int) -> None:
-    told = RoundPlan(0, 1.0, True, stragglers=frozenset({7}), straggler_work=work, **plan)
-    assert told.num_steps(7, num_examples=20, batch_size=8) == steps
-    full = RoundPlan(0, 1.0, True, **plan)
-    assert told.num_steps(6, 20, 8) == full.num_steps(7, 20, 8) == plan.get("tau", 6)
-
-
-@pytest.mark.parametrize(
     ("override", "sentence"),
     [
         ("federation.drop_rate=1.0", r"drop_rate in \[0, 1\), got 1.0: somebody has to answer"),
         ("federation.drop_rate=-0.1", r"drop_rate in \[0, 1\), got -0.1"),
-        ("federation.straggler_rate=1.1", r"straggler_rate in 0\.\.1, got 1\.1: change it"),
-        ("federation.straggler_work=0.0", r"straggler_work in \(0, 1\], got 0\.0: change it"),
         ("federation.drop_rate=.nan", r"drop_rate as float below 2\^63, got nan"),
     ],
 )

@@ -1,6 +1,6 @@
 """A client whose work goes wrong in every way there is, through real workers on real MNIST.
 
-What becomes of it is compared with runs in which nothing went wrong, or the client crashed.
+What becomes of it is compared with runs in which nothing went wrong.
 """
 
 import re
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
@@ -30,10 +29,8 @@ from spire_core.federated.messages import (
     RoundPlan,
     UpdateFault,
 )
-from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
 from spire_core.federated.update_checks import CheckedUpdate, check_update, fault_of
-from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import initial_weights
 
 POISONED = 1  # of clients 0 and 1
@@ -79,7 +76,6 @@ POISONS: dict[str, tuple[Poison, str]] = {
     "negative moments": (moments(exp_avg_sq=lambda v: -v - 1), "negative exp_avg_sq"),
     "one step count": (moments(steps=lambda s: s[:1]), r"steps of shape \(1,\)"),
     "negative steps": (moments(steps=lambda s: -s), "negative steps"),
-    "too far": (changed(weights=lambda w: w + 1), "norm .*, above 50,"),
 }
 
 
@@ -88,8 +84,7 @@ class PoisonedWorker(ClientWorker):
 
     poisons: Sequence[Poison] = ()
     times = 99
-    tries = 0
-    breaks_memory = False
+    round_idx, tries = -1, 0
 
     def train(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
@@ -97,19 +92,13 @@ class PoisonedWorker(ClientWorker):
         updates: Any = super().train(client_ids, broadcast, plan)
         if POISONED not in client_ids or plan.round_idx >= len(self.poisons):
             return updates
-        self.tries = self.tries + 1
+        if plan.round_idx != self.round_idx:
+            self.round_idx, self.tries = plan.round_idx, 0
+        self.tries += 1
         if self.tries > self.times:
-            self.tries = 0
             return updates
         poison = self.poisons[plan.round_idx]
         return [poison(u) if u.client_id == POISONED else u for u in updates]
-
-    def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
-        state = super().private_state(client_id, num_rounds_done)
-        if self.breaks_memory and client_id == POISONED and num_rounds_done == 1:
-            nan = torch.full_like(state.parts[CLIENT_EMB], torch.nan)
-            return replace(state, parts={**state.parts, CLIENT_EMB: nan})
-        return state
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +106,18 @@ def setting(mnist_root: Path) -> FederationSetup:
     overrides = ["federation.num_clients=2", "federation.cohort_size=2", "federation.tau=1"]
     small = ["model.width=8", "model.d_emb=4", "client.batch_size=4", "client.warmup_rounds=0"]
     small += ["model.multipliers=[1]", "model.attention=[]"]
-    # A crash splits a group, and clients that are computed alone differ in their last bits.
-    small += ["client.engine=loop"]
+    small += ["client.engine=loop"]  # a task that fails names all clients of its group
     return prepare(load_config("smoke", [f"data.root={mnist_root}", *overrides, *small]))
 
 
 def driver_for(
     setting: FederationSetup,
     folder: Path,
-    policy: str,
     poisons: Sequence[Poison] = (),
     **worker: Any,
 ) -> Driver:
     config = setting.config
-    limits = {"on_client_error": policy, "max_update_norm": 50.0}
-    config = replace(
-        config,
-        federation=replace(config.federation, **limits),
-        client=replace(config.client, **worker.pop("client", {})),
-    )
+    config = replace(config, client=replace(config.client, **worker.pop("client", {})))
     folder.mkdir(exist_ok=True)
     parts = (setting.mixtures, setting.partition, setting.extractor, folder)
     poisoned = PoisonedWorker(WorkerSetup(config, *parts), setting.images)
@@ -168,75 +150,41 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert np.isfinite(numbers).all()
 
 
-def test_a_dropped_round_never_happened_for_the_client(
-    setting: FederationSetup, tmp_path: Path
-) -> None:
-    """Whatever was wrong with an update, server and clients end as if its client had crashed."""
-    poisons = [poison for poison, _ in POISONS.values()]
-    num_rounds = len(poisons) + 1  # in the last one it is well again
-    driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons)
-    found = state_after(driver, num_rounds)
-    _, stats = driver.last()
-    assert stats is not None
-    assert stats.num_dropped == 0
-    crashed = driver_for(setting, tmp_path / "crashed", "drop", [crash] * len(poisons))
-    assert_same(found, state_after(crashed, num_rounds))
-    assert float(found[f"{POISONED}.{CLIENT_EMB}.step"]) == 1  # it has learnt in the last alone
-
-
 def test_what_is_done_again_is_as_if_nothing_had_happened(
     setting: FederationSetup, tmp_path: Path
 ) -> None:
     poisons = [crash, *(POISONS[name][0] for name in ("NaN", "negative moments"))]
-    again = driver_for(setting, tmp_path / "again", "retry", poisons, times=2)
-    plain = driver_for(setting, tmp_path / "plain", "retry")
+    again = driver_for(setting, tmp_path / "again", poisons, times=2)
+    plain = driver_for(setting, tmp_path / "plain")
     assert_same(state_after(again, 3), state_after(plain, 3))
 
 
-@pytest.mark.parametrize("policy", ["retry", "fail"])
 def test_what_stays_wrong_ends_the_run_in_one_sentence(
-    policy: str, setting: FederationSetup, tmp_path: Path
+    setting: FederationSetup, tmp_path: Path
 ) -> None:
     """It names client, round and cause, and leaves the server's state alone."""
-    driver = driver_for(setting, tmp_path, policy, [crash])
+    driver = driver_for(setting, tmp_path, [crash])
     worker: Any = driver.pool.worker  # type: ignore[attr-defined]
     with pytest.raises(ClusterError, match=f"client {POISONED} in round 0, got OSError"):
         driver.run_round()
-    assert worker.tries == (3 if policy == "retry" else 1)
+    assert worker.tries == 3
     worker.poisons, worker.tries = [POISONS["NaN"][0]], 0
     with pytest.raises(AggregationError, match=f"in weights from client {POISONED} in round 0"):
         driver.run_round()
-    assert worker.tries == (3 if policy == "retry" else 1)
+    assert worker.tries == 3
     assert driver.state.round_idx == 0
 
 
 def test_every_fault_is_told_in_words(setting: FederationSetup, tmp_path: Path) -> None:
-    driver = driver_for(setting, tmp_path, "fail")
+    driver = driver_for(setting, tmp_path)
     worker: Any = driver.pool.worker  # type: ignore[attr-defined]
     before, plan = driver.state, RoundPlan(0, 1.0, shares_local=True, tau=1)
     (update,) = worker.train([POISONED], before.broadcast, plan)
-    told = (before.weights, True, 50.0, update.num_examples)
+    told = (before.weights, True, update.num_examples)
     assert check_update(update, *told) == CheckedUpdate(update)
-    norm = float(np.linalg.norm(update.weights.astype(np.float64) - before.weights))
-    assert check_update(update, before.weights, True, norm * 1.001) == CheckedUpdate(update)
-    too_far = check_update(update, before.weights, True, norm * 0.999)
-    assert f"a change of norm {norm:.3g}, above" in str(too_far)
     for poison, words in POISONS.values():
         assert re.search(words, str(check_update(poison(update), *told)))
     assert fault_of(update, before.weights, has_moments=False) == UpdateFault("unasked moments")
-
-
-@pytest.mark.parametrize("engine", ["loop", "grouped"])
-def test_a_client_that_breaks_spoils_neither_its_group_nor_itself(
-    engine: str, setting: FederationSetup, tmp_path: Path
-) -> None:
-    """What it remembers turns to NaN in round 1, and with it all that it computes in that round."""
-    client = {"engine": engine, "group_size": 2}
-    broken = driver_for(setting, tmp_path / "a", "drop", client=client, breaks_memory=True)
-    refused = driver_for(
-        setting, tmp_path / "b", "drop", [lambda u: u, POISONS["size"][0]], client=client
-    )
-    assert_same(state_after(broken, 3), state_after(refused, 3))
 
 
 def of_arrays(spoil: Callable[[np.ndarray], np.ndarray]) -> Callable[[Encoded], Encoded]:
@@ -244,7 +192,7 @@ def of_arrays(spoil: Callable[[np.ndarray], np.ndarray]) -> Callable[[Encoded], 
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "top_k"])
-def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
+def test_a_compressed_update_that_is_done_again_is_what_it_would_have_been(
     form: str, setting: FederationSetup, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its residual, too, is what it was before the round; bytes are counted as they travelled."""
@@ -258,11 +206,10 @@ def test_a_compressed_update_that_is_refused_leaves_what_its_client_owed(
         changed(moments=lambda m: None),
         changed(num_examples=lambda n: 0),
     ]
-    driver = driver_for(setting, tmp_path / "poisoned", "drop", poisons, client=client)
-    found = state_after(driver, len(poisons) + 1)
-    crashes = [poisons[0], *[crash] * (len(poisons) - 1)]
-    crashed = driver_for(setting, tmp_path / "crashed", "drop", crashes, client=client)
-    assert_same(found, state_after(crashed, len(poisons) + 1))
+    driver = driver_for(setting, tmp_path / "poisoned", poisons, times=1, client=client)
+    found = state_after(driver, len(poisons))
+    plain = driver_for(setting, tmp_path / "plain", client=client)
+    assert_same(found, state_after(plain, len(poisons)))
     assert (RESIDUAL in found) == (form in WITH_FEEDBACK)
     for words in ("change as", "infinity in exp_avg", "no moments", "0 examples"):
         assert words in caplog.text
@@ -280,20 +227,8 @@ def test_a_round_that_is_done_again_sends_what_was_owed_once(
 ) -> None:
     client, spoilt = {"compression": "top_k"}, of_arrays(lambda values: values[:-1])
     poisons = [lambda u: u, crash, changed(change=spoilt)]
-    again = driver_for(setting, tmp_path / "again", "retry", poisons, times=2, client=client)
-    plain = driver_for(setting, tmp_path / "plain", "retry", client=client)
+    again = driver_for(setting, tmp_path / "again", poisons, times=2, client=client)
+    plain = driver_for(setting, tmp_path / "plain", client=client)
     found = state_after(again, 4)
     assert_same(found, state_after(plain, 4))
     assert np.abs(found[RESIDUAL]).max() > 0
-
-
-def test_numbers_that_turn_to_nan_are_refused_however_they_travel(
-    setting: FederationSetup, tmp_path: Path
-) -> None:
-    for form in ("int8", "top_k"):
-        client = {"compression": form}
-        broken = driver_for(setting, tmp_path / form, "drop", client=client, breaks_memory=True)
-        refused = driver_for(
-            setting, tmp_path / f"{form} b", "drop", [lambda u: u, crash], client=client
-        )
-        assert_same(state_after(broken, 3), state_after(refused, 3))

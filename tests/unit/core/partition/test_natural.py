@@ -80,26 +80,6 @@ def test_named_new_clients_are_these() -> None:
         split(config=replace(CONFIG, new_clients=("x",)), num_new=1)
 
 
-def test_a_share_of_the_clients_arrives_whatever_the_seed() -> None:
-    config = replace(CONFIG, new_fraction=0.3)  # 2 of 8
-    found = [split(config=config, seed=seed, num_clients=6, num_new=2) for seed in range(4)]
-    new = [{p.names[client.client_id] for client in p.new_clients} for p in found]
-    assert new[0] == new[1] == new[2] == new[3]
-    assert len({p.hash for p in found}) == 4
-    fewer = split(config=config, num_clients=3, num_new=1)
-    assert {fewer.names[3]} < new[0]
-    assert not set(fewer.names[:3]) & new[0]
-    with pytest.raises(DataError, match="3 new ones, got 6 and 2"):
-        split(config=config, num_clients=6, num_new=3)
-    named = replace(CLIENTS, arrives=np.array([True, False] * 4))
-    with pytest.raises(ConfigError, match="data that name their new clients"):
-        split(named, config=config, num_clients=2, num_new=1)
-    with pytest.raises(ConfigError, match="not both"):
-        replace(config, new_clients=("a",))
-    with pytest.raises(ConfigError, match=r"no partition\.new_fraction with iid"):
-        PartitionConfig("iid", new_fraction=0.3)
-
-
 def test_clients_that_only_arrive_never_pre_train() -> None:
     arrives = np.array([True, False] * 4)
     for seed in range(4):

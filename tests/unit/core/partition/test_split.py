@@ -12,7 +12,7 @@ from spire_core.partition.split import ClientSplit, Partition, class_mixture, ma
 from spire_core.rng import numpy_generator
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
-SCHEMES = ["iid", "dirichlet", "inner_dirichlet", "pathological", "shard"]
+SCHEMES = ["iid", "dirichlet", "inner_dirichlet", "pathological"]
 SEEDS = [0, 1, 2]
 
 
@@ -48,22 +48,22 @@ def test_a_split_is_a_function_of_the_seed(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_no_client_is_smaller_than_asked(name: str) -> None:
     for seed in SEEDS:
-        config = PartitionConfig(name, alpha=0.5, min_size=60, max_retries=200)
+        config = PartitionConfig(name, alpha=0.5, min_size=60)
         assert min(len(h) for h in held(split(config, seed))) >= 60
 
 
-def test_retries_are_bounded_and_end_in_a_clear_error() -> None:
-    with pytest.raises(DataError, match=r"at least 250 images for each of 11 clients.* in 3 draws"):
-        split(PartitionConfig("dirichlet", alpha=0.1, min_size=250, max_retries=2))
+def test_draws_are_bounded_and_end_in_a_clear_error() -> None:
+    with pytest.raises(DataError, match=r"at least 250 images for each of .* in 21 draws"):
+        split(PartitionConfig("dirichlet", alpha=0.1, min_size=250))
     with pytest.raises(DataError, match=r"900 images .* training split: use at most \d, or lower"):
-        split(PartitionConfig("dirichlet", alpha=0.1, min_size=900, max_retries=2))
+        split(PartitionConfig("dirichlet", alpha=0.1, min_size=900))
 
 
 def test_a_retry_gives_what_the_first_large_enough_draw_gives() -> None:
     first = split(PartitionConfig("dirichlet", alpha=0.5, min_size=2))
     smallest = min(len(h) for h in held(first))
-    same = split(PartitionConfig("dirichlet", alpha=0.5, min_size=smallest, max_retries=0))
-    other = split(PartitionConfig("dirichlet", alpha=0.5, min_size=smallest + 1, max_retries=99))
+    same = split(PartitionConfig("dirichlet", alpha=0.5, min_size=smallest))
+    other = split(PartitionConfig("dirichlet", alpha=0.5, min_size=smallest + 1))
     assert same.hash == first.hash
     assert other.hash != first.hash
     assert min(len(h) for h in held(other)) > smallest
@@ -88,7 +88,7 @@ def test_iid_mixtures_are_uniform_up_to_chance(seed: int) -> None:
 @pytest.mark.parametrize("name", ["dirichlet", "inner_dirichlet"])
 def test_alpha_moves_the_mixtures_from_one_class_to_all(name: str) -> None:
     def largest_share(alpha: float) -> float:
-        config = PartitionConfig(name, alpha=alpha, min_size=2, max_retries=99)
+        config = PartitionConfig(name, alpha=alpha, min_size=2)
         if name == "inner_dirichlet":
             config = replace(config, client_size=100)
         parts = [indices for seed in SEEDS for indices in held(split(config, seed))]
@@ -140,15 +140,6 @@ def test_a_pathological_client_takes_the_classes_with_the_fewest_holders_so_far(
     for row in is_holder:
         row[np.lexsort((rng.random(25), is_holder.sum(axis=0)))[:3]] = True
     np.testing.assert_array_equal(partition.class_counts(labels, 25) > 0, is_holder)
-
-
-def test_shards_bound_the_number_of_classes() -> None:
-    # 20 clients x 2 shards over 10 classes of 300: a shard of 75 images never straddles a class.
-    labels = np.repeat(np.arange(10), 300)
-    partition = make_partition(labels, 10, PartitionConfig("shard"), 16, 4, seed=0)
-    counts = partition.class_counts(labels, 10)
-    assert set(np.unique(counts)) <= {0, 75, 150}
-    assert (counts.sum(axis=1) == 150).all()
 
 
 def test_new_clients_train_on_the_first_images_only_and_nothing_else_changes() -> None:
@@ -226,12 +217,10 @@ def test_a_class_mixture_by_hand() -> None:
         ({"alpha": 0.0}, "alpha above 0"),
         ({"alpha": float("nan")}, "alpha above 0"),
         ({"classes_per_client": 0}, "classes_per_client of at least 1, got 0"),
-        ({"shards_per_client": -1}, "shards_per_client of at least 1"),
         ({"min_size": 1}, "min_size of at least 2"),
-        ({"max_retries": -1}, "max_retries of at least 0"),
         ({"test_fraction": 1.0}, r"test_fraction in \(0, 1\), got 1\.0"),
         ({"client_size": 19}, "at least partition.min_size"),
-        ({"name": "shard", "client_size": 50}, "no partition.client_size with shard"),
+        ({"name": "dirichlet", "client_size": 50}, "no partition.client_size with dirichlet"),
         ({"num_train_classes": 0}, "num_train_classes of at least 1, got 0"),
         (
             {"name": "independent", "client_size": 50, "num_train_classes": 3},

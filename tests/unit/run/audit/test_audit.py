@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 
-from pipeline.audit.audit import _worker, audit_run, without_hidden
+from pipeline.audit.audit import _worker, without_hidden
 from pipeline.audit.embedding_attacks import CuriousServer
-from pipeline.audit.inclusion import one_run_audit
 from pipeline.audit.membership import ModelLeak
 from pipeline.audit.round_messages import ObservedRound, observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
@@ -27,13 +25,10 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import prepare
-from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE
 from pipeline.runs.start import load_start
 from pipeline.tracking.mlflow_queries import table_rows
-from spire_core.adaptation.adapt import Adapted, adapt_client
 from spire_core.errors import RunError
-from spire_core.federated.private_state import PrivateState
 from spire_core.privacy.membership import AttackResult
 from sweeps import cli
 
@@ -80,7 +75,7 @@ def hashes(folders: Sequence[Path]) -> dict[str, str]:
 def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: Any) -> None:
     folders = [run_dir / name for name in ("clients", "checkpoints", "model")]
     before = hashes(folders)
-    values = audited(capsys, run_dir, "--one-run")
+    values = audited(capsys, run_dir)
     assert hashes(folders) == before
     leak, metrics = values["messages"], values["metrics"]
     assert [len(leak["clients"]), leak["cohort_size"], leak["d_emb"]] == [4, 4, 16]
@@ -91,8 +86,6 @@ def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: 
     assert values["models"]["num_members"] == values["models"]["num_others"] == 2 * 16
     for attack in values["models"]["attacks"].values():
         assert 0.0 <= attack["auc_low"] <= attack["auc"] <= attack["auc_high"] <= 1.0
-    assert values["one_run"]["num_images"] == 2 * 16
-    assert metrics["privacy/eps_lower"] == values["one_run"]["epsilon_lower"] < 3.0
     stored = json.loads((run_dir / "audit.json").read_text())
     assert stored == {k: v for k, v in values.items() if k != "artifacts"}
     store = MlflowClient(f"sqlite:///{run_dir.parent.parent}/mlflow.db")
@@ -123,14 +116,13 @@ def test_eight_images_that_a_client_has_learnt_by_heart_are_found(
     by_heart = ("adapt.num_images=8", "adapt.epochs=200", "adapt.eval_every=200", "adapt.lr=0.003")
     by_heart += ("model.width=8", "model.attention=[]", "federation.num_new_clients=1")
     words = ("tracking.enabled=false", "method=fedavg_ft", *by_heart)
-    values = audited(capsys, finished(tmp_path, mnist_root, *words), "--one-run")
+    values = audited(capsys, finished(tmp_path, mnist_root, *words))
     assert values["messages"] is None
     attacks = values["models"]["attacks"]
     assert set(attacks) == {*ATTACKS_ON_MODELS}
     assert attacks["reference loss"]["auc_low"] > 0.7
     assert attacks["nearest neighbour"]["auc"] > 0.6
     assert values["metrics"]["privacy/mia_auc"] == attacks["reference loss"]["auc"]
-    assert values["one_run"]["epsilon_lower"] > 0.2
 
 
 @pytest.mark.usefixtures("_messages_alone")
@@ -227,32 +219,6 @@ def test_an_unfinished_run_or_one_without_checkpoint_is_refused(
     assert "expected a finished run" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_messages_alone")
-def test_one_run_starts_where_the_runs_new_clients_do(
-    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("tracking.enabled=false", "adapt.init=mean", "adapt.epochs=1")
-    run_dir, starts = finished(tmp_path, mnist_root, *words), list[PrivateState]()
-
-    def fit(*args: Any) -> Adapted:
-        starts.append(args[3])
-        return adapt_client(*args)
-
-    monkeypatch.setattr("pipeline.audit.inclusion.adapt_client", fit)
-    began, _ = load_start(run_dir)
-    assert audit_run(run_dir, began, began, (), 1, True, print).one_run is not None
-    saved, [start] = SavedRun.load(run_dir), starts
-    embs = [saved.client_state(client_id).parts["client_emb"] for client_id in range(6)]
-    torch.testing.assert_close(start.parts["client_emb"], torch.stack(embs).mean(0))
-    assert start.parts["client_emb"].abs().min() > 0
-
-
-def test_a_private_adaptation_is_not_audited_by_a_plain_one(tmp_path: Path) -> None:
-    config = load_config("smoke", ["privacy.adapt.epsilon=4"])
-    with pytest.raises(RunError, match=r"without privacy\.adapt\.epsilon for --one-run"):
-        audit_run(tmp_path, config, config, [], 1, True, print)
-
-
 def test_images_that_are_hidden_are_no_held_out_images_of_an_attack(fonts_root: Path) -> None:
     words = [f"data.root={fonts_root}", "data=fonts", "data.image_size=16", "partition=natural"]
     words += ["federation.num_clients=1", "federation.num_new_clients=1"]
@@ -302,9 +268,7 @@ def test_a_masked_sum_of_a_private_round_is_that_of_clipped_changes(run_dir: Pat
     words = ("client.opt_state=reset", "client.engine=loop", "federation.cohort_size=18")
     words += ("privacy.rounds.epsilon=8", "privacy.rounds.clip_norm=0.001")
     _, open_round = observed(run_dir, *words)
-    # Masks with cohorts by chance are refused for so few clients; the order of dp_ftrl is not.
-    masks = ("federation.secure_aggregation=true", "privacy.rounds.mechanism=dp_ftrl")
-    _, masked = observed(run_dir, *words, *masks)
+    _, masked = observed(run_dir, *words, "federation.secure_aggregation=true")
     before = masked.broadcast.weights.astype(np.float64)
     changes = [m.update.weights - before for m in open_round.messages]
     lengths = [np.linalg.norm(change) for change in changes]
@@ -312,18 +276,3 @@ def test_a_masked_sum_of_a_private_round_is_that_of_clipped_changes(run_dir: Pat
     clipped = sum(0.001 * c / length for c, length in zip(changes, lengths, strict=True)) / 18
     mean = masked.messages[0].update.weights - before
     np.testing.assert_allclose(mean, clipped, atol=1e-7)
-
-
-def test_one_run_that_includes_no_image_refutes_nothing(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Tails:
-        def random(self, num: int) -> np.ndarray:
-            return np.ones(num)
-
-    monkeypatch.setattr("pipeline.audit.inclusion.numpy_generator", lambda *_: Tails())
-    began, _ = load_start(run_dir)
-    setting = prepare(began)
-    weights = SavedRun.load(run_dir).weights.numpy()
-    found = one_run_audit(_worker(setting, run_dir), weights, setting.new_ids[0], None)
-    assert (found.num_images, found.num_included, found.epsilon_lower) == (32, 0, 0.0)

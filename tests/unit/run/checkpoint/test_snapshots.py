@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint import checkpointer
 from pipeline.checkpoint.snapshots import (
@@ -24,12 +23,12 @@ from pipeline.checkpoint.snapshots import (
 )
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
+from pipeline.files.run_format import FORMAT
 from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError, FormatError, RunError
 from spire_core.federated.messages import AdamMoments
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
-from spire_core.network.flat_model import tensors_hash
 from spire_core.training.adam import PartMoments
 
 
@@ -239,31 +238,21 @@ def test_a_checkpoint_of_a_newer_format_is_refused_and_kept(
     two_checkpoints(tmp_path)
     path = checkpoints(tmp_path)[-1] / "manifest.json"
     if what == "manifest":
-        path.write_text(renumbered(path.read_text(), 2))
+        path.write_text(renumbered(path.read_text(), FORMAT + 1))
     elif what == "more in it":  # and a hash of another kind
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"run_format": 2, "more": [1]}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"run_format": FORMAT + 1, "more": [1]})
+        )
     else:
         path = checkpoints(tmp_path)[-1].parents[1] / "clients" / "0000000" / "0000004.safetensors"
-        path.write_bytes(path.read_bytes().replace(b'"run_format":"1"', b'"run_format":"2"'))
+        here, newer = (b'"run_format":"%d"' % number for number in (FORMAT, FORMAT + 1))
+        path.write_bytes(path.read_bytes().replace(here, newer))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(FormatError, match=f"format 1 or earlier in {path}, got format 2"):
+    with pytest.raises(FormatError, match=f"format {FORMAT} in {path}, got format {FORMAT + 1}"):
         newest_checkpoint(tmp_path, "f")
     with pytest.raises(FormatError):
         checkpointer.go_back(tmp_path, load_config("smoke"))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_files_without_a_format_are_of_the_first(tmp_path: Path) -> None:
-    two_checkpoints(tmp_path)
-    path = checkpoints(tmp_path)[-1] / "manifest.json"
-    values = json.loads(path.read_text())
-    del values["run_format"], values["manifest_sha256"]
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps(values | {"manifest_sha256": digest}))
-    for client in tmp_path.glob("clients/*/*.safetensors"):
-        tensors = load_file(client)
-        save_file(tensors, client, metadata={"sha256": tensors_hash(tensors)})
-    assert same(newest_checkpoint(tmp_path, "f"), state_after(4))
 
 
 def test_without_any_good_checkpoint_there_is_none(
@@ -339,10 +328,10 @@ def test_a_clients_state_is_not_written_where_there_is_no_run(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def is_newer(path: Path) -> bool:
-    """Return whether the one digit of a file's format, intact or not, says a later one."""
-    digit = re.search(rb'"run_format":"([2-9])"', path.read_bytes())
-    return digit is not None
+def is_other(path: Path) -> bool:
+    """Return whether the one digit of a file's format, intact or not, says another one."""
+    digit = re.search(rb'"run_format":"([1-9])"', path.read_bytes())
+    return digit is not None and int(digit[1]) != FORMAT
 
 
 def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> None:
@@ -354,7 +343,7 @@ def test_a_flipped_bit_of_a_client_state_is_seen_in_any_byte(tmp_path: Path) -> 
     path, num_harmless = store.versions(0)[0], 0
     for byte in range(path.stat().st_size):
         flip(path, 8 * byte + byte % 8)
-        if is_newer(path):
+        if is_other(path):
             with pytest.raises(FormatError, match=str(path)):
                 store.faults({0: 1}, 1)
         elif store.faults({0: 1}, 1):

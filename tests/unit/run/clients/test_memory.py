@@ -58,20 +58,9 @@ def test_each_node_keeps_as_many_as_it_has_room_for() -> None:
     assert kept_positions(found_on(*places, step=261), NO_ROUNDS) == []
 
 
-def test_the_updates_of_a_round_need_room_whatever_the_number_of_actors() -> None:
-    def kept(free: int, cohort_size: int) -> list[int]:
-        round_ = RoundMemory(cohort_size, client_bytes=20 * MIB)
-        return kept_positions(found_on(*[("a", free)] * 4), round_)
-
-    assert kept(400 + 160, cohort_size=8) == [0, 1, 2, 3]  # steps, and two updates in each
-    assert kept(400 + 159, cohort_size=8) == [0, 1, 2]
-    assert kept(100 + 160, cohort_size=8) == [0]
-    assert kept(100 + 159, cohort_size=8) == []
-
-
 def test_a_sum_needs_as_much_room_in_every_actor() -> None:
     def kept(free: int) -> list[int]:
-        return kept_positions(found_on(*[("a", free)] * 4), RoundMemory(8, actor_bytes=20 * MIB))
+        return kept_positions(found_on(*[("a", free)] * 4), RoundMemory(actor_bytes=20 * MIB))
 
     assert kept(4 * 120) == [0, 1, 2, 3]
     assert kept(4 * 120 - 1) == [0, 1, 2]
@@ -96,11 +85,11 @@ def test_an_actor_with_a_gpu_needs_room_on_both() -> None:
             Footprint(Place("a", 0, node_free * MIB), Place("a GPU 0", need, gpu_free * MIB))
             for need in (100 * MIB, 0)
         ]
-        return kept_positions(found, RoundMemory(2, client_bytes=20 * MIB))
+        return kept_positions(found, RoundMemory(actor_bytes=20 * MIB))
 
     assert kept(40, 200) == [0, 1]
     assert kept(40, 199) == [0]
-    assert kept(39, 200) == []  # one actor would hold the updates of both clients
+    assert kept(39, 200) == [0]
 
 
 def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) -> None:
@@ -109,25 +98,23 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
         return RoundMemory.of(load_config("smoke", [*sizes, "client.engine=loop", *words]), 10**8)
 
     one, many = memory_of(40), memory_of(4000)
-    assert one.per_actor(2) == many.per_actor(2) == (12 + 3 * SUM_BYTES) * 10**8
+    assert one.actor_bytes == many.actor_bytes == (12 + 3 * SUM_BYTES) * 10**8
     assert one.server_bytes == many.server_bytes
     assert one.node_bytes == many.node_bytes == 12 * 10**8
-    assert memory_of(40, "client.opt_state=reset").per_actor(2) == (4 + SUM_BYTES) * 10**8
+    assert memory_of(40, "client.opt_state=reset").actor_bytes == (4 + SUM_BYTES) * 10**8
     packed = memory_of(40, "client.compression=int8")
-    assert packed.per_actor(2) == (24 + 3 * SUM_BYTES) * 10**8
-    robust = memory_of(40, "server.aggregation=median")
-    assert robust.per_actor(2) == (12 + 20 * 12) * 10**8
-    assert robust.in_one_process == robust.server_bytes + (16 + 41 * 12) * 10**8
+    assert packed.actor_bytes == (24 + 3 * SUM_BYTES) * 10**8
+    assert one.in_one_process == one.server_bytes + one.actor_bytes + 16 * 10**8
     group = memory_of(40, "client.engine=grouped", "client.group_size=4")
-    assert group.per_actor(2) == (4 * 12 + 3 * SUM_BYTES) * 10**8
+    assert group.actor_bytes == (4 * 12 + 3 * SUM_BYTES) * 10**8
     assert group.step_bytes == 4 * one.step_bytes == 4 * 16 * 10**8
     secure = memory_of(40, "federation.secure_aggregation=true")
-    assert secure.per_actor(2) == (12 + 3 * 24 + 3 * SUM_BYTES) * 10**8  # one masked, two at work
+    assert secure.actor_bytes == (12 + 3 * 24 + 3 * SUM_BYTES) * 10**8  # one masked, two at work
     assert secure.server_bytes == one.server_bytes + 40 * 40 * SHARE_BYTES
     secure = memory_of(4000, "federation.secure_aggregation=true")
     assert secure.server_bytes == one.server_bytes + 4000 * 65 * SHARE_BYTES
     private = memory_of(40, "privacy.rounds.epsilon=8", "client.opt_state=reset")
-    assert private.per_actor(2) == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
+    assert private.actor_bytes == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
 
 
 def test_sealed_shares_are_counted_as_they_are_held() -> None:
@@ -143,11 +130,9 @@ def test_a_round_that_one_process_has_no_room_for_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 100 * MIB)
-    check_memory(RoundMemory(8, 10 * MIB, 10 * MIB, 10 * MIB))
-    with pytest.raises(ClusterError, match="got 110 MiB for 9 clients, 100 MiB free: lower fed"):
-        check_memory(RoundMemory(9, 10 * MIB, 10 * MIB, 10 * MIB))
-    with pytest.raises(ClusterError, match="got 101 MiB for 9 clients, 100 MiB free: lower model"):
-        check_memory(RoundMemory(9, 101 * MIB))
+    check_memory(RoundMemory(actor_bytes=60 * MIB, server_bytes=40 * MIB))
+    with pytest.raises(ClusterError, match="got 101 MiB, 100 MiB free: lower model"):
+        check_memory(RoundMemory(actor_bytes=61 * MIB, server_bytes=40 * MIB))
 
 
 def test_what_work_takes_is_seen_after_it() -> None:

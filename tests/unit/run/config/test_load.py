@@ -52,7 +52,7 @@ def test_a_named_length_of_a_round_withdraws_the_other_of_layers_below() -> None
     assert (config.federation.tau, config.federation.local_epochs) == (None, 2)
     assert load_config("mnist", ["federation.tau=4"]).federation.local_epochs is None
     for words in (["federation.tau=1", "federation.local_epochs=1"], ["federation.tau=null"]):
-        with pytest.raises(ConfigError, match="one of federation.tau and federation.local_epochs"):
+        with pytest.raises(ConfigError, match=r"one of federation\.tau and"):
             load_config("smoke", words)
 
 

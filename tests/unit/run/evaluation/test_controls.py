@@ -51,7 +51,7 @@ def test_copies_are_all_training_images_again_and_again() -> None:
 
 
 def test_copies_are_of_the_images_that_a_client_fits() -> None:
-    copies = replace(RULE, set_aside=0.5).plan(3).positions[COPIES]
+    copies = replace(RULE, sets_aside=True).plan(3).positions[COPIES]
     assert len(set(copies.tolist())) == 1  # of its two training images
 
 

@@ -87,7 +87,7 @@ def test_a_tinted_image_is_timed_in_colour(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_first_participants_stand_for_all_in_private_rounds() -> None:
     many = [*ROUNDS, *DRAWS, "federation.num_clients=800", "federation.cohort_size=20"]
     plain = pretraining_s(load_config(None, many), COSTS)
-    private = ["client.opt_state=reset", "privacy.rounds.epsilon=8"]
+    private = ["client.opt_state=reset", "client.engine=loop", "privacy.rounds.epsilon=8"]
     few = pretraining_s(load_config(None, [*many, *private]), COSTS)
     assert plain - few == pytest.approx(4 * (800 - 100))
 

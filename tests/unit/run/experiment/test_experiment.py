@@ -80,7 +80,7 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "far_too_high",  # rates with which an early epoch is the best
     [
-        ("method=fedavg_ft", "adapt.lr=0.3"),
+        ("method=fedavg_ft", "adapt.lr=0.8"),
         ("method=spire", "adapt.lr=3", "client.lr=0.02", "client.warmup_rounds=1"),
     ],
 )

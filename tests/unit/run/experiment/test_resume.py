@@ -8,7 +8,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +18,9 @@ from pipeline.cli.main import main
 from pipeline.config.load import load_config, overridden
 from pipeline.config.meaning import fingerprint
 from pipeline.config.schema import Config
-from pipeline.config.tracking import TrackingConfig
 from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
 from pipeline.experiment.pretraining import rounds_without_numbers
-from pipeline.experiment.round_recorder import RoundRecorder, recorded_rounds
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
@@ -33,12 +30,11 @@ from pipeline.results import world_rows
 from pipeline.results.result import Result
 from pipeline.runs import start
 from pipeline.runs.folder import load_result
-from pipeline.runs.record import make_run_dir, make_runs_folder
-from pipeline.runs.start import load_start, save_start
+from pipeline.runs.start import load_start
 from pipeline.tracking.ends import Status
 from pipeline.tracking.outbox import Outbox, read_points
 from pipeline.tracking.tracker import NullTracker, Tracker
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
 
 NUM_ROUNDS = 6
@@ -131,7 +127,7 @@ def whole(
     root = tmp_path_factory.mktemp("whole")
     name, _, text = request.param.partition(" with ")
     method = [f"method={name}", "server.optimizer=fedadam"]
-    chances = ["federation.drop_rate=0.4", "federation.straggler_rate=0.5"]
+    chances = ["federation.drop_rate=0.4"]
     thin = ["client.compression=top_k", "adapt.local_init=mean"]
     own = {"spire": EMBEDDING, "shared_rep": thin}[name]
     more = WITH_TEXT if text else ()
@@ -213,22 +209,6 @@ def test_what_a_run_found_is_written_before_it_is_told_to_have_finished(
         run_experiment(whole[0], "smoke", crasher)
     resume_experiment(crasher.run_dir, whole[0], Watcher())
     assert found == [("FAILED", False), ("FINISHED", True)]
-
-
-def test_a_time_limit_that_decides_who_is_dropped_stays_as_it_was(tmp_path: Path) -> None:
-    words = ["federation.on_client_error=drop", "federation.client_timeout_s=60"]
-    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path), enabled=False))
-    for name, config in {
-        "drops": load_config("smoke", words),
-        "retries": load_config("smoke", words[1:]),
-    }.items():
-        save_start(make_run_dir(tracking, name, name, None), config, "smoke", {})
-    longer = ["federation.client_timeout_s=90"]
-    config, _ = load_start(tmp_path / "runs" / "retries", overrides=longer)
-    assert config.federation.client_timeout_s == 90
-    load_start(tmp_path / "runs" / "drops", overrides=words[1:])
-    with pytest.raises(ConfigError, match=r"timeout_s=60.0, with which .* got 90.0: leave it"):
-        load_start(tmp_path / "runs" / "drops", overrides=longer)
 
 
 DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to
@@ -482,38 +462,6 @@ def test_what_a_result_vouches_for_is_on_the_disk_before_it(
     files = {model, *model.rglob("*"), run_dir / "outbox.jsonl"}
     assert len(files) > 4
     assert files <= {*synced[:result]}
-
-
-@pytest.mark.parametrize(
-    ("policy", "again", "named"),
-    [
-        ("drop", {3: (1, 0.5), 4: (0, 0.5), 5: (1, 0.5)}, "4-5"),  # another number of clients
-        ("drop", {3: (1, 0.5), 4: (2, 0.501), 5: (0, 0.5)}, "4-5"),  # the same number, of others
-        ("drop", {3: (1, 0.5000001), 4: (2, 0.5), 5: (0, 0.5)}, ""),  # on a GPU
-        ("retry", {3: (1, 0.5), 4: (2, 0.501), 5: (0, 0.5)}, ""),  # drops nobody
-    ],
-)
-def test_rounds_that_are_computed_again_with_other_clients_are_named(
-    policy: str,
-    again: dict[int, tuple[int, float]],
-    named: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    dropped = {1: 0.0, 2: 0.0, 3: 1.0, 4: 2.0, 5: 0.0}
-    metrics = {s: {"pretrain/dropped": num, "pretrain/loss": 0.5} for s, num in dropped.items()}
-    Outbox(tmp_path).append_points([*metrics.items()])
-    recorded, tags = recorded_rounds(tmp_path, 2), dict[str, str]()
-    assert recorded == {3: (1, 0.5), 4: (2, 0.5), 5: (0, 0.5)}
-    tracker: Any = SimpleNamespace(log_metrics=lambda *_, **__: None, log_tags=tags.update)
-    federation = load_config("smoke", [f"federation.on_client_error={policy}"]).federation
-    recorder = RoundRecorder(tracker, federation, recorded=recorded)
-    for step, (num_dropped, loss) in again.items():
-        counts = (0, 0, 4, num_dropped, 0, 0, 1.0, 0.1, 0.1, 0.0)
-        recorder.after_round(RoundStats(step - 1, loss, *counts), SimpleNamespace())  # type: ignore[arg-type]
-    assert tags == ({"spire.rounds_of_another_course": named} if named else {})
-    expected = "round 4 was computed again without the same clients"
-    assert [one.startswith(expected) for one in caplog.messages] == [True] * bool(named)
 
 
 @pytest.mark.parametrize(

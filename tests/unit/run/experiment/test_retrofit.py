@@ -97,7 +97,7 @@ def test_an_audit_computes_embeddings_from_the_entrances_messages(
     config = config_of(backbone, mnist_root, root, *more)
     run_dir = run_experiment(config, "smoke", Watcher()).run_dir
     began, _ = load_start(run_dir)
-    leak = audit_run(run_dir, began, began, (), 1, False, lambda text: None).messages
+    leak = audit_run(run_dir, began, began, (), 1, lambda text: None).messages
     assert leak is not None
     assert leak.best == "moments"
     assert leak.cos > 0.99  # the gradient of each map has rank one, and the embedding as its row
@@ -176,7 +176,7 @@ def test_other_methods_adapt_the_same_network(
     assert report.num_trained == (4 if "retrofit" in more[0] else model.layout.size)
     if "retrofit" in more[0]:  # without rounds it sends nothing, but its new clients are attacked
         began, _ = load_start(found.run_dir)
-        audit = audit_run(found.run_dir, began, began, (), 1, False, lambda text: None)
+        audit = audit_run(found.run_dir, began, began, (), 1, lambda text: None)
         assert audit.messages is None
         assert audit.models is not None
     run = SavedRun.load(found.run_dir)
@@ -187,9 +187,9 @@ def test_other_methods_adapt_the_same_network(
     ("words", "message"),
     [
         (("method=retrofit", "data.image_size=16"), "images of side 8"),
-        (("method=shared_rep",), "a method without method.local_layers"),
+        (("method=shared_rep",), "a method without local layers"),
         (("method=retrofit", "model.dropout=0.1"), "model.dropout=0.0 with model.backbone"),
-        (("method=retrofit", "client.engine=grouped"), "client.engine at its default"),
+        (("method=retrofit", "client.engine=grouped"), "client.engine=auto or loop"),
         (("method=spire", "method.freeze=true"), "a method with an adapter"),
         (("method=lora", "method.share_adapter=false"), "method.freeze=true with"),
         (("method=spire", "method.projection=random"), "method=retrofit with"),

@@ -11,7 +11,7 @@ from pipeline.federation.rounds import RoundStats
 from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
 
-PRIVATE = PrivateRoundsConfig(epsilon=100.0, noise_multiplier=5.0)
+PRIVATE = PrivateRoundsConfig(epsilon=2.0)
 LOAD = {"system/network_transmit_megabytes": 7.0}
 
 
@@ -21,7 +21,7 @@ def recorded(guarantee: RoundsGuarantee | None) -> dict[str, float]:
     tracker: Any = SimpleNamespace(log_metrics=lambda metrics, step: found.update(metrics))
     load: Any = SimpleNamespace(sample=lambda: LOAD)
     recorder = RoundRecorder(tracker, FederationConfig(num_rounds=3, tau=1), guarantee, load)
-    counts = (0, 0, 4, 0, 0, 0, 1.0, 0.1, 0.1, 0.0)
+    counts = (0, 0, 4, 0, 1.0, 0.1, 0.1, 0.0)
     recorder.after_round(RoundStats(2, None, *counts), cast("Any", None))
     return found
 
@@ -31,7 +31,7 @@ def test_the_machines_load_is_recorded_except_in_private_rounds() -> None:
     plain = recorded(None)
     assert plain["memory/rss_bytes"] > 2**20
     assert plain.items() >= LOAD.items()
-    guarantee = rounds_guarantee(PRIVATE, 1000, 40, 3)
+    guarantee = rounds_guarantee(PRIVATE, 1000, 1000, 3)
     assert guarantee is not None
     private = recorded(guarantee)
     assert plain.keys() - private.keys() == {"memory/rss_bytes", *LOAD}

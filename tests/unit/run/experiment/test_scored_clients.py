@@ -31,7 +31,7 @@ SETTINGS = (
     "diffusion.sample_steps=2",
     "client.opt_state=reset",
     "privacy.rounds.epsilon=8",
-    "privacy.rounds.noise_multiplier=50",
+    "privacy.rounds.noise_cohort=24",
 )
 
 

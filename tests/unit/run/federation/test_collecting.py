@@ -33,7 +33,6 @@ from spire_core.federated.messages import (
     RoundPlan,
 )
 from spire_core.federated.participation import (
-    cyclic_cohort,
     responding_clients,
     secret_cohort,
 )
@@ -91,9 +90,6 @@ class Worker:
     def forget_round(self) -> None:
         self.receiver.forget()
 
-    def undo_round(self, client_id: int, round_idx: int) -> None:
-        pass
-
 
 def update_of(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
     rng = numpy_generator(0, "update", client_id, plan.round_idx)
@@ -128,24 +124,21 @@ class SplitPool(LocalClientPool):
         return [getattr(worker, method)(*args) for worker in self.workers]
 
 
-def rounds_of(aggregation: str, policy: str = "retry") -> RoundSettings:
+def rounds_of() -> RoundSettings:
     federation = FederationConfig(
         num_clients=NUM_CLIENTS,
         cohort_size=NUM_CLIENTS,
         num_rounds=NUM_ROUNDS,
         tau=1,
-        on_client_error=policy,
     )
     client, server = ClientConfig(engine="grouped", group_size=2), ServerConfig(ema=0.5)
-    parts = (federation, client, replace(server, aggregation=aggregation), MethodConfig())
+    parts = (federation, client, server, MethodConfig())
     sizes = [10 + c for c in range(NUM_CLIENTS)]
     return RoundSettings(*parts, seed=0, num_examples=sizes, shared_size=SIZE)
 
 
-def driver_with(
-    pool_class: type[SplitPool], num_workers: int, aggregation: str, policy: str = "retry"
-) -> Driver:
-    settings = rounds_of(aggregation, policy)
+def driver_with(pool_class: type[SplitPool], num_workers: int) -> Driver:
+    settings = rounds_of()
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
     return Driver(pool_class(settings, num_workers), state, settings)
 
@@ -162,15 +155,14 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         np.testing.assert_array_equal(found[name], numbers, err_msg=name)
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "median", "trimmed_mean"])
 def test_the_number_of_workers_and_of_stretches_changes_nothing(
-    aggregation: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = state_after(driver_with(SplitPool, 1, aggregation))
+    expected = state_after(driver_with(SplitPool, 1))
     for num_workers in (2, 3, 7, 11):
-        assert_same(state_after(driver_with(SplitPool, num_workers, aggregation)), expected)
+        assert_same(state_after(driver_with(SplitPool, num_workers)), expected)
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)  # the shortest: 1,024 numbers
-    assert_same(state_after(driver_with(SplitPool, 3, aggregation)), expected)
+    assert_same(state_after(driver_with(SplitPool, 3)), expected)
 
 
 class LosesItsSum(SplitPool):
@@ -191,17 +183,15 @@ class LosesItsSum(SplitPool):
         return results
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "median"])
 @pytest.mark.parametrize("stretches_before", [0, 2])
 def test_clients_of_a_lost_sum_are_computed_again(
     stretches_before: int,
-    aggregation: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(accumulation, "STRETCH_BYTES", 1)
-    expected = state_after(driver_with(SplitPool, 1, aggregation))
-    driver = driver_with(LosesItsSum, 3, aggregation)
+    expected = state_after(driver_with(SplitPool, 1))
+    driver = driver_with(LosesItsSum, 3)
     pool: Any = driver.pool
     pool.stretches_before = stretches_before
     assert_same(state_after(driver), expected)
@@ -225,7 +215,7 @@ class NotesGroups(LosesItsSum):
 
 def test_clients_of_a_lost_sum_compute_in_the_groups_in_which_they_did() -> None:
     """Fewer clients would be cut into smaller groups, and last bits depend on the group."""
-    settings = rounds_of("mean")
+    settings = rounds_of()
     federation = replace(settings.federation, num_clients=160, cohort_size=160)
     settings = replace(
         settings,
@@ -242,45 +232,8 @@ def test_clients_of_a_lost_sum_compute_in_the_groups_in_which_they_did() -> None
     assert set(again) <= set(first)
 
 
-class SpoilsSome(NotesGroups):
-    """Client 2's update is refused, and the group of clients 4 and 5 fails the first time."""
-
-    fails = True
-
-    def attempt(self, work: Work) -> list[Any]:
-        results = super().attempt(work)
-        if work.task == "fit_group" and self.fails and (4, 5) in work.units:
-            self.fails = work.args[1].round_idx != 1
-            results[work.units.index((4, 5))] = ClientFailure((4, 5), "no memory for two")
-            self.each("forget_round")  # nothing of it has reached a sum, and others compute again
-        return results
-
-
-def test_clients_of_a_lost_sum_compute_as_they_did_beside_one_that_was_dropped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Neither fewer beside them nor more: last bits depend on it."""
-    spoilt = update_of
-
-    def spoils(client_id: int, broadcast: Broadcast, plan: RoundPlan) -> ClientUpdate:
-        update = spoilt(client_id, broadcast, plan)
-        return replace(update, weights=update.weights * np.nan) if client_id == 2 else update
-
-    monkeypatch.setitem(globals(), "update_of", spoils)
-    driver = driver_with(SpoilsSome, 3, "mean", policy="drop")
-    pool: Any = driver.pool
-    state_after(driver, num_rounds=2)
-    first, again = pool.groups[:7], pool.groups[7:]
-    assert first == [(0, 1), (2, 3), (4, 5), (6, 7), (8,), (4,), (5,)]
-    assert again
-    assert set(again) <= {*first} - {(4, 5)}
-    stats = driver.last()[1]
-    assert stats is not None
-    assert stats.num_dropped == 1
-
-
 def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
-    driver = driver_with(LosesItsSum, 1, "mean")
+    driver = driver_with(LosesItsSum, 1)
     pool: Any = driver.pool
     pool.times, pool.last_loss = 99, ("a full disk", "free it")
     driver.run_round()
@@ -291,24 +244,6 @@ def test_sums_that_are_lost_again_and_again_are_one_sentence() -> None:
         driver.run_round()
     assert driver.state.round_idx == 1
     assert len(pool.workers[0].asked) == (1 + 3) * NUM_CLIENTS  # no training follows the last loss
-
-
-class LosesClients(LosesItsSum):
-    """The clients of the lost sum fail when they are asked again."""
-
-    def attempt(self, work: Work) -> list[Any]:
-        if work.task == "fit_group" and not self.times:
-            return [ClientFailure(unit, "gone for good") for unit in work.units]
-        return super().attempt(work)
-
-
-def test_clients_that_are_lost_with_their_sum_are_dropped_and_the_others_count() -> None:
-    driver = driver_with(LosesClients, 3, "mean", policy="drop")
-    state_after(driver, num_rounds=2)
-    stats = driver.last()[1]
-    assert stats is not None
-    assert 0 < stats.num_dropped < NUM_CLIENTS
-    assert driver.state.round_idx == 2
 
 
 class LosesAnAnswer(SplitPool):
@@ -326,30 +261,10 @@ class LosesAnAnswer(SplitPool):
         return results
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "median"])
-def test_a_client_whose_answer_was_lost_counts_once(aggregation: str) -> None:
+def test_a_client_whose_answer_was_lost_counts_once() -> None:
     """It is computed again by another worker, while the first one still holds its update."""
-    expected = state_after(driver_with(SplitPool, 1, aggregation))
-    assert_same(state_after(driver_with(LosesAnAnswer, 2, aggregation)), expected)
-
-
-def test_a_client_that_is_dropped_is_in_no_sum() -> None:
-    """Its answer is lost for good, though its update had been accumulated."""
-    driver = driver_with(LosesAnAnswer, 2, "mean", policy="drop")
-    pool: Any = driver.pool
-    pool.times = 2  # with its group, then alone
-    found = state_after(driver, num_rounds=2)
-    stats = driver.last()[1]
-    assert stats is not None
-    lost = {4}
-    assert stats.num_dropped == len(lost)
-
-    plain = driver_with(SplitPool, 1, "mean")
-    state_after(plain, num_rounds=1)
-    before, plan = plain.state.broadcast, RoundPlan(1, 1.0, shares_local=True)
-    sent = [update_of(c, before, plan) for c in range(NUM_CLIENTS) if c not in lost]
-    mean = accumulation.average(sent, before, ServerConfig())
-    np.testing.assert_array_equal(found["weights"], mean.weights)
+    expected = state_after(driver_with(SplitPool, 1))
+    assert_same(state_after(driver_with(LosesAnAnswer, 2)), expected)
 
 
 # --- secure sums ---
@@ -362,10 +277,8 @@ def _masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def secure_driver(
-    pool_class: type[SplitPool], num_workers: int, policy: str = "retry", **scenario: Any
-) -> Driver:
-    settings = rounds_of("mean", policy)
+def secure_driver(pool_class: type[SplitPool], num_workers: int, **scenario: Any) -> Driver:
+    settings = rounds_of()
     federation = replace(settings.federation, secure_aggregation=True, **scenario)
     settings = replace(settings, federation=federation)
     state = ServerState.initial(np.zeros(SIZE, dtype=np.float32))
@@ -389,7 +302,7 @@ def test_a_secure_sum_is_the_sum_of_the_same_integers_without_masks(
 
 @pytest.mark.usefixtures("_masks")
 def test_a_secure_mean_is_the_exact_one_but_for_the_grid() -> None:
-    found, expected = secure_driver(SplitPool, 2), driver_with(SplitPool, 2, "mean")
+    found, expected = secure_driver(SplitPool, 2), driver_with(SplitPool, 2)
     found.run_round()
     expected.run_round()
     np.testing.assert_allclose(found.state.weights, expected.state.weights, rtol=0, atol=1e-13)
@@ -468,7 +381,7 @@ def test_clients_that_fall_silent_after_their_update_are_in_the_sum() -> None:
 def test_clients_that_drop_out_before_their_update_take_their_masks_along() -> None:
     """They have shared keys, and the masks of the others with them are taken off."""
     driver, dropped = secure_driver(SplitPool, 2, drop_rate=0.15), 0
-    settings = rounds_of("mean")
+    settings = rounds_of()
     federation = replace(settings.federation, drop_rate=0.15)
     settings = replace(settings, federation=federation)
     plain = Driver(SplitPool(settings, 1), ServerState.initial(np.zeros(SIZE, "f4")), settings)
@@ -478,8 +391,8 @@ def test_clients_that_drop_out_before_their_update_take_their_masks_along() -> N
         stats, expected = driver.last()[1], plain.last()[1]
         assert stats is not None
         assert expected is not None
-        assert stats.num_absent == expected.num_absent
-        dropped += stats.num_absent
+        assert stats.num_dropped == expected.num_dropped
+        dropped += stats.num_dropped
         assert np.abs(plain.state.weights).max() > 1e-3
         np.testing.assert_allclose(driver.state.weights, plain.state.weights, rtol=0, atol=1e-6)
     assert dropped > 0
@@ -499,15 +412,6 @@ def test_a_number_that_a_secure_sum_cannot_hold_is_one_sentence_without_it() -> 
         driver.run_round()
 
 
-@pytest.mark.usefixtures("_masks")
-def test_clients_lost_with_a_secure_sum_are_dropped_where_enough_remain() -> None:
-    driver = secure_driver(LosesClients, 5, policy="drop")
-    state_after(driver, num_rounds=2)
-    stats = driver.last()[1]
-    assert stats is not None
-    assert 0 < stats.num_dropped < 3
-
-
 # --- rounds with differential privacy ---
 
 PRIVATE_ROUNDS = 6
@@ -519,18 +423,13 @@ def private_driver(
     pool_class: type[SplitPool],
     num_workers: int,
     state: ServerState | None = None,
-    mechanism: str = "dp_fedavg",
     **scenario: Any,
 ) -> Driver:
     """Its cohorts have two clients, drawn by chance on average, and one of six has none."""
-    settings = rounds_of("mean")
+    settings = rounds_of()
     scenario = {"cohort_size": 2, "num_rounds": PRIVATE_ROUNDS} | scenario
     federation = replace(settings.federation, **scenario)
-    private = PrivateRoundsConfig(
-        epsilon=100.0, clip_norm=0.2, noise_multiplier=0.5, mechanism=mechanism
-    )
-    if mechanism == "dp_fedavg":
-        private = replace(private, clip_quantile=0.5, noise_cohort=9)
+    private = PrivateRoundsConfig(epsilon=20.0, clip_norm=0.2, clip_quantile=0.5, noise_cohort=9)
     guarantee = rounds_guarantee(private, 9, federation.cohort_size, PRIVATE_ROUNDS)
     settings = replace(settings, federation=federation, guarantee=guarantee)
     pool = pool_class(settings, num_workers)
@@ -567,12 +466,11 @@ def test_a_private_round_is_the_clipped_sum_and_the_noise_once() -> None:
     assert 0 in sizes
 
 
-@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 def test_private_rounds_are_the_same_for_any_number_of_workers(
-    mechanism: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def found(pool_class: type[SplitPool], num_workers: int) -> dict[str, np.ndarray]:
-        return private_state_after(private_driver(pool_class, num_workers, None, mechanism))
+        return private_state_after(private_driver(pool_class, num_workers))
 
     expected = found(SplitPool, 1)
     assert_same(found(SplitPool, 4), expected)
@@ -586,13 +484,12 @@ def test_private_rounds_are_the_same_for_any_number_of_workers(
     assert (other["weights"] != expected["weights"]).mean() > 0.99
 
 
-@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
-def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism: str) -> None:
-    driver = private_driver(SplitPool, 2, None, mechanism)
+def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once() -> None:
+    driver = private_driver(SplitPool, 2)
     private_state_after(driver, num_rounds=3)
     kept = driver.state
     expected = private_state_after(driver, num_rounds=3)
-    resumed = private_driver(SplitPool, 3, kept, mechanism)
+    resumed = private_driver(SplitPool, 3, kept)
     assert_same(private_state_after(resumed, num_rounds=3), expected)
     for finished in (driver, resumed):
         with pytest.raises(
@@ -602,14 +499,12 @@ def test_a_private_run_that_goes_on_publishes_the_same_and_spends_once(mechanism
         assert finished.state.round_idx == PRIVATE_ROUNDS
     spent = replace(kept, releases=np.array([6.0]))  # of a checkpoint that has spent it all
     with pytest.raises(BudgetError, match="the run stops before it"):
-        private_driver(SplitPool, 1, spent, mechanism).run_round()
+        private_driver(SplitPool, 1, spent).run_round()
 
 
 @pytest.mark.usefixtures("_masks")
-@pytest.mark.parametrize("mechanism", ["dp_fedavg", "dp_ftrl"])
 @pytest.mark.parametrize(("cohort_size", "drop_rate"), [(3, 0.0), (9, 0.15)])
 def test_masks_change_no_bit_of_private_rounds(
-    mechanism: str,
     cohort_size: int,
     drop_rate: float,
     monkeypatch: pytest.MonkeyPatch,
@@ -621,7 +516,7 @@ def test_masks_change_no_bit_of_private_rounds(
 
     def found(pool_class: type[SplitPool], num_workers: int, is_secure: bool) -> Driver:
         words = scenario | {"secure_aggregation": is_secure}
-        return private_driver(pool_class, num_workers, None, mechanism, **words)
+        return private_driver(pool_class, num_workers, **words)
 
     plain = found(SplitPool, 1, False)
     expected = private_state_after(plain)
@@ -657,17 +552,6 @@ def test_a_masked_private_round_of_which_all_clients_drop_out_ends_the_run() -> 
     driver = private_driver(SplitPool, 2, drop_rate=0.99, cohort_size=9, secure_aggregation=True)
     with pytest.raises(AggregationError, match=r"^expected at least 7 of 9 clients.*, got 0: "):
         driver.run_round()
-
-
-def test_rounds_in_a_fixed_order_ask_the_next_clients() -> None:
-    driver, asked = private_driver(SplitPool, 1, None, "dp_ftrl"), list[list[int]]()
-    assert isinstance(driver.pool, SplitPool)
-    for _ in range(PRIVATE_ROUNDS):
-        done = len(driver.pool.workers[0].asked)
-        driver.run_round()
-        asked.append(sorted(driver.pool.workers[0].asked[done:]))
-    seed = driver.settings.seed
-    assert asked == [cyclic_cohort(9, 2, seed, round_idx, 2) for round_idx in range(6)]
 
 
 def test_the_record_of_a_private_round_tells_nothing_of_its_cohort() -> None:

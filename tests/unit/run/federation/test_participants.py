@@ -1,8 +1,5 @@
 """The clients that stand for all are clients that take part, whatever draws the cohorts."""
 
-from typing import cast
-
-import numpy as np
 import pytest
 
 from pipeline.config.load import load_config
@@ -14,16 +11,11 @@ from pipeline.federation.participants import (
     public_cohort,
     public_representatives,
 )
-from pipeline.federation.partitioning import promise_to_clients
-from pipeline.federation.pool import ClientPool
-from pipeline.federation.private_rounds import PrivateRounds
 from spire_core.federated.participation import choose_cohort, responding_clients, secret_cohort
-from spire_core.federated.server import ServerState
 from spire_core.privacy.noise import SecretNoise, key_of
 
 LARGE = ("partition=independent", "partition.client_size=40", "federation.num_clients=100000")
 PRIVATE = ("client.opt_state=reset", "privacy.rounds.epsilon=8")
-IN_ORDER = (*PRIVATE, "privacy.rounds.mechanism=dp_ftrl", "privacy.rounds.noise_cohort=5000")
 
 
 def config_for(*words: str) -> Config:
@@ -45,17 +37,6 @@ def test_all_clients_of_a_small_public_population_stand_for_it() -> None:
     found = first_participants(large, lambda round_: public_cohort(large, round_))
     assert public_representatives(large) == found
     assert len(found) == NUM_REPRESENTATIVES
-
-
-def test_a_fixed_order_is_that_of_the_rounds() -> None:
-    config, no_pool = config_for(*IN_ORDER), cast(ClientPool, None)  # the order needs none
-    guarantee = promise_to_clients(config)
-    assert guarantee is not None
-    rounds = PrivateRounds(no_pool, guarantee, config.seed)
-    for round_idx in (0, 1, 39):
-        state = ServerState(round_idx, np.zeros(1), np.zeros(1))
-        assert public_cohort(config, round_idx) == rounds.cohort(state)
-    assert not has_secret_cohorts(config)
 
 
 @pytest.mark.parametrize("drop_rate", [0.0, 0.5])

@@ -32,7 +32,7 @@ class Rounds:
 
 
 def stats(round_idx: int) -> RoundStats:
-    return RoundStats(round_idx, 0.5, 0, 0, 1, 0, 0, 0, 0.2, 0.1, 0.0, 0.0)
+    return RoundStats(round_idx, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0)
 
 
 class Noting(RoundListener):

@@ -39,11 +39,10 @@ def results_with(error: Exception) -> list[Any]:
 
 
 @pytest.mark.parametrize("error", NO_MEMORY)
-def test_a_want_of_memory_names_the_settings_and_is_no_clients_fault(error: Exception) -> None:
+def test_a_want_of_memory_names_the_settings(error: Exception) -> None:
     first, failure, last = results_with(error)
     assert (first, last) == (0, 2)
     assert isinstance(failure, ClientFailure)
-    assert failure.is_of_machine
     sentence = str(failure.error("losses", " in round 2"))
     assert "for client 1 in round 2, got too little memory (" in sentence
     assert f"): {LESS_MEMORY}; spire resume goes on" in sentence
@@ -61,5 +60,4 @@ def test_any_other_error_is_the_clients_own() -> None:
     first, failure, last = results_with(RuntimeError("mat1 and mat2 cannot be multiplied"))
     assert (first, last) == (0, 2)
     assert isinstance(failure, ClientFailure)
-    assert not failure.is_of_machine
     assert failure.cause.startswith("RuntimeError('mat1 and mat2 cannot be multiplied') at test_wo")

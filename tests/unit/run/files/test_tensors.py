@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.files.damage import DAMAGE
+from pipeline.files.run_format import FORMAT
 from pipeline.files.tensors import read_tensors, write_tensors
 from spire_core.network.flat_model import tensors_hash
 
@@ -29,7 +30,7 @@ def test_the_hash_in_the_header_is_the_one_of_stored_runs(tmp_path: Path) -> Non
     for texts, expected in (({}, own), ({"evaluation": "[0.5]"}, both)):
         write_tensors(tmp_path / "t", TENSORS, **texts)
         with safe_open(tmp_path / "t", "pt") as file:
-            assert file.metadata() == texts | {"sha256": expected, "run_format": "1"}
+            assert file.metadata() == texts | {"sha256": expected, "run_format": str(FORMAT)}
 
 
 @pytest.mark.parametrize("damage", ["another number", "another text", "no hash", "cut off", "gone"])

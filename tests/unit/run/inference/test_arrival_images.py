@@ -10,14 +10,11 @@ from PIL import Image
 
 from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.config.schema import Config
-from pipeline.config.tracking import TrackingConfig
 from pipeline.data.outside import OutsideImages
 from pipeline.inference.arrival import _split as arrival_split
 from pipeline.inference.arrival import adapt_arrival, check_arrival
 from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.ownership import Begun, note_begun
-from pipeline.runs.record import make_run_dir
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
@@ -81,12 +78,7 @@ def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
     for name in ("scans", "others"):
         OTHER_DATASETS.register(name, scans, "0")
     config = Config(model=SMALL, data=DataConfig("scans", path="/data/scans"))
-    (tmp_path / "runs" / "abc").mkdir(parents=True)
-    make_run_dir(TrackingConfig(root=str(tmp_path)), "abc", "run", None)
-    run = saved(tmp_path / "runs" / "abc" / "model", config)
-    load_arrival(run, "scans")
-    assert asked.pop() == ("test", None)  # of a run that was sent, its file does not decide
-    note_begun(tmp_path, "abc", Begun(settings={"data.path": "/data/scans"}))
+    run = saved(tmp_path, config)
     assert load_arrival(run, "scans").images.shape == (4, 1, 8, 8)
     load_arrival(run, "others")
     load_arrival(replace(run, config=replace(config, data=DataConfig())), "scans")

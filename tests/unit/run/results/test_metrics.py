@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.federation import FederationConfig
 from pipeline.config.load import load_config
 from pipeline.evaluation.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
 from pipeline.evaluation.scores import Evaluation, RealData
@@ -178,20 +177,15 @@ def test_each_number_of_a_round_has_its_own_name() -> None:
         down_bytes=2,
         num_steps=3,
         num_dropped=4,
-        num_absent=5,
-        num_stragglers=6,
         train_s=7.0,
         aggregate_s=8.0,
         dispatch_s=9.0,
         idle_fraction=0.1,
     )
-    unsure = FederationConfig(tau=1, drop_rate=0.1, straggler_rate=0.1)
-    found = round_metrics(stats, 11.0, unsure)
+    found = round_metrics(stats, 11.0)
     assert found == {
         "pretrain/loss": 0.5,
         "pretrain/dropped": 4,
-        "pretrain/absent": 5,
-        "pretrain/stragglers": 6,
         "time/round_s": 15.0,
         "time/train_s": 7.0,
         "time/aggregate_s": 8.0,
@@ -201,9 +195,8 @@ def test_each_number_of_a_round_has_its_own_name() -> None:
         "comm/up_bytes": 1,
         "comm/down_bytes": 2,
     }
-    plain = round_metrics(replace(stats, loss=None), 11.0, FederationConfig(tau=1))
-    left_out = {"pretrain/loss", "pretrain/absent", "pretrain/stragglers"}
-    assert found.keys() - plain.keys() == left_out
+    private = round_metrics(replace(stats, loss=None), 11.0)
+    assert found.keys() - private.keys() == {"pretrain/loss"}
 
 
 def test_a_runs_privacy_holds_for_each_of_its_new_clients() -> None:

@@ -1,4 +1,4 @@
-"""Files of a newer format are refused with one sentence, and kept; those without one are read."""
+"""Files of another format are refused with one sentence, and kept."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from pipeline.cli.main import main
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.files.damage import DamagedError
+from pipeline.files.run_format import FORMAT
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import save_run
 from pipeline.runs.record import make_run_dir, make_runs_folder, read_record, run_folders
@@ -21,11 +22,8 @@ RUN_ID = "a" * 32
 
 
 def renumber(path: Path, number: object) -> None:
-    """Give a JSON file another format; None stands for a file of before there was one."""
-    values = json.loads(path.read_text()) | {"run_format": number}
-    if number is None:
-        del values["run_format"]
-    path.write_text(json.dumps(values))
+    """Give a JSON file another format."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run_format": number}))
 
 
 @pytest.fixture
@@ -36,24 +34,29 @@ def run_dir(tmp_path: Path) -> Path:
     return run_dir
 
 
-def test_a_record_of_a_newer_format_is_refused_and_hides_no_other(
-    run_dir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("number", "age"), [(1, "an earlier"), (FORMAT + 1, "a newer")])
+def test_a_record_of_another_format_is_refused_and_hides_no_other(
+    number: int,
+    age: str,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracking = TrackingConfig(root=str(run_dir.parent.parent), enabled=False)
     other = make_run_dir(tracking, "b" * 32, "other", None)
-    renumber(run_dir / "tracking.json", 2)
-    with pytest.raises(FormatError, match="got format 2, of a newer version: use that version"):
+    renumber(run_dir / "tracking.json", number)
+    with pytest.raises(FormatError, match=f"got format {number}, of {age} version: use that"):
         read_record(run_dir)
     assert run_folders(tracking) == [other]
-    assert "format 2" in caplog.text
+    assert f"got format {number}" in caplog.text
     assert main(["resume", RUN_ID, f"tracking.root={run_dir.parent.parent}"]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("spire resume: expected a file of format 1 or earlier in ")
+    assert last.startswith(f"spire resume: expected a file of format {FORMAT} in ")
 
 
-def test_a_start_of_a_newer_format_is_refused(run_dir: Path) -> None:
-    renumber(run_dir / "config.json", 2)
-    with pytest.raises(FormatError, match=r"config\.json, got format 2"):
+def test_a_start_of_another_format_is_refused(run_dir: Path) -> None:
+    renumber(run_dir / "config.json", 1)
+    with pytest.raises(FormatError, match=r"config\.json, got format 1"):
         load_start(run_dir)
     with pytest.raises(FormatError):
         check_same(run_dir, {})
@@ -64,7 +67,6 @@ def test_a_model_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     model = FlatModel(config.model, config.method, 1)
     more = {"image_shape": [1, 16, 16], "class_names": ["a"]}
     save_run(tmp_path, config, model, np.zeros(model.layout.size, np.float32), more)
-    renumber(tmp_path / "config.json", None)
     SavedRun.load(tmp_path)
     renumber(tmp_path / "config.json", 7)
     with pytest.raises(FormatError, match="got format 7"):
@@ -76,11 +78,3 @@ def test_a_number_that_is_none_is_damage(number: object, run_dir: Path) -> None:
     renumber(run_dir / "tracking.json", number)
     with pytest.raises(DamagedError):
         read_record(run_dir)
-
-
-def test_files_without_a_format_are_read(run_dir: Path) -> None:
-    for name in ("tracking.json", "config.json"):
-        renumber(run_dir / name, None)
-    assert read_record(run_dir)["run_id"] == RUN_ID
-    check_same(run_dir, {"data_sha256": "0"})
-    assert load_start(run_dir)[1] == "smoke"

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ import pytest
 
 from pipeline.cli.command import one_line
 from pipeline.cli.main import main
+from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, ui_command
-from pipeline.runs.ownership import Begun, begun_here, note_begun
 from pipeline.runs.record import make_run_dir, read_record
+from pipeline.runs.start import load_start, save_start
 from pipeline.tracking.tracker import Tracker
 from sweeps.execution.ledger import Ledger
 from sweeps.execution.trial_record import TrialRecord
@@ -25,7 +25,7 @@ TINY += ["federation.num_rounds=1", "federation.tau=1", "diffusion.sample_steps=
 TINY += ["eval.every=0", "eval.num_images=4", "eval.num_loss_images=4", "eval.kid_num_subsets=1"]
 TINY += ["tracking.checkpoint_every=1", "tracking.log_model=false"]
 SECRET = "s3cret"
-ADDRESS = f"postgresql://me:12/{SECRET}@127.0.0.1:9/db?sslpassword={SECRET}"
+ADDRESS = f"postgresql://me:12/{SECRET}@127.0.0.1:9/db"
 RUN_ID = "0123456789abcdef" * 2
 
 
@@ -69,68 +69,15 @@ def root(
     return tmp_path / "root"
 
 
-def test_a_storages_credentials_are_used_and_not_kept(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    storage = f"file://{tmp_path}/storage?client_secret={SECRET}"
-    with caplog.at_level(logging.DEBUG, logger="pipeline"):
-        first = spire("run", "smoke", "--quiet", *TINY, f"tracking.storage={storage}")
-        [run_dir] = (path.parent for path in root.glob("runs/*/tracking.json"))
-        assert (tmp_path / "storage" / run_dir.name / "config.json").is_file()
-        (run_dir / "result.json").unlink()
-        refused = spire("resume", run_dir.name)
-        resumed = spire("resume", run_dir.name, "--quiet", f"tracking.storage={storage}")
-        (run_dir / "result.json").unlink()
-        without = spire("resume", run_dir.name, "--quiet", "tracking.storage=null")
-    assert [end.code for end in (first, refused, resumed, without)] == [0, 2, 0, 0]
-    assert "expected tracking.storage=URI on the command line" in refused.text
-    assert "?client_secret=*** alone: add it whole, or without its secrets" in refused.text
-    shown = [first.text, refused.text, resumed.text, without.text, caplog.text]
-    assert not [text for text in shown if SECRET in text]
-    assert files_with_the_secret(tmp_path) == []
-    stored = json.loads((run_dir / "config.json").read_text())["config"]["tracking"]["storage"]
-    assert stored == f"file://{tmp_path}/storage?client_secret=***"
-    assert stored in (run_dir / "artifacts" / "config" / "resolved.yaml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("storage", "names"),
-    [
-        ("s3://A:B@bucket/x", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-        ("abfss://c/f?client_secret=x", "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"),
-        ("gs://A@bucket/x", "GOOGLE_APPLICATION_CREDENTIALS"),
-    ],
-)
-def test_a_resume_names_the_variables_of_the_storages_credentials(
-    root: Path, storage: str, names: str
-) -> None:
-    words = [*TINY, "tracking.enabled=false"]
-    assert spire("run", "smoke", "--quiet", *words).code == 0
-    [run_dir] = (path.parent for path in root.glob("runs/*/tracking.json"))
-    (run_dir / "result.json").unlink()
-    begun = begun_here(run_dir, root)
-    assert begun is not None
-    note_begun(root, run_dir.name, Begun(settings={**begun.settings, "tracking.storage": storage}))
-    ended = spire("resume", run_dir.name)
-    assert ended.code == 2
-    assert f"the credentials in {names}" in ended.text
-
-
-def test_a_stores_credentials_stand_in_no_record(tmp_path: Path) -> None:
+def test_the_passwords_of_addresses_stand_in_no_file_of_a_run(tmp_path: Path) -> None:
     config = TrackingConfig(root=str(tmp_path), uri=ADDRESS)
     (tmp_path / "runs").mkdir()
     run_dir = make_run_dir(config, RUN_ID, "name", ADDRESS)
-    places = {"tracking.storage": f"s3://A:{SECRET}@bucket", "data.root": "/data"}
-    note_begun(tmp_path, RUN_ID, Begun(ADDRESS, [f"s3://A:{SECRET}@bucket/1"], places))
+    words = [f"tracking.uri={ADDRESS}", f"tracking.storage=s3://A:{SECRET}@bucket/x"]
+    save_start(run_dir, load_config("smoke", words), "smoke", {})
     assert files_with_the_secret(tmp_path) == []
-    assert read_record(run_dir)["uri"] == "postgresql://***@127.0.0.1:9/db?sslpassword=***"
-    begun = begun_here(run_dir, tmp_path)
-    assert begun is not None
-    assert begun.stored_uri is None  # the environment's, which has the password
-    assert (tuple(begun.artifacts), begun.settings["data.root"]) == (
-        ("s3://***@bucket/1",),
-        "/data",
-    )
+    assert read_record(run_dir)["uri"] == "postgresql://me:***@127.0.0.1:9/db"
+    assert load_start(run_dir)[0].tracking.storage == "s3://A:***@bucket/x"
     assert SECRET not in ui_command(config)
 
 
@@ -138,7 +85,7 @@ def test_a_stores_credentials_stand_in_no_record(tmp_path: Path) -> None:
 def test_a_stores_credentials_stand_in_no_message(
     root: Path, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    address = f"http://me:{SECRET}@127.0.0.1:9/?access_token={SECRET}"
+    address = f"http://me:{SECRET}@127.0.0.1:9"
     assert spire("run", "smoke", "--quiet", *TINY, "tracking.enabled=false").code == 0
     [run_dir] = (path.parent for path in root.glob("runs/*/tracking.json"))
     (run_dir / "result.json").unlink()
@@ -150,7 +97,7 @@ def test_a_stores_credentials_stand_in_no_message(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     ended = spire(verb, run_dir.name)
     assert ended.code == {"sync": 1, "resume": 2}[verb]
-    assert "expected an MLflow store at http://***@127.0.0.1:9/?access_token=***, got" in ended.text
+    assert "expected an MLflow store at http://me:***@127.0.0.1:9, got" in ended.text
     own = [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")]
     assert SECRET not in "".join([ended.text, *own])  # urllib3's own log reaches no terminal
     assert files_with_the_secret(root) == []
@@ -173,7 +120,7 @@ def test_a_mistyped_address_is_not_repeated_by_the_parser(root: Path) -> None:
     text = io.StringIO()
     with contextlib.redirect_stderr(text), pytest.raises(SystemExit):
         main(["run", f"--uri={ADDRESS}"])
-    assert "postgresql://***@" in text.getvalue()
+    assert "postgresql://me:***@" in text.getvalue()
     assert SECRET not in text.getvalue()
 
 

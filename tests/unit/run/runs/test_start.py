@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.runs.start import load_resumed, load_start, save_start
-from spire_core.errors import ConfigError
+from spire_core.errors import ConfigError, RunError
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,20 @@ def test_a_run_goes_on_with_settings_that_count_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.enabled=true with tracking\.uri, got false"):
         load_resumed(run_dir, load_config(None, words).tracking, words)
     load_resumed(run_dir, given, ["tracking.enabled=false"])
+
+
+def test_checkpoints_go_where_the_user_says_alone(tmp_path: Path) -> None:
+    words = ["tracking.storage=s3://KEY:s3cret@bucket/x"]
+    run_dir = begun(tmp_path, load_config("smoke", words), "sqlite:///a.db")
+
+    def storage(*words: str) -> str | None:
+        given = load_config(None, words).tracking
+        return load_resumed(run_dir, given, words)[0].tracking.storage
+
+    with pytest.raises(RunError) as raised:
+        storage()
+    assert "add 'tracking.storage=s3://KEY:***@bucket/x' to go on there, or" in str(raised.value)
+    assert storage("tracking.storage=null") is None
+    assert storage("tracking.storage=gs://other") == "gs://other"
+    given = TrackingConfig(storage="s3://bucket/x")  # of `spire resume s3://bucket/x/RUN_ID`
+    assert load_resumed(run_dir, given, [])[0].tracking.storage == "s3://bucket/x"

@@ -153,6 +153,8 @@ def test_an_entry_that_no_store_can_hold_is_put_aside(what: str, config: Trackin
 class Place:
     """A sink whose files fail with `error`, and which takes all the rest."""
 
+    address = "place"
+
     def __init__(self, error: Exception | None) -> None:
         self.error, self.taken = error, list[Any]()
 
@@ -187,7 +189,7 @@ def test_numbers_go_on_where_files_have_no_place(tmp_path: Path) -> None:
     sink = Place(None)  # of a later process
     assert relay_all(tmp_path, sink) == (3, None)
     assert sink.taken == ["x", "y", "z"]
-    assert (tmp_path / DONE).read_text() == "7\n"
+    assert (tmp_path / DONE).read_text() == "7\nplace\n"
 
 
 def test_a_run_sends_its_numbers_while_its_files_have_no_place(

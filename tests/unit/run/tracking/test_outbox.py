@@ -27,7 +27,7 @@ from pipeline.cli.main import main
 from pipeline.cli.sync import sync_runs
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import DONE, OUTBOX, OUTBOX_LOCK, REFUSED
-from pipeline.tracking import outbox, relay, relay_thread
+from pipeline.tracking import relay, relay_thread
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.ends import end_run
 from pipeline.tracking.mlflow_sink import MlflowSink
@@ -56,6 +56,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Track
 
 class Fake:
     """Keeps the batches that it is sent; fails with what it is told to fail with."""
+
+    address = "fake"
 
     def __init__(self) -> None:
         self.batches: list[list[Entry]] = []
@@ -141,7 +143,7 @@ def test_a_line_that_a_crash_has_cut_off_is_dropped(tmp_path: Path) -> None:
 def test_a_number_is_told_once_though_an_interrupt_ends_the_call(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, opened = Outbox(tmp_path), outbox.open_own
+    told, opened = Outbox(tmp_path), Path.open
     told.append_points([(1, {"a": 1.0})])
 
     @contextlib.contextmanager
@@ -153,7 +155,7 @@ def test_a_number_is_told_once_though_an_interrupt_ends_the_call(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(outbox, "open_own", interrupted)
+        patched.setattr(Path, "open", interrupted)
         with pytest.raises(KeyboardInterrupt):
             told.append_points([(2, {"a": 2.0})])
     told.append_points([(2, {"a": 2.0})])
@@ -215,13 +217,24 @@ def test_entries_wait_for_a_store_that_is_away_and_the_log_says_so_once(
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         (
             "WARNING",
-            "run r: its store does not answer (http://***@host is down): all is kept in "
+            "run r: its store does not answer (http://me:***@host is down): all is kept in "
             f"{tmp_path} until it does",
         ),
         ("INFO", "run r: its store answers again"),
     ]
     assert beside.close(10) == 0
     assert not beside._thread.is_alive()
+
+
+def test_another_store_begins_at_the_first_entry(tmp_path: Path) -> None:
+    outbox, fake, other = Outbox(tmp_path), Fake(), Fake()
+    outbox.append_points([(step, {"a": 0.0}) for step in range(3)])
+    assert relay_all(tmp_path, fake) == (3, None)
+    outbox.append_points([(3, {"a": 0.0})])
+    other.address = "other"
+    assert num_waiting(tmp_path) == 1
+    assert relay_all(tmp_path, other) == (4, None)
+    assert (fake.steps, other.steps) == ([0, 1, 2], [0, 1, 2, 3])
 
 
 def test_what_will_never_be_taken_is_put_aside_and_the_rest_goes_on(
@@ -248,7 +261,7 @@ def test_a_count_beyond_the_file_does_not_hide_what_comes(tmp_path: Path) -> Non
     """Lines that were delivered are lost with the power; the rounds are computed again."""
     outbox, fake = Outbox(tmp_path), Fake()
     outbox.append_points([(step, {"a": 0.0}) for step in range(5)])
-    (tmp_path / DONE).write_text("9\n")
+    (tmp_path / DONE).write_text("9\nfake\n")
     Outbox(tmp_path).append_points([(5, {"a": 0.0})])
     assert relay_all(tmp_path, fake) == (1, None)
     assert fake.steps == [5]
@@ -279,30 +292,27 @@ def test_a_wrong_name_is_refused_and_the_rest_arrives(
     assert ["metrics what?! of step 2" in r.getMessage() for r in caplog.records] == [True]
 
 
-def test_a_strangers_outbox_sends_nothing_from_outside_its_run(
+def test_an_outbox_sends_nothing_from_outside_its_run(
     store: TrackingConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text("mine")
-    tracker = Tracker.start(store, "stranger", {})
+    tracker = Tracker.start(store, "planted", {})
     tracker.log_dict({}, "its/own.json")
     tracker.finish()
-    for name in ("artifacts", "model"):
-        (tracker.run_dir / name).mkdir(exist_ok=True)
-        (tracker.run_dir / name / "link").symlink_to(tmp_path / "key")
+    (tracker.run_dir / "artifacts" / "link").symlink_to(tmp_path / "key")
     outbox, up = Outbox(tracker.run_dir), os.path.relpath(tmp_path, tracker.run_dir)
     files = [str(tmp_path / "key"), f"../{up}/key", "link", "../tracking.json"]
     for file in files:
         outbox.append("file", file=file)
         outbox.append("table", file=file)
         outbox.append("image", file=file, key="a", step=0)
-    for folder in ("/", str(tmp_path), up, "model"):  # in which there is a link
+    for folder in ("/", str(tmp_path), up):
         outbox.append("model", folder=folder, image_shape=[1, 8, 8], guidance=1.0)
-    # `sync_runs` refuses a folder with links as a whole: one may come after it has looked.
     client = MlflowClient(tracking_uri(store))
     relay_all(tracker.run_dir, MlflowSink(client, tracker.run_id, tracker.run_dir))
     lines = (tracker.run_dir / REFUSED).read_text().splitlines()
     reasons = [json.loads(line)["reason"] for line in lines]
-    assert len(reasons) == 3 * len(files) + 4
+    assert len(reasons) == 3 * len(files) + 3
     assert {reason.partition(f" {tracker.run_dir}")[0] for reason in reasons} == {
         "expected a path inside"
     }
@@ -374,7 +384,7 @@ def test_entries_that_arrived_uncounted_are_recognised(store: TrackingConfig) ->
     before, total = contents(store, tracker.run_dir), len(list(read_entries(tracker.run_dir)))
     assert len(before["files"]) == 7  # type: ignore[arg-type]  # with their folders
     for count in range(total):
-        (tracker.run_dir / DONE).write_text(f"{count}\n")
+        (tracker.run_dir / DONE).write_text(f"{count}\n{tracking_uri(store)}\n")
         (synced,) = sync_runs(store, [tracker.run_dir])
         assert (synced.num_delivered, synced.num_waiting, synced.num_refused) == (
             total - count,
@@ -572,13 +582,13 @@ def test_a_store_that_is_gone_or_does_not_know_the_run_keeps_its_entries_waiting
     gone = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/gone.db")
     (synced,) = sync_runs(gone, [tracker.run_dir])
     assert (synced.num_waiting, synced.num_delivered) == (1, 0)
-    assert "no such file" in (synced.problem or "")
+    assert f"add tracking.uri={store.uri} to go on" in (synced.problem or "")
     assert not (tmp_path / "gone.db").exists()
     shutil.copy(new_database, tmp_path / "gone.db")
     Tracker.start(gone, "another", {}).finish()
     (synced,) = sync_runs(gone, [tracker.run_dir])
     assert (synced.num_waiting, synced.num_refused) == (1, 0)
-    assert "does not know it" in (synced.problem or "")
+    assert f"add tracking.uri={store.uri} to go on" in (synced.problem or "")
     (synced,) = sync_runs(config, [tracker.run_dir])
     assert (synced.num_waiting, synced.num_delivered) == (0, 1)
 

@@ -37,26 +37,6 @@ def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyP
     assert seconds([2], num_done=1) == 0
 
 
-def test_a_pretraining_of_another_machine_is_run_again_here(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("sweeps.design.estimate.measure", lambda config: COSTS)
-    settings = {"resources.pool": "local"}
-    sweep = SweepConfig("a", "smoke", settings, {"adapt.epochs": [2, 3]})
-    first, second = trials(sweep)
-    there = {first.trial_id: TrialRecord(first.trial_id, "finished")}
-
-    def seconds(ledger: Ledger) -> float:
-        return plan_json(sweep, [first, second], {"CPU": 1.0}, ledger)["estimate_s"]
-
-    own = START_S + adaptation_s(second.config, COSTS)
-    once = pretraining_s(second.config, COSTS)
-    assert seconds(Ledger(tmp_path, there)) == pytest.approx(own + once)
-    here = Ledger(tmp_path)
-    here.write(there[first.trial_id])
-    assert seconds(here) == pytest.approx(own)
-
-
 def test_what_a_search_draws_shares_its_pretraining(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

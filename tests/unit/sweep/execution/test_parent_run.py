@@ -110,7 +110,7 @@ def test_a_store_that_does_not_know_it_is_the_wrong_one_unless_its_folder_is_gon
         begin(tracking)
     # With tracking.uri it would be another sweep.
     assert str(error.value).endswith(
-        f"got none: set MLFLOW_TRACKING_URI to where the sweep began, {tracking.uri}"
+        f"got none: set MLFLOW_TRACKING_URI={tracking.uri} to go on where it began"
     )
     shutil.rmtree(tmp_path / "runs")
     assert begin(tracking) != run_id

@@ -1,17 +1,15 @@
 """A report's folder: what an older report left there goes, and nothing else is touched."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from spire_core.errors import ConfigError
 from sweeps.report.contents import Report
-from sweeps.report.files import files_of_older, make_folder, report_files, write_files
-from sweeps.report.tables import TABLES, Table
+from sweeps.report.files import make_folder, report_files, write_files
+from sweeps.report.tables import Table
 
-DOCS = Path(__file__).parents[4] / "docs"
-OWN = ("README.md", "rows.csv", "published.csv", "sweep.yaml", "kid.png", "tables/mine.csv")
+OWN = ("README.md", "rows.csv", "sweep.yaml", "kid.png", "tables/mine.csv")
 
 
 def write(folder: Path, *names: str) -> list[Path]:
@@ -23,8 +21,8 @@ def write(folder: Path, *names: str) -> list[Path]:
 
 
 def test_a_study_keeps_its_own_files_beside_a_report_whose_list_nobody_kept(tmp_path: Path) -> None:
-    """As in `docs/results/NAME`: the page is known, and with it the files of a report's names."""
-    write(tmp_path, "new_clients", "plane")
+    """The page is known, and with it the files of a report's names."""
+    write(tmp_path, "new_clients", "epochs")
     for name in ("report.json", "report.md"):
         (tmp_path / name).unlink()
     for name in OWN:
@@ -46,17 +44,8 @@ def test_a_page_that_is_no_reports_is_refused_before_anything_is_worked_out(tmp_
 
 def test_a_file_that_some_reports_write_is_refused_before_any_is_written(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "coverage.csv").write_text("mine")
-    write(tmp_path / "other", "coverage")
-    with pytest.raises(ConfigError, match=r"without a file tables/coverage\.csv that is not a"):
-        write(tmp_path, "coverage")
+    (tmp_path / "tables" / "epochs.csv").write_text("mine")
+    write(tmp_path / "other", "epochs")
+    with pytest.raises(ConfigError, match=r"without a file tables/epochs\.csv that is not a"):
+        write(tmp_path, "epochs")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_committed_pages_are_known_as_reports_and_tables_have_known_names() -> None:
-    folders = [page.parent for page in DOCS.glob("results/*/report.html")]
-    assert len(folders) > 30
-    for folder in folders:
-        assert "report.html" in files_of_older(folder, ())
-        assert {path.stem for path in (folder / "tables").glob("*.csv")} <= {*TABLES}
-    assert re.findall(r"\| `(\w+)\.csv` \|", (DOCS / "report.md").read_text()) == [*TABLES]

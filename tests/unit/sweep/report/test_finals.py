@@ -8,11 +8,10 @@ from pipeline.tracking.mlflow_queries import TrackedRun
 from spire_core.privacy.guarantee import UNIT
 from spire_core.privacy.rounds import CLIENT_UNIT
 from sweeps.report.finals import with_finals
-from sweeps.report.row_runs import FILE
 
 
 def test_the_time_of_a_fit_is_out_of_its_tag() -> None:
-    tags = {"adapt.fit_duration_s": "1.25", FILE: "rows.csv"}
+    tags = {"adapt.fit_duration_s": "1.25"}
     run = TrackedRun("r", "r", "FINISHED", {"method.name": "local"}, tags, {}, 0)
     assert with_finals(TrackingConfig(), run).finals["final/adapt_fit_duration_s"] == 1.25
 
@@ -23,6 +22,7 @@ def test_the_time_of_a_fit_is_out_of_its_tag() -> None:
 def test_the_privacy_of_clients_is_not_that_of_a_new_clients_images(
     unit: str, names: tuple[str, str]
 ) -> None:
-    tags, told = {"privacy.unit": unit, FILE: "rows.csv"}, {EPSILON: 8.0, DELTA: 1e-5}
-    run = TrackedRun("r", "r", "FINISHED", {"method.name": "spire"}, tags, told, 0)
-    assert with_finals(TrackingConfig(), run).finals == dict(zip(names, (8.0, 1e-5), strict=True))
+    tags, told = {"privacy.unit": unit}, {EPSILON: 8.0, DELTA: 1e-5}
+    run = TrackedRun("r", "r", "FINISHED", {"method.name": "local"}, tags, told, 0)
+    finals = with_finals(TrackingConfig(), run).finals
+    assert finals == {names[0]: 8.0, names[1]: 1e-5, "comm/total_mb": 0.0}

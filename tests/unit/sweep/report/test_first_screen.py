@@ -22,7 +22,6 @@ from sweeps.report.facts import notes_of
 from sweeps.report.groups import Group, group_runs, method_order
 from sweeps.report.marks import best_cells
 from sweeps.report.origins import origin_of, parameters_table
-from sweeps.report.row_runs import client_numbers
 from sweeps.report.samples import MAX_SAMPLES, packed, partition_pictures, sample_pictures
 from sweeps.report.stats import estimate
 from sweeps.report.tables import NEW_CLIENTS, Table, groups_table
@@ -79,13 +78,6 @@ def test_each_task_has_a_plot_of_its_clients_and_no_table_means_no_plot() -> Non
     pictures = client_pictures(group_runs(runs), rows)
     assert [p.name for p in pictures] == ["new_clients_1", "new_clients_2"]
     assert client_pictures(group_runs(runs), {"a": []}) == []
-
-
-def test_rows_of_other_stretches_have_their_new_clients() -> None:
-    row = {"run_id": "1", "clients": "new", "kid_before": "2.5", "kid_after": "", "adapt.lr": "1"}
-    (numbers,) = client_numbers([row, row | {"clients": "pretraining"}])
-    assert (numbers["kid_before"], numbers["kid_after"]) == (2.5, None)
-    assert "adapt.lr" not in numbers
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -1,20 +1,15 @@
 """Primary comparisons are of the runs that a sweep planned: none that was added later decides."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from benchmarks import recompute
-from benchmarks.published import study_rows
 from pipeline.config.load import write_value
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import TrackedRun
-from sweeps.design.config import SweepConfig
-from sweeps.design.load import load_sweep
 from sweeps.report.groups import group_runs
 from sweeps.report.primary import Finding
-from sweeps.report.recorded import plan_of, planned_findings, recorded_findings
+from sweeps.report.recorded import recorded_findings
 
 KID = "final/adapt_kid_after"
 AXES = {
@@ -144,21 +139,3 @@ def test_a_recorded_comparison_that_is_unknown_by_now_is_a_note(entry: dict) -> 
     found, (note,) = findings_of(PLANNED, file_of(primary=[entry]))
     assert found == []
     assert note.startswith("Primary comparisons are not among these tables: expected ")
-
-
-def test_published_findings_are_those_of_planned_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a report's: rows of an added seed or rate beside a study's file change none."""
-    sweep = SweepConfig(**{**STUDY, "seeds": (0, 1, 2), "primary": tuple(STUDY["primary"])})
-    monkeypatch.setattr(recompute, "sweep_names", lambda: ["study"])
-    monkeypatch.setattr(recompute, "load_sweep", lambda name: sweep)
-    expected, _ = findings_of(PLANNED)
-    more = PLANNED + RATES + both(range(3, 5), factor=0.1)
-    assert recompute.findings_of("study", group_runs(more)) == expected
-
-
-@pytest.mark.parametrize("study", ["study-styles-cpu", "retrofit-cpu"])
-def test_committed_rows_are_planned(study: str) -> None:
-    """Also those of a machine on which the pre-trained model has another path."""
-    rows = study_rows(Path(recompute.DOCS) / "results" / study)
-    _, num_out = planned_findings(plan_of(load_sweep(study)), recompute.groups_of(rows))
-    assert num_out == 0

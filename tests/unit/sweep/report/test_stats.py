@@ -17,8 +17,7 @@ from sweeps.report.differences import (
     setting_differences_table,
     within_methods_table,
 )
-from sweeps.report.groups import group_runs, label, varying
-from sweeps.report.row_runs import whole
+from sweeps.report.groups import group_runs, label, varying, whole
 from sweeps.report.stats import (
     Estimate,
     combined_p,

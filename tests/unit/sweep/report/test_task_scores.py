@@ -6,7 +6,6 @@ import pytest
 
 from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.primary import HELDOUT
-from sweeps.report.budgets import budget_pictures
 from sweeps.report.choice import choosing_metric
 from sweeps.report.differences import (
     differences_table,
@@ -111,13 +110,6 @@ def test_a_task_beside_another_has_the_figures_that_it_has_alone() -> None:
     for one, other in zip(alone, both, strict=True):
         assert lines_of(one) == lines_of(other)
         assert other.figure.axes[0].get_ylabel() == "new clients' final KID, mean"
-
-
-def test_what_privacy_costs_is_drawn_by_the_score_of_the_task() -> None:
-    budgets = {"privacy__adapt__epsilon": 1.0}, {"privacy__adapt__epsilon": 4.0}
-    private = [run("spire", 0, {KID: 1.0}, data__name="mnist", **at) for at in budgets]
-    [picture] = budget_pictures(group_runs([*private, *FONTS]), STYLE)
-    assert picture.figure.axes[0].get_ylabel() == "new clients' final KID, mean"
 
 
 def test_losses_of_other_targets_are_other_tasks_where_a_loss_is_all_that_a_task_has() -> None:

@@ -1,0 +1,212 @@
+"""Who types decides where a run's record goes: it never follows a run's folder by itself."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from benchmarks.ray_desk import NOT_INHERITED, Command
+from pipeline.cli.main import main
+from pipeline.tracking.outbox import Outbox, num_waiting, read_points
+
+NUM_ROUNDS, LIMIT_S = 18, 120
+SMALL = ["tracking.checkpoint_every=3", "eval.every=0", "eval.extractor=none"]
+SMALL += ["eval.num_clients=2", "eval.num_loss_images=8", "adapt.epochs=1", "resources.pool=local"]
+SMALL += ["tracking.log_model=false", f"federation.num_rounds={NUM_ROUNDS}"]
+opened: list[str] | None = None  # the files that are opened, while a test looks
+
+
+def note(event: str, args: tuple[Any, ...]) -> None:
+    if event == "open" and opened is not None:
+        opened.append(str(args[0]))
+
+
+sys.addaudithook(note)
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def spire(*words: str) -> Ended:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def root(mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, where the user's own runs are; no database is there yet."""
+    for name in NOT_INHERITED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    (tmp_path / "root").mkdir()
+    monkeypatch.chdir(tmp_path / "root")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def killed(server: Any, root: Path, mnist_root: Path) -> Iterator[Path]:
+    """The folder of a run that began with `tracking.uri` of a server, and was killed outright."""
+    command = Command(root, mnist_root, "run", "smoke", f"tracking.uri={server.address}", *SMALL)
+    try:
+        command.wait_until(lambda: command.num_rounds >= 7, LIMIT_S)
+        os.killpg(command.process.pid, signal.SIGKILL)
+        command.end(LIMIT_S)
+        assert command.num_rounds < NUM_ROUNDS, "the run was too quick to be killed"
+        yield next(root.glob("runs/*/tracking.json")).parent
+    finally:
+        command.kill()
+
+
+def points_of(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Return all that a store has of a run's metrics."""
+    client = MlflowClient(uri)
+    logged = {
+        key: client.get_metric_history(run_id, key) for key in client.get_run(run_id).data.metrics
+    }
+    return {key: sorted((m.step, m.value) for m in metrics) for key, metrics in logged.items()}
+
+
+def curve(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return all metrics of a run's own outbox, each step once."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for step, metrics in read_points(run_dir):
+        for key, value in metrics.items():
+            points.setdefault(key, []).append((step, value))
+    return points
+
+
+def test_a_killed_run_goes_on_in_its_store_if_it_is_typed(
+    killed: Path, server: Any, root: Path
+) -> None:
+    before = points_of(server.address, killed.name), (killed / "outbox.jsonl").read_bytes()
+    for verb in ("resume", "sync"):
+        ended = spire(verb, killed.name)
+        assert (ended.code, ended.out) == (2, "")
+        [line] = [text for text in ended.err.splitlines() if text.startswith(f"spire {verb}: ")]
+        word = f"tracking.uri={server.address}"
+        assert f"add {word} to go on where it began, or --anew" in line
+    assert spire("sync").code == 1
+    assert (
+        points_of(server.address, killed.name),
+        (killed / "outbox.jsonl").read_bytes(),
+    ) == before
+    assert MlflowClient(server.address).get_run(killed.name).info.status == "RUNNING"
+    assert not (root / "mlflow.db").exists()
+
+    typed = re.search(r"add (.+) to go on where", line)
+    assert typed is not None
+    assert spire("resume", killed.name, "--quiet", *shlex.split(typed[1])).code == 0
+    assert points_of(server.address, killed.name) == curve(killed)
+    assert len(curve(killed)["pretrain/loss"]) == NUM_ROUNDS
+    assert MlflowClient(server.address).get_run(killed.name).info.status == "FINISHED"
+
+
+def test_a_killed_run_is_delivered_anew_to_the_present_store(
+    killed: Path, server: Any, root: Path, new_database: Path
+) -> None:
+    before = points_of(server.address, killed.name)
+    shutil.copy(new_database, root)
+    ended = spire("resume", killed.name, "--quiet", "--anew", "--json")
+    assert ended.code == 0
+    run_id, uri = json.loads(ended.out)["run_id"], f"sqlite:///{root}/mlflow.db"
+    assert run_id != killed.name
+    assert points_of(uri, run_id) == curve(killed)
+    assert len(curve(killed)["pretrain/loss"]) == NUM_ROUNDS
+    run, began = (
+        MlflowClient(uri).get_run(run_id),
+        MlflowClient(server.address).get_run(killed.name),
+    )
+    assert (run.info.status, run.info.run_name) == ("FINISHED", began.info.run_name)
+    assert began.data.params.items() <= run.data.params.items()
+    assert run.data.tags["method"] == began.data.tags["method"]
+    artifacts = {file.path for file in MlflowClient(uri).list_artifacts(run_id)}
+    assert {
+        file.path for file in MlflowClient(server.address).list_artifacts(killed.name)
+    } <= artifacts
+    assert (points_of(server.address, killed.name), began.info.status) == (before, "RUNNING")
+    assert spire("sync", run_id, "--anew").out == "nothing waits\n"  # it is there by now
+    assert spire("sample", killed.name, "--num", "1").code == 0  # by either id
+
+
+def planted(root: Path, address: str, file: Path) -> Path:
+    """A run's folder that somebody sent: its record names a server, its outbox a file outside."""
+    run_dir = root / "runs" / ("ab" * 16)
+    run_dir.mkdir(parents=True)
+    record = {"run_format": 2, "run_id": run_dir.name, "run_name": "planted", "started_ms": 1}
+    record |= {"kind": "run", "experiment": "spire", "tracked": True, "uri": address, "tags": {}}
+    (run_dir / "tracking.json").write_text(json.dumps(record))
+    (run_dir / "artifacts").mkdir()
+    (run_dir / "artifacts" / "link").symlink_to(file)
+    outbox = Outbox(run_dir)
+    outbox.append_points([(0, {"a": 1.0})])
+    for name in (str(file), os.path.relpath(file, run_dir / "artifacts"), "link"):
+        outbox.append("file", file=name)
+    return run_dir
+
+
+def test_a_planted_folder_sends_nothing_to_its_store_and_no_file_from_outside(
+    server: Any, root: Path, tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "id_rsa").write_text("a private key")
+    monkeypatch.setattr(sys.modules[__name__], "opened", [])
+    theirs = MlflowClient(server.address)
+    their_id = theirs.create_run("0").info.run_id  # a server that would take what it is sent
+    run_dir = planted(root, server.address, tmp_path / "id_rsa")
+    shutil.copy(new_database, root)
+    uri = f"sqlite:///{root}/mlflow.db"
+    mine = own_run(root, uri)
+    log = (server.folder / "log").read_text()
+
+    ended = spire("sync")
+    assert ended.code == 1
+    first, second = ended.out.splitlines()
+    assert first.startswith("abababab (planted): 0 delivered, 4 wait (")
+    assert f"tracking.uri={server.address}" in first
+    assert second == f"{mine.name[:8]} (mine): 1 delivered"
+    assert points_of(uri, mine.name) == {"a": [(0, 1.0)]}
+    ended = spire("sync", run_dir.name)
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert (server.folder / "log").read_text() == log
+
+    assert spire("sync", run_dir.name, "--anew").code == 0
+    refused = (run_dir / "outbox.refused.jsonl").read_text().splitlines()
+    assert ["nothing was read" in line for line in refused] == [True] * 3
+    assert num_waiting(run_dir) == 0
+    assert opened is not None
+    assert any("outbox.jsonl" in file for file in opened)
+    assert not [file for file in opened if "id_rsa" in file or file.endswith("/link")]
+    kept = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in kept if b"a private key" in path.read_bytes()]
+    assert theirs.get_run(their_id).data.metrics == {}
+
+
+def own_run(root: Path, uri: str) -> Path:
+    """A run of the user's own in the present store, with one number that waits."""
+    run_id = MlflowClient(uri).create_run("0").info.run_id
+    run_dir = root / "runs" / run_id
+    run_dir.mkdir()
+    record = json.loads((root / "runs" / ("ab" * 16) / "tracking.json").read_text())
+    record |= {"run_id": run_id, "run_name": "mine", "started_ms": 2, "uri": uri}
+    (run_dir / "tracking.json").write_text(json.dumps(record))
+    Outbox(run_dir).append_points([(0, {"a": 1.0})])
+    return run_dir
