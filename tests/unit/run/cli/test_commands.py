@@ -313,7 +313,7 @@ def test_data_show_says_of_which_clients_coverage_is(spire, num_clients: int) ->
 
 def test_data_fetch_leaves_what_is_intact(spire, mnist_root: Path) -> None:
     said = spire("data", "fetch", "mnist", "--json")
-    assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist")}
+    assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist.npz")}
     assert "intact" in said.err
 
 
