@@ -214,7 +214,7 @@ class ClientAdapter:
         """
         context, evaluator = self.context, self.evaluator
         start = context.on_device(weights)
-        alone = {"early_stopping": False, "guidance": None, "init": "zero"}
+        alone = {"early_stopping": False, "guidance": None}
         epochs = replace(settings, epochs=settings.tune_epochs, **alone)
         objective = context.objective()
         more = (client.for_training(context.config.seed), state, epochs, objective)

@@ -19,6 +19,7 @@ from spire_core.errors import ConfigError
 T = TypeVar("T")
 NAMED_GROUPS = ("data", "partition", "method")
 SETTINGS = "docs/settings.md lists all"
+MAX_NODES = 1_000_000  # of YAML in a list or a file: a vocabulary has many words
 PRESETS = resources.files("pipeline.config") / "presets"
 
 
@@ -29,7 +30,7 @@ def preset_names() -> list[str]:
 
 def load_config(preset: str | None, words: Sequence[str] = ()) -> Config:
     """Return a preset with words `key=value` applied in order; ConfigError if it is wrong."""
-    return overridden(Config() if preset is None else _preset(preset), words)
+    return overridden(Config() if preset is None else _preset(str(preset)), words)
 
 
 @cache
@@ -113,7 +114,10 @@ def split_word(word: str) -> tuple[str, Any]:
     advice = f"give one, or write {key}=null for no privacy"
     require(not is_epsilon or text.strip() != "", f"a value after {key}=", "nothing", advice)
     try:
-        value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        if text.lstrip()[:1] in ("[", "{"):
+            value = _plain(OmegaConf.create(text, max_yaml_expanded_nodes=MAX_NODES))
+        else:
+            value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"]
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"expected {key} in YAML, got {text}: {_line(error)}") from error
     return (f"{key}.name" if key in NAMED_GROUPS else key), value
@@ -148,7 +152,7 @@ def read_text(text: str, source: str) -> dict[str, Any]:
     from yaml import YAMLError
 
     try:
-        values = _plain(OmegaConf.create(text or "{}"))
+        values = _plain(OmegaConf.create(text or "{}", max_yaml_expanded_nodes=MAX_NODES))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"expected YAML settings in {source}, got {_line(error)}: mend it") from (
             error

@@ -110,7 +110,7 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
     assert seen[-1] == result.kept_epoch + PATIENCE < 30
 
 
-@pytest.mark.parametrize(("method", "lr"), [("spire", 10.0), ("fedavg_ft", 100.0)])
+@pytest.mark.parametrize(("method", "lr"), [("spire", 1.0), ("fedavg_ft", 100.0)])
 def test_early_stopping_keeps_the_start_where_every_epoch_is_worse(method: str, lr: float) -> None:
     _, result, _ = adapt(method, epochs=30, lr=lr, early_stopping=True)
     losses = [p.val_loss for p in result.curve if p.val_loss is not None]

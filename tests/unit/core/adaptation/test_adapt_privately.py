@@ -197,7 +197,7 @@ def plain_descent(own: ClientContext) -> Tensor:
     model.load(weights)
     train_only(model.net, model.layout, ())
     emb = nn.Parameter(start().parts["client_emb"].to(torch.get_default_dtype()).clone())
-    optimizer = Adam({"e": emb}, {"e": 0.02}, {}, (0.9, 0.999))
+    optimizer = Adam({"e": emb}, {"e": 0.02}, {})
     average = emb.detach().clone()
     for step in range(1, LOUD.steps + 1):
         [(images, t, eps, none)] = pieces(own, LOUD.draws, 99, step, objective())

@@ -23,7 +23,7 @@ def positions(**settings) -> list[tuple[float, float]]:
     leaf = torch.nn.Parameter(torch.zeros(1))
     config = AdaptConfig(epochs=2, batch_size=3, **settings)
     client = ClientContext(0, 0, torch.zeros(6, 1, 1, 1))
-    descent, seen = Descent({"part": leaf}, 0.1, config, client, (0.9, 0.999)), []
+    descent, seen = Descent({"part": leaf}, 0.1, config, client), []
     for _ in range(4):  # two of each epoch
         leaf.grad = -torch.ones(1)
         descent.step()

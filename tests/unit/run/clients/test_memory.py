@@ -208,10 +208,10 @@ def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
     )
     phases: list[set[str]] = []
 
-    def seen(leaves: Any, rates: Any, moments: Any, *settings: Any) -> Adam:
+    def seen(leaves: Any, rates: Any, moments: Any) -> Adam:
         phases.append({*leaves})
         assert {LOCAL, BODY} <= moments.keys()
-        return Adam(leaves, rates, moments, *settings)
+        return Adam(leaves, rates, moments)
 
     monkeypatch.setattr(client, "Adam", seen)
     ClientWorker(setup, setting.images).rehearse()

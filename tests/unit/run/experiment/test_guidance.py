@@ -146,7 +146,7 @@ def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
 
 def test_a_client_that_arrives_chooses_too(run: Callable[..., Result]) -> None:
     result = run(*CHOICE)
-    saved = open_run(str(result.run_dir), ["adapt.init=encoder"])  # looked at later, with the run's
+    saved = open_run(str(result.run_dir))
     images = result.setting.images[:30]
     arrival = adapt_arrival(saved, ArrivingImages(images), saved.config.adapt)
     assert arrival.guidance in SCALES
