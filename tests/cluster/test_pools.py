@@ -65,7 +65,12 @@ POPULATION = ("partition=independent", "partition.client_size=40", "federation.n
 POPULATION += ("federation.cohort_size=4", "eval.num_clients=4")  # in groups, of 3 and 1
 PRIVATE = ("privacy.adapt.epsilon=4", "privacy.noise_key=pools", "privacy.adapt.steps=3")
 PRIVATE += ("adapt.group_size=1",)  # each new client on an actor of its own
-ROUNDS = ("privacy.rounds.epsilon=8", "privacy.noise_key=pools", "client.opt_state=reset")
+ROUNDS = (
+    "privacy.rounds.epsilon=8",
+    "privacy.noise_key=pools",
+    "client.opt_state=reset",
+    "client.engine=loop",
+)
 EMBEDDING = ("adapt.init=mean", "adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5")
 EMBEDDING += ("adapt.guidance=[1,2,4]",)
 WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")

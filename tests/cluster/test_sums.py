@@ -125,7 +125,12 @@ def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_
 
     The actors sum under masks, which change nothing.
     """
-    words = ["privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset"]
+    words = [
+        "privacy.rounds.epsilon=8",
+        "privacy.noise_key=k",
+        "client.opt_state=reset",
+        "client.engine=loop",
+    ]
     local = setting_for(mnist_root, tmp_path, "resources.pool=local", *words)
     expected = state_after(local, tmp_path / "local-private")
     assert expected.releases is not None

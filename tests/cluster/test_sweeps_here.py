@@ -199,7 +199,12 @@ def test_a_given_noise_key_is_shown_as_its_label(desk: Desk) -> None:
     """Nowhere but in the user's own file stands the key; its command goes on."""
     key = "a s3cret phrase"
     text = f"concurrency: 1\naxes: {{privacy.noise_key: [{key}]}}\n"
-    words = ("report=true", "client.opt_state=reset", "privacy.rounds.epsilon=8")
+    words = (
+        "report=true",
+        "client.opt_state=reset",
+        "client.engine=loop",
+        "privacy.rounds.epsilon=8",
+    )
     words += ("privacy.rounds.noise_cohort=3", "federation.num_rounds=1")
     code, told, said = desk.sweep(text, *words)
     assert (code, told["num_finished"]) == (0, 1)

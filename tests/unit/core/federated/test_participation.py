@@ -119,9 +119,9 @@ def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("federation.drop_rate=1.0", r"drop_rate in \[0, 1\), got 1.0: somebody has to answer"),
+        ("federation.drop_rate=1.0", r"drop_rate in \[0, 1\), got 1.0"),
         ("federation.drop_rate=-0.1", r"drop_rate in \[0, 1\), got -0.1"),
-        ("federation.drop_rate=.nan", r"drop_rate as float below 2\^63, got nan"),
+        ("federation.drop_rate=.nan", r"drop_rate in \[0, 1\), got nan"),
     ],
 )
 def test_wrong_chances_are_one_sentence(override: str, sentence: str) -> None:

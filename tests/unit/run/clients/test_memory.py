@@ -113,7 +113,9 @@ def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) ->
     assert secure.server_bytes == one.server_bytes + 40 * 40 * SHARE_BYTES
     secure = memory_of(4000, "federation.secure_aggregation=true")
     assert secure.server_bytes == one.server_bytes + 4000 * 65 * SHARE_BYTES
-    private = memory_of(40, "privacy.rounds.epsilon=8", "client.opt_state=reset")
+    private = memory_of(
+        40, "privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"
+    )
     assert private.actor_bytes == (8 * NOISE_ARRAYS + SUM_BYTES) * 10**8
 
 

@@ -16,7 +16,12 @@ from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import NOISE, ClippedFormat
 from spire_core.privacy.noise import GRID, SecretNoise, key_of
 
-WORDS = ("privacy.rounds.epsilon=8", "client.opt_state=reset", "privacy.noise_key=k")
+WORDS = (
+    "privacy.rounds.epsilon=8",
+    "client.opt_state=reset",
+    "client.engine=loop",
+    "privacy.noise_key=k",
+)
 WORDS += ("eval.extractor=none",)
 
 

@@ -211,7 +211,12 @@ def by_hand(result: Result, client_ids: Iterable[int]) -> str:
     return digest.hexdigest()
 
 
-PRIVATE = ("client.opt_state=reset", "privacy.rounds.epsilon=8", "federation.cohort_size=8")
+PRIVATE = (
+    "client.opt_state=reset",
+    "client.engine=loop",
+    "privacy.rounds.epsilon=8",
+    "federation.cohort_size=8",
+)
 PRIVATE += (f"privacy.rounds.noise_cohort={MILLION}", "tracking.checkpoint_every=1")
 
 

@@ -82,7 +82,12 @@ def test_private_rounds_that_are_killed_publish_the_same_again(
 
     The run that is killed has masks beside the noise, which change nothing.
     """
-    words = ["privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset"]
+    words = [
+        "privacy.rounds.epsilon=8",
+        "privacy.noise_key=k",
+        "client.opt_state=reset",
+        "client.engine=loop",
+    ]
     words += ["federation.cohort_size=6", "adapt.init=zero"]
     config = config_for(mnist_root, tmp_path, *words)
     expected = run_experiment(config, "smoke", Watching())

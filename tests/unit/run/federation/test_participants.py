@@ -15,7 +15,7 @@ from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.privacy.noise import SecretNoise, key_of
 
 LARGE = ("partition=independent", "partition.client_size=40", "federation.num_clients=100000")
-PRIVATE = ("client.opt_state=reset", "privacy.rounds.epsilon=8")
+PRIVATE = ("client.opt_state=reset", "client.engine=loop", "privacy.rounds.epsilon=8")
 
 
 def config_for(*words: str) -> Config:

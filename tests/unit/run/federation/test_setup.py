@@ -36,7 +36,7 @@ def test_four_test_images_are_enough(mnist_root: Path) -> None:
         ["method=shared_rep", "method.phases=alternate"],
         ["method=fedavg_ft", "partition.style=tint", "adapt.guidance=[1,2]"],
         ["privacy.adapt.epsilon=8"],
-        ["privacy.rounds.epsilon=8", "client.opt_state=reset"],
+        ["privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"],
     ],
 )
 def test_setups_of_one_key_read_the_same_settings(

