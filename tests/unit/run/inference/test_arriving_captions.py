@@ -116,7 +116,7 @@ def test_images_behind_links_arrive(run: SavedRun, folder: Path, tmp_path: Path)
     found = load_arrival(run, str(tmp_path / "arriving"), ["image"])
     assert (len(found.images), found.mixture) == (8, np.ones(1))
     (folder / "back").symlink_to(tmp_path / "arriving")
-    with pytest.raises(DataError, match="a link to a folder around it"):
+    with pytest.raises(DataError, match="a link to one around it"):
         load_arrival(run, str(tmp_path / "arriving"))
 
 
