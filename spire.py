@@ -227,7 +227,7 @@ def write_images(
     """
     from pipeline.data.arrays import write_folder
 
-    return write_folder(Path(_file(folder)), images, labels, clients, captions)
+    return write_folder(_file(folder), images, labels, clients, captions)
 
 
 def register_method(method: "Method", version: str = "0") -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,6 @@ from warm_process import hearth
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.datasets import describe
 from pipeline.data.fetch import fetch
-from pipeline.data.font_store import write_drawn
-from pipeline.data.formats import Part
 from pipeline.data.glyphs import draw_fonts
 from pipeline.tracking.tracker import check_store
 
@@ -110,16 +109,10 @@ def fonts_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import matplotlib
 
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    files = [
-        Part(f"{name}.ttf", np.frombuffer((folder / f"{file}.ttf").read_bytes(), np.uint8))
-        for name, file in FONTS.items()
-    ]
+    files = {name: (folder / f"{file}.ttf").read_bytes() for name, file in FONTS.items()}
     root = tmp_path_factory.mktemp("fonts_root")
-    (root / "fonts").mkdir()
-    arrays = draw_fonts(files)
-    for name, array in arrays.items():
-        np.save(root / "fonts" / f"{name}.npy", array)
-    write_drawn(root / "fonts", arrays)
+    arrays: dict[str, Any] = draw_fonts(files)
+    np.savez(root / "fonts.npz", **arrays)
     return root
 
 

@@ -1,4 +1,4 @@
-"""A table of the data sets with known content: shapes, class names, hashes of their arrays.
+"""The public data sets: shapes, class names, and the hashes that decide what they are.
 
 Of the fonts the files have a known hash. `pipeline.data.glyphs` draws them, and its pixels depend
 on the version of FreeType.
@@ -7,27 +7,24 @@ on the version of FreeType.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.config.data import check_dataset
 from pipeline.data.glyphs import CHARACTERS, NUM_ARRIVING, SIZES
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set with known content; `sha256` has one hash per original file of each array."""
+    """A data set with known content."""
 
-    name: str
-    layout: str  # of the original files: "idx", "cifar" or "fonts"
     image_shape: tuple[int, int, int]  # (C, H, W)
     counts: Mapping[str, int]  # split -> number of images
     class_names: tuple[str, ...]
-    sha256: Mapping[str, tuple[str, ...]] = field(repr=False)  # "train_images" -> a hash per part
+    sha256: Mapping[str, tuple[str, ...]] = field(
+        repr=False
+    )  # array -> hashes of equal parts of it
 
 
-# Hashes of the decoded arrays as they are stored, labels as little-endian int64. CIFAR-10 comes
-# as five training files, so it has five hashes, and a wrong file can be named.
+# Hashes of the decoded arrays, labels as little-endian int64. CIFAR-10's training split is
+# published in five files, each of which has its own.
 _MNIST = DatasetSpec(
-    "mnist",
-    "idx",
     (1, 28, 28),
     {"train": 60000, "test": 10000},
     tuple("0123456789"),
@@ -39,8 +36,6 @@ _MNIST = DatasetSpec(
     },
 )
 _FASHION = DatasetSpec(
-    "fashion_mnist",
-    "idx",
     (1, 28, 28),
     {"train": 60000, "test": 10000},
     (
@@ -63,8 +58,6 @@ _FASHION = DatasetSpec(
     },
 )
 _CIFAR10 = DatasetSpec(
-    "cifar10",
-    "cifar",
     (3, 32, 32),
     {"train": 50000, "test": 10000},
     ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -89,8 +82,6 @@ _CIFAR10 = DatasetSpec(
 )
 # `files`: the font files of Debian's package. `drawn`: their glyphs and names with FreeType 2.14.3.
 _FONTS = DatasetSpec(
-    "fonts",
-    "fonts",
     (1, max(SIZES), max(SIZES)),
     {"train": 320 * len(CHARACTERS), "test": NUM_ARRIVING * len(CHARACTERS)},
     tuple(CHARACTERS),
@@ -99,15 +90,9 @@ _FONTS = DatasetSpec(
         "drawn": ("a450c9a45e0adfc617ae2c9825732b302808edf294ac56db5efd52eb554a3090",),
     },
 )
-SPECS: Mapping[str, DatasetSpec] = {s.name: s for s in (_MNIST, _FASHION, _CIFAR10, _FONTS)}
-
-
-def dataset_spec(name: str | DatasetSpec) -> DatasetSpec:
-    """Return the spec of a data set by its name; a spec is returned unchanged.
-
-    Raises ConfigError for an unknown name.
-    """
-    if isinstance(name, DatasetSpec):
-        return name
-    check_dataset(name)
-    return SPECS[name]
+SPECS: Mapping[str, DatasetSpec] = {
+    "mnist": _MNIST,
+    "fashion_mnist": _FASHION,
+    "cifar10": _CIFAR10,
+    "fonts": _FONTS,
+}

@@ -1,14 +1,15 @@
 """Data sets in memory, loaded from the store or from a folder of images, and verified.
 
-A stored data set is a folder `<root>/<name>/` with four arrays, `train_images.npy`,
-`train_labels.npy`, `test_images.npy` and `test_labels.npy`, which `pipeline.data.fetch` puts there.
-Images are (N, C, H, W) uint8 at their original size, labels (N,) int64. The fonts are stored as
-`pipeline.data.font_store` says.
+A stored data set is a file `<root>/<name>.npz`, which `pipeline.data.fetch` writes. It has the
+arrays `train_images`, `train_labels`, `test_images` and `test_labels`: images (N, C, H, W) uint8 at
+their original size, labels (N,) int64. Of the fonts it has what `draw_fonts` draws.
 """
 
+import fnmatch
 import json
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,32 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.data import DataConfig, is_outside
-from pipeline.data.catalog import DatasetSpec, dataset_spec
-from pipeline.data.channels import in_channels
-from pipeline.data.client_folder import FolderImages, load_client_folders, load_listed
-from pipeline.data.font_store import SIZES, load_fonts
-from pipeline.data.glyphs import CHARACTERS, arriving, caption_of
+from pipeline.data.catalog import SPECS
+from pipeline.data.glyphs import CHARACTERS, SIZES, arriving, caption_of
 from pipeline.data.hashes import combined, sha256_of
-from pipeline.data.image_folder import load_folder
-from pipeline.data.outside import OutsideImages, load_outside
-from pipeline.files.damage import DAMAGE
+from pipeline.data.image_folder import (
+    NO_CLASS,
+    SPLITS,
+    class_rows,
+    client_rows,
+    decoded,
+    image_base,
+    in_channels,
+    listed_rows,
+)
+from pipeline.data.outside import load_outside
 from pipeline.files.paths import base_folder, lasting
 from spire_core.errors import ConfigError, DataError, SplitError
+from spire_core.network.words import composed, words_of
 from spire_core.partition.natural import NaturalClients
-
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """One split of a data set, or all of it, with the SHA-256 of its content.
 
-    images (N, C, H, W) uint8, those of a stored data set read-only and mapped from disk; labels
-    (N,) int64. `captions` (N) and the clients that exist are None where the data have none.
+    images (N, C, H, W) uint8; labels (N,) int64. `captions` (N) and the clients that exist are None
+    where the data have none.
     """
 
     name: str
@@ -57,39 +62,34 @@ def store_root(root: str | Path | None = None) -> Path:
     return lasting(given, name) if given else base_folder() / "data"
 
 
-def mismatch(spec: DatasetSpec, array_name: str, part: int, array: np.ndarray) -> str | None:
-    """Return the fault of one part of an array such as "train_images", or None if it is right."""
-    split, kind = array_name.split("_")
-    hashes = spec.sha256[array_name]
-    size = spec.counts[split] // len(hashes)
-    shape, dtype = ((size, *spec.image_shape), "uint8") if kind == "images" else ((size,), "int64")
-    want = f"{dtype}{list(shape)} with SHA-256 {hashes[part]}"
-    got = f"{array.dtype}{list(array.shape)} with SHA-256 {sha256_of(array)}"
-    return None if got == want else f"expected {want}, got {got}"
+def stored_file(name: str, root: Path) -> Path:
+    """Return the file of a public data set, stored or not."""
+    return root / f"{name}.npz"
 
 
 def load(config: DataConfig, split: str) -> ImageData:
     """Return one split ("train" or "test") of the configured data set, at its stored size.
 
     A model sees `resized(data.images, config.image_size)`. Raises DataError when the data set was
-    not fetched, is damaged, or is not a folder of images.
+    not fetched, is damaged, or is not a folder of images, SplitError if the split is empty.
     """
-    if split not in SPLITS:
-        raise DataError(f"expected the split train or test, got {split!r}")
     if is_outside(config.name):
-        found = load_outside(config.name, split, config.path)
-        return replace(_of_package(config.name, found, split), clients=None)
+        return replace(_of_package(config, split), clients=None)
     if config.name != "folder":
         return load_stored(config.name, store_root(config.root), split, config.image_size)
-    path, size = _folder(config)
     if config.metadata is not None:
-        found = _listed(config, config.metadata)
-        is_test = found.clients.is_test
-        no_test = np.zeros(len(found.labels), dtype=bool)
-        held_out = no_test if is_test is None else is_test
-        return _of_split(_with_clients(config, found), held_out, split)
-    images, labels, class_names = load_folder(path, split, size)
-    images = in_channels(images, config.channels)
+        data = _own_images(config)
+        assert data.clients is not None
+        is_test = data.clients.is_test
+        nothing = np.zeros(len(data.labels), dtype=bool)
+        return _of_split(data, nothing if is_test is None else is_test, split)
+    base, size = _folder(config)
+    rows = class_rows(base)
+    class_names, labels = _numbered(row.class_name for row in rows)
+    chosen = np.flatnonzero([row.split == split for row in rows])
+    _require_some(chosen, split, base)
+    images = np.stack([decoded(base / rows[i].path, size) for i in chosen])
+    images, labels = in_channels(images, config.channels), labels[chosen]
     sha256 = combined(sha256_of(images), sha256_of(labels))
     return ImageData("folder", images, labels, class_names, sha256, split)
 
@@ -99,152 +99,196 @@ def load_clients(config: DataConfig) -> ImageData:
 
     Raises ConfigError for a data set without clients, DataError as `load` does.
     """
+    if config.name == "folder":
+        return _own_images(config)
     if config.name == "fonts":
-        return _all_fonts(dataset_spec("fonts"), store_root(config.root), config.image_size)[0]
-    if is_outside(config.name):
-        data = _of_package(config.name, load_outside(config.name, "train", config.path), "train")
-        if data.clients is None:
-            raise ConfigError(
-                f"expected owners of the images with partition=natural, got {config.name} without: "
-                "choose another partition"
-            )
-        return data
-    if config.name != "folder":
+        return _all_fonts(store_root(config.root), config.image_size)
+    data = _of_package(config, "train") if is_outside(config.name) else None
+    if data is None or data.clients is None:
         raise ConfigError(
-            f"expected data with clients of its own, fonts or folder, got {config.name}: choose "
-            "another data.name, or a partition that deals images out"
+            "expected data with clients of its own, such as fonts or folder, got "
+            f"{config.name}: choose another data.name, or a partition that deals images out"
         )
+    return data
+
+
+def load_stored(name: str, root: Path, split: str, image_size: int | None = None) -> ImageData:
+    """Return one split of a public data set, verified on every call (CIFAR-10: 0.3 s).
+
+    Fonts are drawn for some sizes; `image_size` chooses among them, and the test split has the
+    fonts that only new clients may be. Raises DataError when the data set was not fetched, or when
+    its file is damaged.
+    """
+    if name == "fonts":
+        data = _all_fonts(root, image_size)
+        assert data.clients is not None
+        assert data.clients.arrives is not None
+        return _of_split(data, data.clients.arrives[data.clients.owner], split)
+    spec = SPECS[name]
+    images, labels = _stored(name, root, (f"{split}_images", f"{split}_labels"))
+    sha256 = combined(*spec.sha256[f"{split}_images"], *spec.sha256[f"{split}_labels"])
+    return ImageData(name, images, labels, spec.class_names, sha256, split)
+
+
+def describe(name: str, root: str | Path | None = None) -> dict[str, Any]:
+    """Return the state of a public data set as plain values.
+
+    Keys: name, path, present, ok (the file is intact), problem (one sentence or None), train and
+    test (numbers of images, 0 unless they are intact), bytes (on disk).
+    """
+    path = stored_file(name, store_root(root))
+    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    problem = None
+    try:
+        counts = {split: len(load_stored(name, path.parent, split).labels) for split in SPLITS}
+    except DataError as error:
+        problem = str(error)
+    return {
+        "name": name,
+        "path": str(path),
+        "present": path.exists(),
+        "ok": problem is None,
+        "problem": problem,
+        **counts,
+        "bytes": path.stat().st_size if path.exists() else 0,
+    }
+
+
+def check_array(name: str, key: str, array: np.ndarray) -> None:
+    """Raise DataError if an array of a public data set, such as "train_images", is another one."""
+    hashes = SPECS[name].sha256.get(key)
+    if hashes is None:  # of glyphs, whose font files are compared before they are drawn
+        return
+    for part, want in zip(np.array_split(array, len(hashes)), hashes, strict=True):
+        if (got := sha256_of(part)) != want:
+            raise DataError(f"expected {key} of {name} with SHA-256 {want}, got {got}")
+
+
+def is_class(pattern: str, class_names: Sequence[str]) -> bool:
+    """Return whether an entry of `partition.hidden` is the name of a class.
+
+    Names that look the same are the same: they are compared in Unicode's composed form.
+    """
+    return composed(pattern) in map(composed, class_names)
+
+
+def fitting(
+    pattern: str, labels: np.ndarray, class_names: Sequence[str], captions: Sequence[str] | None
+) -> np.ndarray:
+    """Return which images (N,) are of the class of this name, or else have a caption that fits.
+
+    `labels` (N,) are positions in `class_names`, -1 for another class. Captions are compared by
+    their words, as a network with text reads them.
+    """
+    if is_class(pattern, class_names):
+        same = [i for i, name in enumerate(class_names) if composed(name) == composed(pattern)]
+        return np.isin(labels, same)
+    if captions is None:
+        return np.zeros(len(labels), dtype=bool)
+    wanted = " ".join(words_of(pattern))
+    kinds = {
+        text for text in set(captions) if fnmatch.fnmatchcase(" ".join(words_of(text)), wanted)
+    }
+    return np.array([caption in kinds for caption in captions], dtype=bool)
+
+
+def _of_package(config: DataConfig, split: str) -> ImageData:
+    found = load_outside(config.name, split, config.path)
+    return ImageData(
+        config.name,
+        found.images,
+        found.labels,
+        tuple(found.class_names),
+        found.sha256,
+        split,
+        None if found.captions is None else tuple(found.captions),
+        found.clients,
+    )
+
+
+def _folder(config: DataConfig) -> tuple[Path, int]:
+    assert config.path is not None  # as DataConfig checks
+    assert config.image_size is not None
+    return image_base(config.path), config.image_size
+
+
+def _own_images(config: DataConfig) -> ImageData:
+    """Return the user's own images with their clients; the hash is of all that is known of them."""
+    base, size = _folder(config)
     if config.metadata is None:
-        return _with_clients(config, load_client_folders(*_folder(config)))
-    return _with_clients(config, _listed(config, config.metadata))
-
-
-def _of_package(name: str, found: OutsideImages, split: str) -> ImageData:
-    captions = None if found.captions is None else tuple(found.captions)
-    names, more = tuple(found.class_names), (captions, found.clients)
-    return ImageData(name, found.images, found.labels, names, found.sha256, split, *more)
-
-
-def _listed(config: DataConfig, metadata: str) -> FolderImages:
-    path, size = _folder(config)
-    return load_listed(path, metadata, (config.clients, config.captions), size)
-
-
-def _folder(config: DataConfig) -> tuple[str, int]:
-    if config.path is None or config.image_size is None:
-        raise ConfigError("expected data.path and data.image_size with data.name=folder")
-    return config.path, config.image_size
-
-
-def _with_clients(config: DataConfig, found: FolderImages) -> ImageData:
-    """Return the user's own images with a hash of images, labels, captions and clients."""
-    clients, images = found.clients, in_channels(found.images, config.channels)
-    arrays = [images, found.labels, clients.owner]
-    arrays += [] if clients.is_test is None else [clients.is_test]
-    texts = json.dumps([clients.names, found.class_names, found.captions])
+        rows = client_rows(base)
+    else:
+        rows = listed_rows(base, config.metadata, config.clients, config.captions)
+    names, owner = _numbered(row.client for row in rows)
+    class_names, labels = _numbered(row.class_name or NO_CLASS for row in rows)
+    is_test = np.array([row.split == "test" for row in rows]) if rows[0].split else None
+    captions = tuple(row.caption for row in rows) if rows[0].caption else None
+    images = np.stack([decoded(base / row.path, size) for row in rows])
+    images = in_channels(images, config.channels)
+    arrays = [images, labels, owner, *([] if is_test is None else [is_test])]
+    texts = json.dumps([names, class_names, captions])
     sha256 = combined(*map(sha256_of, arrays), texts)
-    names, captions = found.class_names, found.captions
-    return ImageData("folder", images, found.labels, names, sha256, "all", captions, clients)
+    clients = NaturalClients(names, owner, is_test)
+    return ImageData("folder", images, labels, class_names, sha256, "all", captions, clients)
+
+
+def _numbered(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the distinct texts in order, and the position of each text among them."""
+    names, numbers = np.unique(list(texts), return_inverse=True)
+    return tuple(names.tolist()), numbers.astype(np.int64)
 
 
 def _of_split(data: ImageData, is_test: np.ndarray, split: str) -> ImageData:
     """Return the images of one split without their clients, by a mask (N,) of the test split."""
     chosen = np.flatnonzero(is_test == (split == "test"))
-    if len(chosen) == 0:
-        raise SplitError(f"expected images in the {split} split of {data.name}, got none: add some")
-    captions = None if data.captions is None else tuple(data.captions[i] for i in chosen)
+    _require_some(chosen, split, data.name)
     return replace(
         data,
         images=data.images[chosen],
         labels=data.labels[chosen],
         sha256=combined(data.sha256, split),
         split=split,
-        captions=captions,
+        captions=data.captions and tuple(data.captions[i] for i in chosen),
         clients=None,
     )
 
 
-def load_stored(
-    name: str | DatasetSpec, root: Path, split: str, image_size: int | None = None
-) -> ImageData:
-    """Return one split of a fetched data set, verified on every call (CIFAR-10: 0.1-0.2 s).
-
-    Fonts are drawn for some sizes; `image_size` chooses among them, and the test split has the
-    fonts that only new clients may be. Raises DataError when the data set was not fetched or when a
-    file is damaged, naming the file.
-    """
-    spec = dataset_spec(name)
-    if spec.layout == "fonts":
-        return _of_split(*_all_fonts(spec, root, image_size), split)
-    _require_stored(spec, root)
-    images, labels = (_stored_array(spec, root, f"{split}_{kind}") for kind in ("images", "labels"))
-    sha256 = combined(*spec.sha256[f"{split}_images"], *spec.sha256[f"{split}_labels"])
-    return ImageData(spec.name, images, labels, spec.class_names, sha256, split)
+def _require_some(chosen: np.ndarray, split: str, where: object) -> None:
+    if len(chosen) == 0:
+        raise SplitError(f"expected images in the {split} split of {where}, got none: add some")
 
 
-def stored_splits(spec: DatasetSpec, root: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each split's images (N, C, H, W), at every size that is stored; raises as they do."""
-    for size in SIZES if spec.layout == "fonts" else (None,):
-        for split in SPLITS:
-            yield split, load_stored(spec, root, split, size).images
-
-
-def _require_stored(spec: DatasetSpec, root: Path) -> None:
-    if not (root / spec.name).is_dir():
-        raise DataError(
-            f"expected the data set {spec.name} in {root / spec.name}, got nothing there: "
-            f"run `spire data fetch {spec.name}`"
-        )
-
-
-def _all_fonts(
-    spec: DatasetSpec, root: Path, image_size: int | None
-) -> tuple[ImageData, np.ndarray]:
-    """Return all fonts, each as one client, and which images belong to the test split (N,)."""
-    _require_stored(spec, root)
-    stored = load_fonts(root / spec.name, image_size)
-    captions = tuple(map(caption_of, CHARACTERS)) * len(stored.names)
-    fields = (stored.images, stored.labels, spec.class_names, stored.sha256, "all")
-    data = ImageData(spec.name, *fields, captions, stored.clients)
-    return data, arriving(stored.names)[stored.clients.owner]
-
-
-def _stored_array(spec: DatasetSpec, root: Path, array_name: str) -> np.ndarray:
-    path = root / spec.name / f"{array_name}.npy"
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        parts = np.array_split(array, len(spec.sha256[array_name]))
-        wrong = [mismatch(spec, array_name, i, part) for i, part in enumerate(parts)]
-        if not any(wrong):
-            return array
-        problem = next(filter(None, wrong))
-    except (*DAMAGE, OSError, MemoryError) as error:
-        problem = f"it cannot be read ({error})"
-    raise DataError(
-        f"the stored file {path} is damaged: {problem}: run `spire data fetch {spec.name}`"
+def _all_fonts(root: Path, image_size: int | None) -> ImageData:
+    """Return all fonts, each as one client, drawn at `image_size` or else at the largest size."""
+    names, *drawn = _stored("fonts", root, ("names", *(f"glyphs_{size}" for size in SIZES)))
+    glyphs = drawn[SIZES.index(image_size if image_size in SIZES else max(SIZES))]
+    fonts = tuple(names.tolist())
+    owner = np.repeat(np.arange(len(fonts)), len(CHARACTERS))
+    return ImageData(
+        "fonts",
+        glyphs.reshape(-1, 1, *glyphs.shape[2:]),
+        np.tile(np.arange(len(CHARACTERS)), len(fonts)),
+        SPECS["fonts"].class_names,
+        sha256_of(names, glyphs),
+        "all",
+        tuple(map(caption_of, CHARACTERS)) * len(fonts),
+        NaturalClients(fonts, owner, arrives=arriving(fonts)),
     )
 
 
-def describe(name: str | DatasetSpec, root: str | Path | None = None) -> dict[str, Any]:
-    """Return the state of a fetched data set as plain values.
+def _stored(name: str, root: Path, keys: Sequence[str]) -> list[np.ndarray]:
+    """Return arrays of a stored data set; DataError if they are not what was published.
 
-    Keys: name, path, present, ok (every array has its SHA-256), problem (one sentence or None),
-    train and test (numbers of intact images), bytes (on disk).
+    The file has a checksum of each array, which NumPy compares.
     """
-    spec, root = dataset_spec(name), store_root(root)
-    files = sorted((root / spec.name).glob("*.npy"))
-    counts, problem = {str(split): 0 for split in SPLITS}, None
+    path, again = stored_file(name, root), f"run `spire data fetch {name}`"
     try:
-        for split, images in stored_splits(spec, root):
-            counts[split] = len(images)
-    except DataError as error:
-        counts, problem = {str(split): 0 for split in SPLITS}, str(error)
-    return {
-        "name": spec.name,
-        "path": str(root / spec.name),
-        "present": (root / spec.name).is_dir(),
-        "ok": problem is None,
-        "problem": problem,
-        **counts,
-        "bytes": sum(file.stat().st_size for file in files),
-    }
+        with path.open("rb") as content, np.load(content) as file:
+            arrays = [file[key] for key in keys]
+        for key, array in zip(keys, arrays, strict=True):
+            check_array(name, key, array)
+    except FileNotFoundError as error:
+        raise DataError(f"expected the data set {name} in {path}, got nothing: {again}") from error
+    except (DataError, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"the stored file {path} is damaged: {error}: {again}") from error
+    return arrays

@@ -1,21 +1,18 @@
 """Fonts as clients: their glyphs, drawn by this code from the files of a font package.
 
 A font that draws at least `MIN_DISTINCT` of the 62 characters differently takes part. Pixels depend
-on the version of FreeType that Pillow brings, which hints outlines in its own way. The files have a
-known hash; drawn arrays have the hash that is stored with them, and `pipeline.data.catalog` has the
-hash of one version for comparison. F fonts, S pixels of a side.
+on the version of FreeType that Pillow brings, which hints outlines in its own way. Font files are
+given by the font's name. F fonts, S pixels of a side.
 """
 
 import hashlib
 import io
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
-
-from pipeline.data.formats import Part
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIZES = (16, 28)  # pixels of a side
@@ -36,42 +33,35 @@ def freetype_version() -> str:
     return features.version("freetype2") or "unknown"
 
 
-def files_hash(files: Sequence[Part]) -> str:
+def files_hash(files: Mapping[str, bytes]) -> str:
     """Return the SHA-256 of font files: of their names and bytes, in the order of the names."""
     digest = hashlib.sha256()
-    for part in sorted(files, key=font_name):
-        digest.update(f"{font_name(part)} {part.array.size}\n".encode())
-        digest.update(np.ascontiguousarray(part.array).data)
+    for name in sorted(files):
+        digest.update(f"{name} {len(files[name])}\n".encode())
+        digest.update(files[name])
     return digest.hexdigest()
 
 
-def font_name(part: Part) -> str:
-    """Return the name of a font: that of its file without the ending."""
-    return part.origin.replace(":", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-
-
-def draw_fonts(files: Sequence[Part]) -> dict[str, np.ndarray]:
+def draw_fonts(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
     """Return `names` (F,) and, for each size S, `glyphs_<S>` (F, 62, S, S) uint8, white on black.
 
     Files that are no fonts are left out, as are fonts with an empty glyph, with too few distinct
     ones, or with the glyphs of a font before them.
     """
     names, drawn, seen = [], {size: list[np.ndarray]() for size in SIZES}, set[bytes]()
-    for part in sorted(files, key=font_name):
-        glyphs = _glyphs(part.array.tobytes())
+    for name in sorted(files):
+        glyphs = _glyphs(files[name])
         if glyphs is None:
             continue
         largest = glyphs[max(SIZES)]
         if len({glyph.tobytes() for glyph in largest}) < MIN_DISTINCT or largest.tobytes() in seen:
             continue
         seen.add(largest.tobytes())
-        names.append(font_name(part))
+        names.append(name)
         for size in SIZES:
             drawn[size].append(glyphs[size])
-    shape = (0, len(CHARACTERS))
-    arrays = {
-        f"glyphs_{s}": np.array(drawn[s], np.uint8).reshape(-1, shape[1], s, s) for s in SIZES
-    }
+    shapes = {size: (-1, len(CHARACTERS), size, size) for size in SIZES}
+    arrays = {f"glyphs_{s}": np.array(drawn[s], np.uint8).reshape(shapes[s]) for s in SIZES}
     return {"names": np.array(names, dtype=np.str_)} | arrays
 
 

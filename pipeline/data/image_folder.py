@@ -1,204 +1,244 @@
-"""Reads the user's own images: a folder with one subfolder per class."""
+"""The user's own images: class folders, client folders, or a metadata file that lists images.
 
-import contextlib
+Each way of finding images gives rows, one per image. Files and folders whose names begin with a
+dot are left out, and links are followed.
+"""
+
 import hashlib
-import itertools
 import logging
 import math
 import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from pipeline.files.paths import expanded
-from spire_core.errors import DataError, SplitError
+from spire_core.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others start programs, as EPS does
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-UNREAD = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".jxl", ".apng", ".tga")
-UNREAD += (".psd", ".ico", ".svg", ".dng", ".pbm", ".pnm")  # of other files that hold images
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
-MAX_PIXELS = 64_000_000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = ("train", "test")
+OTHER_SPLITS = ("training", "val", "valid", "validation", "testing")
+NO_CLASS = "image"  # the class of clients' images without one
 TRANSPARENT = ("RGBA", "LA", "PA")  # modes of Pillow with an opacity per pixel
-DEEP_MODE = re.compile(r";16[BLN]")  # a raw mode of Pillow that drops 8 of 16 bits
 _log = logging.getLogger(__name__)
 
 
-def load_folder(
-    path: str | Path, split: str, image_size: int
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Return images, labels and class names of a folder with one subfolder per class.
+class Row(NamedTuple):
+    """One image: its path below the folder, and what else is known; "" is unknown."""
 
-    Images are (N, 3, image_size, image_size) uint8 in RGB, labels (N,) int64. Subfolders `train`
-    and `test` are the two splits. Without them a fifth of each class is the test split, and at
-    least one image where a class has two. Hashes of the names decide which, so that the split is
-    the same everywhere. Raises DataError for a missing folder, no classes, an empty split, or a
-    file that is no image.
-    """
+    path: str
+    class_name: str = ""
+    client: str = ""
+    caption: str = ""
+    split: str = ""
+
+
+def image_base(path: str | Path) -> Path:
+    """Return the folder of `data.path`; DataError if there is none."""
     base = expanded(path, "data.path").resolve()
-    require_text("data.path", base)
-    if (base / "train").is_dir() and (base / "test").is_dir():
-        _check_same_classes(base)
-        warn_beside_splits(base)
-        classes, samples = _image_files(base / split)
-    else:
-        _check_no_splits(base)
-        classes, samples = _image_files(base)
-        samples = _own_split(base, samples, split)
-    if not samples:
-        raise SplitError(f"expected images in the {split} split in {base}, got none: add some")
-    images = np.stack([decoded(file, image_size) for file, _ in samples])
-    labels = np.array([label for _, label in samples], dtype=np.int64)
-    return images, labels, tuple(classes)
-
-
-def _check_same_classes(base: Path) -> None:
-    """Raise DataError if a class has a folder in `train` or in `test` alone."""
-    found = (_subfolders(base / split) for split in ("train", "test"))
-    train, test = ({top.name for top in tops} for tops in found)
-    if alone := sorted(train ^ test):
-        has, lacks = ("train", "test") if alone[0] in train else ("test", "train")
+    if not base.is_dir():
         raise DataError(
-            f"expected the same class folders in train and test of {base}, got {alone[0]!r} in "
-            f"{has} alone: add images of it to {lacks}, or remove it"
+            f"expected a folder of images in data.path, got {base}: there is no such folder"
         )
+    return base
 
 
-def _check_no_splits(base: Path) -> None:
-    """Raise DataError for folders of other splits than these two: each would be a class."""
-    tops = _subfolders(base)
-    if tops and all(top.name.lower() in SPLITS for top in tops) and any(map(_subfolders, tops)):
-        names = ", ".join(top.name for top in tops)
-        raise DataError(
-            f"expected class folders, or train and test with class folders, in {base}, got "
-            f"{names}: name them train and test, or one of them in data.path"
-        )
+def class_rows(base: Path) -> list[Row]:
+    """Return the images of a folder with one subfolder per class, each in a split.
 
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-
-
-def _image_files(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    """Return the class names, and the files with their class numbers."""
-    found = images_by_subfolder(folder, "class")
-    return list(found), [(file, label) for label, own in enumerate(found.values()) for file in own]
-
-
-def images_by_subfolder(folder: Path, kind: str) -> dict[str, list[Path]]:
-    """Return the images below each subfolder of a folder by its name, all in order.
-
-    `kind`: what a subfolder is, for messages. Raises the errors of `files_below`, and DataError
-    unless there are subfolders, each with images and with a name in UTF-8. Logs a warning of images
-    that are left out.
+    Subfolders `train` and `test` are the two splits. Without them a fifth of each class is the
+    test split, and at least one image where a class has two. Hashes of the paths decide which, so
+    that the split is the same everywhere.
     """
-    files = files_below(folder) if folder.is_dir() else []
-    tops = _subfolders(folder)
+
+    def hashed_path(row: Row) -> bytes:
+        return hashlib.sha256(os.fsencode(row.path)).digest()
+
+    rows = []
+    if has_splits(base):
+        for split in SPLITS:
+            for class_name, paths in _paths_by_top(base, split, "class").items():
+                rows += [Row(path, class_name, split=split) for path in paths]
+        return rows
+    for class_name, paths in _paths_by_top(base, "", "class").items():
+        own = [Row(path, class_name) for path in paths]
+        num_test = min(len(own) - 1, math.ceil(len(own) / 5))
+        test = set(sorted(own, key=hashed_path)[:num_test])
+        rows += [row._replace(split="test" if row in test else "train") for row in own]
+    return rows
+
+
+def client_rows(base: Path) -> list[Row]:
+    """Return the images of a folder with one subfolder per client, and in it perhaps one per class.
+
+    Subfolders `train` and `test` hold the clients of the two splits.
+    """
+    rows = []
+    for split in SPLITS if has_splits(base) else ("",):
+        for client, paths in _paths_by_top(base, split, "client").items():
+            for path in paths:
+                above = Path(path).relative_to(Path(split, client)).parts[:-1]
+                rows.append(Row(path, above[0] if above else NO_CLASS, client, split=split))
+    return rows
+
+
+def listed_rows(
+    base: Path, metadata: str, client: str, caption: str, is_arriving: bool = False
+) -> list[Row]:
+    """Return the rows of a metadata file in a folder, in its order.
+
+    `client` and `caption`: the names of their columns. A file of a client that arrives needs no
+    clients, and its splits are not read. Raises DataError for a file that cannot be read, a missing
+    column, and rows that are incomplete or repeat an image.
+    """
+    file = base / metadata
+    table = _table(file)
+    needed = {"path"} if is_arriving else {"path", client}
+    for column in needed | ({caption} - {"caption"}):  # a caption's column that the user named
+        if column not in table:
+            raise DataError(
+                f"expected a column {column!r} in {file}, got {', '.join(table)}: add it, or name "
+                "the columns in data.clients and data.captions"
+            )
+
+    def texts(column: str) -> list[str]:
+        if column not in table:
+            return [""] * len(table)
+        return table[column].astype("string").fillna("").str.strip().tolist()
+
+    columns = ("path", "class", client, caption, "" if is_arriving else "split")
+    rows = [Row(*cells) for cells in zip(*map(texts, columns), strict=True)]
+    for at, column in enumerate(columns):
+        missing = [i for i, row in enumerate(rows, 1) if not row[at]]
+        if missing and (column in needed or len(missing) < len(rows)):
+            raise DataError(
+                f"expected a {column} in every row of {file}, got none in row {missing[0]}: add it"
+            )
+    path, num_rows = Counter(row.path for row in rows).most_common(1)[0]
+    if num_rows > 1:
+        raise DataError(f"expected one row of {path} in {file}, got {num_rows}: remove the others")
+    if others := {row.split for row in rows} - {"", *SPLITS}:
+        raise DataError(f"expected a split train or test in {file}, got {min(others)}: correct it")
+    return rows
+
+
+def _table(file: Path) -> "pd.DataFrame":
+    """Return the rows of a CSV, JSON lines or Parquet file; DataError if there are none."""
+    import pandas as pd  # takes a second
+
+    suffix = file.suffix.lower()
+    if suffix not in (".csv", ".jsonl", ".parquet"):
+        raise DataError(f"expected .csv, .jsonl or .parquet, got {file.name}: convert it")
+    try:
+        if suffix == ".csv":  # a text such as NA stays one; commas at the ends of lines are dropped
+            plain: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
+            table = pd.read_csv(file, encoding="utf-8-sig", **plain)
+        elif suffix == ".jsonl":
+            plain = {"dtype": False}
+            table = pd.read_json(file, lines=True, encoding="utf-8-sig", **plain)
+        else:
+            table = pd.read_parquet(file)
+    except FileNotFoundError as error:
+        raise DataError(f"expected data.metadata in data.path, got no {file}: name it") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"expected rows in {file}, got {first_line(error)}: mend it") from error
+    if table.empty:
+        raise DataError(f"expected rows in {file}, got none: list the images")
+    return table
+
+
+def has_splits(base: Path) -> bool:
+    """Return whether a folder has the subfolders `train` and `test`."""
+    return all((base / split).is_dir() for split in SPLITS)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images below a folder in order; logs a warning of other files.
+
+    DataError for a folder that cannot be listed, and for a link to a folder around it.
+    """
+    images, others = list[Path](), Counter[str]()
+    for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        here = Path(root)
+        if here.resolve() in [parent.resolve() for parent in here.parents]:
+            raise DataError(f"expected folders, got {here}, a link to one around it: remove it")
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (here / name for name in names if not name.startswith(".")):
+            if file.suffix.lower() in SUFFIXES:
+                images.append(file)
+            else:
+                others[file.suffix] += 1
+    if others:
+        counts = ", ".join(f"{others[suffix]} {suffix}" for suffix in sorted(others))
+        _log.warning("files in %s that are not read as images: %s", folder, counts)
+    return sorted(images)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"expected a folder that can be read, got {error.filename} ({error.strerror}): see to it"
+    ) from error
+
+
+def _paths_by_top(base: Path, split: str, kind: str) -> dict[str, list[str]]:
+    """Return the images below each subfolder of a split's folder, all as paths below the base.
+
+    `kind`: what a subfolder is, for messages. DataError unless each subfolder has images.
+    """
+    folder = base / split
+    tops = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     if not tops:
         raise DataError(
-            f"expected a folder with one subfolder of images per {kind}, got {folder}: "
-            f"{_folder_advice(folder, files, kind)}"
+            f"expected a subfolder of images per {kind} in {folder}, got none: put images of each "
+            f"{kind} into a subfolder"
         )
-    found: dict[str, list[Path]] = {top.name: [] for top in tops}
-    for file in files:
-        if file.suffix.lower() in SUFFIXES and file.parent != folder:
-            found[file.relative_to(folder).parts[0]].append(file)
-    for top in tops:
-        require_text(f"the name of a {kind} folder", top)
-        if not found[top.name]:
-            raise DataError(f"expected images in {top}, got none: add some, or remove it")
-    _warn_of_left_out(folder, files, f"the {kind} folders")
-    return found
-
-
-def warn_beside_splits(base: Path) -> None:
-    """Log a warning of the images in a folder itself, whose `train` and `test` have the others."""
-    files = [file for file in base.glob("[!.]*") if file.is_file()]
-    _warn_of_left_out(base, files, "train and test")
-
-
-def _warn_of_left_out(folder: Path, files: Sequence[Path], places: str) -> None:
-    """Log one warning of the images among a folder's files that are not read.
-
-    They are of other formats, or lie in the folder itself, beside `places`.
-    """
-    suffixes = Counter(file.suffix.lower() for file in files)
-    unread = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in UNREAD if suffixes[suffix])
-    loose = sum(file.parent == folder and file.suffix.lower() in SUFFIXES for file in files)
-    left_out = [f"{unread} (save them as .png)"] if unread else []
-    left_out += [f"{loose} beside {places} (move them there)"] if loose else []
-    if left_out:
-        _log.warning("images in %s are left out: %s", folder, ", ".join(left_out))
-
-
-def _folder_advice(folder: Path, files: Sequence[Path], kind: str) -> str:
-    """Return what to do about a folder without subfolders, of which these are the files."""
-    if not folder.exists():
-        return "there is no such folder, so name another in data.path"
-    if not folder.is_dir():
-        return "it is a file, so name a folder in data.path"
-    if any(file.suffix.lower() in SUFFIXES for file in files):
-        return "put the images that lie in it into a subfolder"
-    return f"put images of each {kind} into a subfolder of it"
-
-
-def files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """Return all files below a folder in order, those behind links too, hidden ones not.
-
-    `above`: the folders on the way. Raises DataError for a folder that cannot be listed, and if a
-    link leads to a folder around it, directly or by way of other links, where no walk would end.
-    """
-    here, found = folder.resolve(), []
-    if any(parent.is_relative_to(here) for parent in above):
+    if {top.name.lower() for top in tops} <= {*SPLITS, *OTHER_SPLITS}:
         raise DataError(
-            f"expected folders of images, got {folder}, a link to a folder around it: remove it"
+            f"expected a subfolder per {kind} in {folder}, or train and test with these, got "
+            f"{', '.join(top.name for top in tops)}: name them train and test, or one of them in "
+            "data.path"
         )
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise DataError(
-            f"expected a folder that can be read, got {folder} ({error.strerror}): see to it"
-        ) from error
-    for path in (folder / name for name in names if not name.startswith(".")):
-        found += files_below(path, (*above, here)) if path.is_dir() else [path]
+    found: dict[str, list[str]] = {top.name: [] for top in tops}
+    images = images_below(folder)
+    for image in images:
+        if image.parent != folder:
+            top = image.relative_to(folder).parts[0]
+            found[top].append(image.relative_to(base).as_posix())
+    for top, paths in found.items():
+        if not paths:
+            raise DataError(f"expected images in {folder / top}, got none: add some, or remove it")
+    if num_loose := sum(image.parent == folder for image in images):
+        _log.warning("%d images beside the %s folders of %s are left out", num_loose, kind, folder)
     return found
-
-
-def require_text(what: str, path: Path) -> None:
-    """Raise DataError for a path that is not UTF-8, which no record and no figure can hold."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"expected {what} in UTF-8, got {os.fsencode(path)!r}: rename it"
-        ) from error
-
-
-def _own_split(base: Path, samples: list[tuple[Path, int]], split: str) -> list[tuple[Path, int]]:
-    """Return the files of a split of a folder without `train` and `test`."""
-
-    def hashed_name(sample: tuple[Path, int]) -> bytes:
-        return hashlib.sha256(os.fsencode(sample[0].relative_to(base).as_posix())).digest()
-
-    chosen = []
-    for _, of_class in itertools.groupby(samples, key=lambda sample: sample[1]):
-        own = sorted(of_class, key=hashed_name)
-        num_test = min(len(own) - 1, math.ceil(len(own) / 5))
-        chosen += sorted(own[:num_test] if split == "test" else own[num_test:])
-    return chosen
 
 
 def decoded(file: Path, size: int) -> np.ndarray:
     """Return the central square of an image as (3, size, size) uint8 in RGB."""
-    with opened_image(file) as image:
-        square = ImageOps.fit(upright_rgb(image), (size, size), Image.Resampling.BILINEAR)
+    square = ImageOps.fit(opened_rgb(file), (size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def opened_rgb(file: Path) -> Image.Image:
+    """Return an image as `upright_rgb` does; DataError if it has more than 8 bits per channel, or
+    cannot be decoded.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            # Of 16 bits per channel, Pillow drops 8 where the raw mode ends in ;16B, L or N.
+            is_deep = image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile))
+            if not is_deep:
+                return upright_rgb(image)
+    except Exception as error:  # a wrong file can raise anything
+        raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
+    raise DataError(f"expected 8 bits per channel, got more in {file}: convert it")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -213,38 +253,16 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-@contextlib.contextmanager
-def opened_image(file: Path) -> Iterator[Image.Image]:
-    """Yield an image of 8 bits per channel; DataError if the file is none, or cannot be decoded."""
-    if file.exists() and not file.is_file():  # to open a named pipe would block for ever
-        raise DataError(f"expected an image, got {file}, which is no regular file: remove it")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an oddity is an error, or does not matter
-            with Image.open(file, formats=FORMATS) as image:
-                if _is_deep(image):
-                    raise DataError(f"expected 8 bits per channel, got more in {file}: convert it")
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(
-                        f"expected an image of at most {MAX_PIXELS} pixels, got {image.width} x "
-                        f"{image.height} in {file}: make it smaller"
-                    )
-                yield image
-    except DataError:
-        raise
-    except Exception as error:  # a wrong file can raise anything
-        raise DataError(f"expected an image, got {file} ({error}): remove or mend it") from error
+def in_channels(images: np.ndarray, channels: int | str) -> np.ndarray:
+    """Return RGB images (N, 3, S, S) uint8 as (N, C, S, S) with C of `data.channels`.
 
-
-def _is_deep(image: Image.Image) -> bool:
-    """Return whether a file has more than 8 bits per channel, also if Pillow drops the others."""
-    if image.mode[0] in "IF":
-        return True
-    if isinstance(image, TiffImageFile) and max(np.ravel(image.tag_v2.get(BITSPERSAMPLE, 8))) > 8:
-        return True
-    for tile in getattr(image, "tile", ()):
-        if DEEP_MODE.search(str(tile.args)):
-            return True
-        if image.format == "PPM" and isinstance(tile.args, tuple) and tile.args[-1] > 255:
-            return True
-    return False
+    "auto" takes one channel if no image has a colour. One channel is Pillow's luma, so that grey
+    images keep their values.
+    """
+    if channels == "auto":
+        is_grey = all((images[:, 0] == images[:, i]).all() for i in (1, 2))
+        channels = 1 if is_grey else 3
+    if channels == 3:
+        return images
+    grey = (Image.fromarray(rgb.transpose(1, 2, 0)).convert("L") for rgb in images)
+    return np.stack([np.asarray(image)[None] for image in grey])

@@ -5,15 +5,14 @@ The entry point `spire.datasets` names a function `load(split, path)`. `split` i
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipeline.config.data import OTHER_DATASETS
 from pipeline.data.hashes import combined, sha256_of
-from spire_core.errors import DataError, SpireError
+from spire_core.errors import DataError
 from spire_core.network.words import are_captions
 from spire_core.partition.natural import NaturalClients
 
@@ -23,7 +22,8 @@ class OutsideImages:
     """One split: images (N, C, S, S) uint8 with C of 1 or 3, and their classes (N,).
 
     `labels` are positions in `class_names`. `captions` (N) say what images show, `owners` (N) which
-    client holds them; both are optional.
+    client holds them; both are optional. Lists and arrays are taken, and DataError raised for
+    what does not fit.
     """
 
     images: np.ndarray
@@ -32,12 +32,46 @@ class OutsideImages:
     captions: Sequence[str] | None = None
     owners: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        num_images, shape, names = len(images), images.shape, self.class_names
+        _require(
+            images.dtype == np.uint8 and images.ndim == 4 and num_images > 0,
+            "images uint8 (N, C, S, S)",
+            f"{images.dtype} {shape}",
+        )
+        _require(shape[1] in (1, 3) and shape[2] == shape[3], "1 or 3 square channels", str(shape))
+        _require(are_captions(names), "class_names as a list of texts", repr(names))
+        _require(
+            labels.shape == (num_images,) and set(labels.tolist()) <= set(range(len(names))),
+            f"{num_images} labels that are positions in {len(names)} class_names",
+            f"{labels.shape} of {np.unique(labels)}",
+        )
+        captions, owners = self.captions, self.owners
+        if captions is not None:
+            is_met = are_captions(captions) and len(captions) == num_images
+            _require(is_met, f"captions as a list of {num_images} texts", repr(captions))
+            captions = tuple(captions)
+        if owners is not None:
+            found = np.asarray(owners)
+            is_met = found.dtype.kind in "iuU" and found.shape == (num_images,)
+            _require(is_met, f"owners as a list of {num_images} texts", repr(owners))
+            owners = tuple(found.tolist())
+        plain = {
+            "images": images,
+            "labels": labels.astype(np.int64),
+            "class_names": tuple(names),
+            "captions": captions,
+            "owners": owners,
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)  # of a frozen record
+
     @property
     def sha256(self) -> str:
         """The SHA-256 of all of it."""
-        texts = [list(self.class_names), self.captions and list(self.captions)]
-        arrays = map(sha256_of, (self.images, self.labels))
-        return combined(*arrays, json.dumps([*texts, self.owners and list(self.owners)]))
+        texts = json.dumps([self.class_names, self.captions, self.owners])
+        return combined(sha256_of(self.images), sha256_of(self.labels), texts)
 
     @property
     def clients(self) -> NaturalClients | None:
@@ -48,76 +82,16 @@ class OutsideImages:
         return NaturalClients(tuple(names.tolist()), owner.astype(np.int64))
 
 
-def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
-    """Return a split of a package's data set, its labels as int64.
+def _require(is_met: bool, expected: str, got: str) -> None:
+    if not is_met:
+        raise DataError(f"expected {expected}, got {got:.80}: docs/extending.md has an example")
 
-    DataError if the package's function fails, or returns something else.
-    """
+
+def load_outside(name: str, split: str, path: str | None) -> OutsideImages:
+    """Return a split of a package's data set; DataError if its function returns something else."""
     plugin = OTHER_DATASETS.find(name)
     if plugin is None:
         raise DataError(f"expected the package of the data set {name}, got none here: install it")
-    try:
-        found = plugin.value(split, path)
-        fault = _fault(found)
-    except SpireError:
-        raise
-    except Exception as error:  # a stranger's code can raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"expected images of the data set {name} ({split}), got {reason}: mend its function"
-        ) from error
-    if fault is not None:
-        expected, got = fault
-        raise DataError(
-            f"expected {expected} of the data set {name} ({split}), got {got}: docs/extending.md "
-            "has an example"
-        )
-    images, labels = np.asarray(found.images), np.asarray(found.labels, dtype=np.int64)
-    captions = None if found.captions is None else tuple(found.captions)
-    owners = None if found.owners is None else tuple(map(_plain, found.owners))
-    return OutsideImages(images, labels, tuple(found.class_names), captions, owners)
-
-
-def _plain(owner: Any) -> Any:
-    """Return an owner, a text or a whole number, as Python's own."""
-    return owner.item() if isinstance(owner, np.generic) else owner
-
-
-def _are_owners(values: object) -> bool:
-    """Return whether values are a list of texts or of whole numbers."""
-    if isinstance(values, str | bytes) or not isinstance(values, Collection):
-        return False
-    return all(isinstance(value, str | int | np.integer) for value in values)
-
-
-def _fault(found: object) -> tuple[str, str] | None:
-    """Return what was expected of a function's result and what came, None if it is right."""
-    if not isinstance(found, OutsideImages):
-        return "an OutsideImages", type(found).__name__
-    images, labels = np.asarray(found.images), np.asarray(found.labels)
-    shape = f"{images.dtype} {images.shape}"
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        return "images uint8 (N, 1 or 3, S, S)", shape
-    if images.shape[2] != images.shape[3] or not len(images):
-        return "square images, at least one,", shape
-    if not are_captions(found.class_names):
-        return "class_names as a list of texts", f"{found.class_names!r:.80}"
-    positions = "labels (N,) that are positions in class_names"
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        return positions, f"{labels.dtype} {labels.shape} with {len(images)} images"
-    if labels.min() < 0 or labels.max() >= len(found.class_names):
-        return positions, f"{labels.min()}..{labels.max()} with {len(found.class_names)} names"
-    return _texts_fault(found, len(images))
-
-
-def _texts_fault(found: OutsideImages, num_images: int) -> tuple[str, str] | None:
-    """Return the same of the captions and the owners."""
-    if found.captions is not None and not are_captions(found.captions):
-        return "captions as a list of texts", f"{found.captions!r:.80}"
-    if found.owners is not None and not _are_owners(found.owners):
-        return "owners as a list of texts", f"{found.owners!r:.80}"
-    for texts in (found.captions, found.owners):
-        if texts is not None and len(texts) != num_images:
-            got = f"{len(texts)} with {num_images} images"
-            return "a caption and an owner for each image, or none at all,", got
-    return None
+    found = plugin.value(split, path)
+    _require(isinstance(found, OutsideImages), "an OutsideImages", type(found).__name__)
+    return found

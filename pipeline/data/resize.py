@@ -6,8 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from spire_core.errors import ConfigError, DataError
-
 _CHUNK_VALUES = 2**23  # resized at a time
 
 
@@ -16,29 +14,17 @@ def side(width: int, image_size: int | None) -> int:
     return image_size if image_size is not None else (32 if width == 28 else width)
 
 
-def checked_side(height: int, width: int, image_size: int | None) -> int:
-    """Return the side of images of this size after `resized`; raises what it raises."""
-    if height != width:
-        raise DataError(f"expected square images, got {height} x {width}")
-    size = side(width, image_size)
-    if size < 1:
-        raise ConfigError(f"expected data.image_size of at least 1, got {size}")
-    return size
-
-
 def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:
     """Return images (N, C, H, H) uint8 as (N, C, S, S) uint8, where S is `image_size`.
 
     Images that are 28 wide, with another S, are first padded with zeros to 32. With None they are
     only padded. If S divides their size, each pixel is the mean of a square, and halves round up.
     Otherwise the resizing is bilinear, with antialiasing if it shrinks.
-    The array is a plain one, which the processes of a node can share.
-    Raises ConfigError if S is below 1 and DataError if the images are not square.
     """
-    num, channels, height, width = images.shape
-    size = checked_side(height, width, image_size)
+    num, channels, _, width = images.shape
+    size = side(width, image_size)
     if size == width:
-        return np.asarray(images)  # one that is mapped from a file would be copied to each process
+        return images
     out = np.empty((num, channels, size, size), dtype=np.uint8)
     step = max(1, _CHUNK_VALUES // (channels * max(size, width) ** 2))
     for start in range(0, num, step):

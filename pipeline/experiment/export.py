@@ -10,7 +10,7 @@ import torch
 from pipeline.clients.store import ClientStore
 from pipeline.config.data import DATASETS
 from pipeline.config.schema import Config
-from pipeline.data.hidden import is_class
+from pipeline.data.datasets import is_class
 from pipeline.federation.participants import MANY_CLIENTS
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool

@@ -7,8 +7,7 @@ import numpy as np
 
 from pipeline.config.rules import fewest_steps
 from pipeline.config.schema import Config
-from pipeline.data.datasets import ImageData, load, load_clients
-from pipeline.data.hidden import fitting, is_class
+from pipeline.data.datasets import ImageData, fitting, is_class, load, load_clients
 from spire_core.config.checks import require
 from spire_core.config.partition import NATURAL, PartitionConfig
 from spire_core.errors import ConfigError, DataError

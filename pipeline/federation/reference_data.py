@@ -68,5 +68,4 @@ def check_sizes(found: ImageData, mixtures: Mapping[int, np.ndarray], least: int
 
 def reference_split(found: ImageData, image_size: int | None) -> ReferenceSplit:
     """Return a test split at the size of the experiment."""
-    # Labels as a plain array, too: one that is mapped from a file would be copied to each process.
-    return ReferenceSplit(resized(found.images, image_size), np.asarray(found.labels))
+    return ReferenceSplit(resized(found.images, image_size), found.labels)

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.config.load import flattened
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
-from pipeline.data.resize import checked_side, resized
+from pipeline.data.resize import resized, side
 from pipeline.federation.other_metrics import check_metrics
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
@@ -188,10 +188,10 @@ def check_drawing(config: Config) -> None:
 def image_shape(data: ImageData, config: Config) -> tuple[int, int, int]:
     """Return the shape (C, H, W) of an experiment's images, before any of them is made.
 
-    Raises ConfigError for a size or a style, DataError for images, that cannot be.
+    Raises ConfigError for a style that cannot be.
     """
-    _, channels, height, width = data.images.shape
-    size = checked_side(height, width, config.data.image_size)
+    _, channels, _, width = data.images.shape
+    size = side(width, config.data.image_size)
     return styled_channels(channels, config.partition.style), size, size
 
 

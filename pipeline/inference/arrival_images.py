@@ -11,19 +11,22 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.config.data import DataConfig, is_outside
+from pipeline.data.arrays import METADATA
 from pipeline.data.catalog import SPECS
-from pipeline.data.datasets import SPLITS, load
-from pipeline.data.hidden import fitting
-from pipeline.data.image_folder import SUFFIXES, files_below, opened_image, upright_rgb
-from pipeline.data.metadata import Row, read_rows
+from pipeline.data.datasets import fitting, load
+from pipeline.data.image_folder import (
+    SPLITS,
+    Row,
+    has_splits,
+    images_below,
+    listed_rows,
+    opened_rgb,
+)
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
 from spire_core.network.words import are_captions, composed
-
-IMAGE_SUFFIXES = (*SUFFIXES, ".gif")
-METADATA = "metadata.csv"  # where the run's own data had none
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +133,8 @@ def _folder_images(
     run: SavedRun, folder: Path, classes: Sequence[str]
 ) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
     rows = _listed_rows(run, folder) or _found_rows(folder)
-    names = [row.class_name or "" for row in rows]
-    texts = [row.caption for row in rows if row.caption is not None]
+    names = [row.class_name for row in rows]
+    texts = [row.caption for row in rows if row.caption]
     chosen = _chosen(names, sorted({name for name in names if name}), classes)
     if not chosen:
         raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
@@ -141,19 +144,14 @@ def _folder_images(
 
 def _found_rows(folder: Path) -> list[Row]:
     """Return a row for each image below a folder; as in training, the top folder is its class."""
-    has_splits = all((folder / split).is_dir() for split in SPLITS)
-    rows = []
-    for file in files_below(folder):
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
-            name = file.relative_to(folder)
-            rows.append(Row(name.as_posix(), "", None, None, _top_folder(name, has_splits)))
-    return rows
+    paths = [file.relative_to(folder) for file in images_below(folder)]
+    return [Row(path.as_posix(), _top_folder(path, has_splits(folder))) for path in paths]
 
 
-def _top_folder(path: PurePath, has_splits: bool) -> str | None:
-    """Return the folder that names an image's class, below that of a split; None for neither."""
-    above = path.parts[has_splits and path.parts[0] in SPLITS : -1]
-    return above[0] if above else None
+def _top_folder(path: PurePath, is_split: bool) -> str:
+    """Return the folder that names an image's class, below that of a split; "" for neither."""
+    above = path.parts[is_split and path.parts[0] in SPLITS : -1]
+    return above[0] if above else ""
 
 
 def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
@@ -165,8 +163,9 @@ def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
     file = folder / captions_file(run)
     if not run.has_text or not file.is_file():
         return []
-    columns = (run.config.data.clients, run.config.data.captions)
-    rows = read_rows(folder, captions_file(run), columns, needs_client=False)
+    settings = run.config.data
+    columns = (settings.clients, settings.captions)
+    rows = listed_rows(folder, captions_file(run), *columns, is_arriving=True)
     owners = sorted({row.client for row in rows})
     if len(owners) > 1:
         raise DataError(
@@ -175,8 +174,8 @@ def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
         )
     if any(row.class_name for row in rows):
         return rows
-    has_splits = all((folder / split).is_dir() for split in SPLITS)
-    return [row._replace(class_name=_top_folder(PurePath(row.path), has_splits)) for row in rows]
+    is_split = has_splits(folder)
+    return [row._replace(class_name=_top_folder(PurePath(row.path), is_split)) for row in rows]
 
 
 def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -193,10 +192,9 @@ def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) 
 def _decode(file: Path, run: SavedRun) -> np.ndarray:
     """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
     channels, _, size = run.image_shape
-    with opened_image(file) as image:
-        plain = upright_rgb(image).convert("L" if channels == 1 else "RGB")
-        side = size if run.config.data.name == "folder" else min(plain.size)
-        square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
+    plain = opened_rgb(file).convert("L" if channels == 1 else "RGB")
+    side = size if run.config.data.name == "folder" else min(plain.size)
+    square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)
     return resized(pixels[None], size)[0]
 

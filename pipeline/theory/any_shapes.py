@@ -1,248 +1,166 @@
 """Components of any shape: the loss over all t is a divergence, and descent finds the weights."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Panel, over_replicates
-from spire_core.mixture.histograms import (
-    DiffusedNodes,
-    Histograms,
-    denoising_gap,
-    descend_all_t,
-    diffused_nodes,
-    divergence,
-    likelihood_gradient_in_logits,
-    logit_gradient_all_t,
-    rate_of_descent,
-)
+from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
+from pipeline.theory.replicates import draw_replicates, scores
+from spire_core.mixture import histograms
+from spire_core.mixture.histograms import DiffusedNodes, Histograms
+from spire_core.mixture.k_components import likelihood_weights, simplex_cramer_rao
 from spire_core.rng import numpy_generator
 
-SHAPES = {  # heights of bins up to a factor; none is a Gaussian
+SHAPES = {  # heights of bins up to a factor; none is a Gaussian, and they are independent
     "rising": (1.0, 4.0, 9.0, 16.0, 25.0, 36.0, 49.0, 64.0),
     "falling": (64.0, 49.0, 36.0, 25.0, 16.0, 9.0, 4.0, 1.0),
     "one bump": (1.0, 4.0, 16.0, 64.0, 64.0, 16.0, 4.0, 1.0),
     "two ends": (64.0, 16.0, 4.0, 1.0, 1.0, 4.0, 16.0, 64.0),
 }
+COMPONENTS = Histograms.of(torch.tensor(list(SHAPES.values()), dtype=torch.float64))
+CONCENTRATION = 4.0  # a client's weights are one Dirichlet draw
 CORNER = 4.0  # the logit of the component that a path starts near
+FEWEST, END = 800, 1e-6  # steps; END of the way is left by as many as the weights need
+N, REPLICATES = 2000, 1000
 LEAST, MOST = 0.95, 1.1  # times Cramer-Rao
-FEWEST = 800  # steps
-END = 1e-6  # of the way to the weights, which is left by as many steps as they need
-
-
-class Path(NamedTuple):
-    """Descent from one start: the loss above its minimum, and the error of the weights."""
-
-    start: str
-    gaps: list[float]
-    errors: list[float]
-
-
-class Findings(NamedTuple):
-    """Claims, tables and paths of the experiment."""
-
-    claims: Sequence[Claim]
-    tables: dict[str, Mapping[str, Sequence[Any]]]
-    paths: Sequence[Path]
-
-
-def any_shapes() -> Histograms:
-    """Return the components of the experiment, which are linearly independent."""
-    return Histograms.of(torch.tensor(list(SHAPES.values()), dtype=torch.float64))
-
-
-def dependent_shapes() -> Histograms:
-    """Return three of the components and, as the fourth, the mean of two of them."""
-    shapes = torch.tensor(list(SHAPES.values()), dtype=torch.float64)
-    shapes[3] = 0.5 * (shapes[0] + shapes[1])
-    return Histograms.of(shapes)
+GAP, ERROR = "loss above minimum", "error"
 
 
 def true_weights(config: TheoryConfig) -> Tensor:
     """Return a client's weights of the components."""
     generator = numpy_generator(config.seed, "theory_shapes")
-    concentration = [config.landscape.concentration] * len(SHAPES)
-    return torch.from_numpy(generator.dirichlet(concentration))
+    return torch.from_numpy(generator.dirichlet([CONCENTRATION] * len(SHAPES)))
 
 
-def needed_steps(config: TheoryConfig) -> float:
-    """Return the steps after which the predicted rate leaves `END`; infinite if a weight is 0."""
-    rate = rate_of_descent(any_shapes(), true_weights(config))
-    return math.ceil(math.log(END) / math.log(rate)) if rate < 1.0 else math.inf
+def run_any_shapes(config: TheoryConfig) -> Outcome:
+    """Return the loss beside the divergence, descent from all sides, and errors on data."""
+    target, nodes = true_weights(config), histograms.diffused_nodes(COMPONENTS)
+    identity, estimates = _identity(config, nodes, target), _estimates(config, target)
+    predicted = histograms.rate_of_descent(COMPONENTS, target)
+    steps = max(FEWEST, math.ceil(math.log(END) / math.log(predicted)))
+    starts = {"equal weights": torch.zeros_like(target)}
+    corners = CORNER * torch.eye(len(target), dtype=torch.float64)
+    starts |= {f"near {name}": corner for name, corner in zip(SHAPES, corners, strict=True)}
+    paths = {name: descent(nodes, target, start, steps) for name, start in starts.items()}
+    mean_of_two = COMPONENTS.heights.clone()
+    mean_of_two[3] = 0.5 * (mean_of_two[0] + mean_of_two[1])
+    dependent = histograms.diffused_nodes(Histograms(COMPONENTS.edges, mean_of_two))
+    lost = descent(dependent, target, starts["equal weights"], steps)
+    ends = [_end(*item) for item in {**paths, "equal weights, dependent": lost}.items()]
+    gaps = pd.DataFrame({name: path[GAP] for name, path in paths.items()}).iloc[::10]
+    gaps = gaps.where(gaps > 1e-12).rename_axis("step")
+    return Outcome(
+        "components of any shape",
+        [*descent_claims(identity, paths, predicted), *weight_claims(lost, estimates)],
+        {
+            "components of any shape: loss over all t and KL": identity,
+            "descent over all t from each start": pd.DataFrame(ends),
+            "components of any shape on data": pd.DataFrame([estimates]),
+        },
+        [Panel("components of any shape, all t", GAP, gaps, list(paths), scale="logy")],
+    )
 
 
-def num_steps(config: TheoryConfig) -> int:
-    """Return the steps of descent over all t."""
-    return config.landscape.steps or max(FEWEST, int(needed_steps(config)))
+def _identity(config: TheoryConfig, nodes: DiffusedNodes, target: Tensor) -> pd.DataFrame:
+    """Return the denoising loss and the divergence, and their gradients, at random weights."""
+    generator, rows = numpy_generator(config.seed, "theory_identity"), []
+    for _ in range(5):
+        pi = torch.from_numpy(generator.dirichlet([1.0] * len(target)))
+        loss = float(histograms.denoising_gap(nodes, pi, target))
+        kl = float(histograms.divergence(COMPONENTS, pi, target))
+        denoising = histograms.logit_gradient_all_t(nodes, pi, target)
+        likelihood = histograms.likelihood_gradient_in_logits(COMPONENTS, pi, target)
+        row = {"loss over all t": loss, "KL": kl, "loss, relative difference": abs(loss - kl) / kl}
+        rows.append(row | {"gradient, difference": float((denoising - likelihood).abs().max())})
+    return pd.DataFrame(rows)
 
 
-def shape_findings(config: TheoryConfig) -> Findings:
-    """Return comparisons of the denoising loss with the divergence, and descent on the loss."""
-    histograms, target = any_shapes(), true_weights(config)
-    nodes = diffused_nodes(histograms)
-    identity = _identity(config, histograms, nodes, target)
-    steps = num_steps(config)
-    paths = _paths(steps, nodes, target)
-    rate, measured = rate_of_descent(histograms, target), _measured_rate(paths[0])
-    lost = _dependent_path(steps, target)
-    likelihood = _likelihood(config, histograms, target)
-    ratio = likelihood["n * MSE"][0] / likelihood["Cramer-Rao"][0]
-    slack = NUM_ERRORS * likelihood["n * MSE +-"][0] / likelihood["Cramer-Rao"][0]
-    ends = [path.errors[-1] for path in paths]
-    off = max(*identity["loss, relative difference"], *identity["gradient, difference"])
-    rises = max(float(np.diff(path.gaps).max()) for path in paths)
-    claims = [
+def descent(nodes: DiffusedNodes, target: Tensor, start: Tensor, steps: int) -> pd.DataFrame:
+    """Return the loss above its minimum, and the error of the weights, along a descent."""
+    weights = torch.softmax(histograms.descend_all_t(nodes, target, start, steps), 1)
+    gaps = [float(histograms.denoising_gap(nodes, pi, target)) for pi in weights]
+    return pd.DataFrame({GAP: gaps, ERROR: (weights - target).abs().amax(1).numpy()})
+
+
+def _end(start: str, path: pd.DataFrame) -> dict[str, float | str]:
+    reached = path.index[path[ERROR] <= 0.01]
+    return {
+        "start": start,
+        "KL at the start": path[GAP].iloc[0],
+        "steps to an error of 0.01": float(reached[0]) if len(reached) else math.nan,
+        "loss at the end": path[GAP].iloc[-1],
+        "error at the end": path[ERROR].iloc[-1],
+    }
+
+
+def _estimates(config: TheoryConfig, target: Tensor) -> dict[str, float]:
+    """Return n * MSE of maximum likelihood, paired with that of the components' shares."""
+    shares, known = COMPONENTS.shares, float(1.0 - target.square().sum())
+
+    def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
+        of_each = generator.multinomial(N, target.numpy(), num)  # (R, K)
+        bins = sum(
+            torch.from_numpy(generator.multinomial(of_each[:, k], shares[k].numpy()))
+            for k in range(len(target))
+        )
+        counts = bins * (shares.shape[1] / N)
+        pi = likelihood_weights(shares[:, None].expand(-1, num, -1), 2000, counts).T
+        errors = [(found - target).square().sum(1) for found in (pi, torch.from_numpy(of_each) / N)]
+        return {"n * MSE": N * (errors[0] - errors[1]) + known}
+
+    stream = (config.seed, "theory_shapes_data", 0)
+    found = scores(draw_replicates(config.replicates or REPLICATES, N, stream, measure))
+    bound = simplex_cramer_rao(COMPONENTS.information(target), 1)
+    return {"n": N, **found, "Cramer-Rao": bound, "with labels": known}
+
+
+def descent_claims(
+    identity: pd.DataFrame, paths: Mapping[str, pd.DataFrame], predicted: float
+) -> list[Claim]:
+    """Return whether the loss is a divergence, and descent ends at the weights as predicted."""
+    off = identity[["loss, relative difference", "gradient, difference"]].max().max()
+    end = max(path[ERROR].iloc[-1] for path in paths.values())
+    rise = max(path[GAP].diff().max() for path in paths.values())
+    first = paths["equal weights"][ERROR]
+    near = first[(first < 1e-4) & (first > 1e-6)]
+    factor = (near.iloc[-1] / near.iloc[0]) ** (1.0 / (near.index[-1] - near.index[0]))
+    return [
         Claim(
             f"{len(SHAPES)} components that are no Gaussians: loss over all t and KL, and their "
             f"gradients in the logits, differ by {off:.1e} at most",
             off <= 1e-5,
         ),
         Claim(
-            f"descent over all t from {len(paths)} starts ends within {max(ends):.1e} of the true "
-            f"weights after {steps} steps, and its loss never rises",
-            max(ends) <= 1e-5 and rises <= 1e-10,
-        ),
-        _rate_claim(measured, rate),
-        Claim(
-            f"components that are linearly dependent: the loss ends {lost.gaps[-1]:.1e} above its "
-            f"minimum, {lost.errors[-1]:.2f} from the true weights",
-            lost.gaps[-1] <= 1e-6 and lost.errors[-1] >= 0.01,
+            f"descent over all t from {len(paths)} starts ends within {end:.1e} of the true "
+            f"weights after {len(first) - 1} steps, and its loss never rises",
+            end <= 1e-5 and rise <= 1e-10,
         ),
         Claim(
-            f"the minimiser on {config.landscape.n} samples (maximum likelihood) has {ratio:.3f} "
-            f"+- {slack / NUM_ERRORS:.3f} of Cramer-Rao, in {LEAST:g}..{MOST:g}",
-            LEAST - slack <= ratio <= MOST + slack,
+            f"factor per step {factor:.4f}, predicted {predicted:.4f}",
+            abs(factor - predicted) <= 1e-3,
         ),
     ]
-    tables: dict[str, Mapping[str, Sequence[Any]]] = {
-        "components of any shape: loss over all t and KL": identity,
-        "descent over all t from each start": _path_columns([*paths, lost]),
-        "components of any shape on data": likelihood,
-    }
-    return Findings(claims, tables, paths)
 
 
-def _rate_claim(measured: float, rate: float) -> Claim:
-    """Return the verdict on the factor, a note if the steps are too few to measure one."""
-    if math.isnan(measured):
-        return Claim(f"no factor per step is measured in so few steps, predicted {rate:.4f}")
-    text = f"factor per step {measured:.4f}, predicted {rate:.4f}"
-    return Claim(text, abs(measured - rate) <= 1e-3)
-
-
-def _identity(
-    config: TheoryConfig, histograms: Histograms, nodes: DiffusedNodes, target: Tensor
-) -> dict[str, list[float]]:
-    """Return both sides at random weights."""
-    generator = numpy_generator(config.seed, "theory_identity")
-    columns: dict[str, list[float]] = {}
-    for _ in range(5):
-        pi = torch.from_numpy(generator.dirichlet([1.0] * len(target)))
-        loss, kl = denoising_gap(nodes, pi, target), divergence(histograms, pi, target)
-        denoising = logit_gradient_all_t(nodes, pi, target)
-        likelihood = likelihood_gradient_in_logits(histograms, pi, target)
-        values = {
-            "loss over all t": loss,
-            "KL": kl,
-            "loss, relative difference": (loss - kl).abs() / kl,
-            "gradient, difference": (denoising - likelihood).abs().max(),
-        }
-        for name, value in values.items():
-            columns.setdefault(name, []).append(float(value))
-    return columns
-
-
-def _paths(steps: int, nodes: DiffusedNodes, target: Tensor) -> list[Path]:
-    """Return descents from equal weights and from near each component alone."""
-    corners = CORNER * torch.eye(len(target), dtype=torch.float64)
-    starts = {"equal weights": torch.zeros_like(target)}
-    starts |= {f"near {name}": corner for name, corner in zip(SHAPES, corners, strict=True)}
-    return [_path(steps, name, nodes, target, start) for name, start in starts.items()]
-
-
-def _dependent_path(steps: int, target: Tensor) -> Path:
-    nodes = diffused_nodes(dependent_shapes())
-    return _path(steps, "equal weights, dependent", nodes, target, torch.zeros_like(target))
-
-
-def _path(steps: int, name: str, nodes: DiffusedNodes, target: Tensor, start: Tensor) -> Path:
-    weights = torch.softmax(descend_all_t(nodes, target, start, steps), 1)
-    gaps = [float(denoising_gap(nodes, pi, target)) for pi in weights]
-    return Path(name, gaps, (weights - target).abs().amax(1).tolist())
-
-
-def _measured_rate(path: Path) -> float:
-    """Return the factor per step of the error where it is between 1e-4 and 1e-6, or NaN."""
-    errors = np.array(path.errors)
-    near = np.flatnonzero((errors < 1e-4) & (errors > 1e-6))
-    if len(near) < 2:
-        return float("nan")
-    return float((errors[near[-1]] / errors[near[0]]) ** (1.0 / (near[-1] - near[0])))
-
-
-def _path_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
-    def first(errors: list[float], below: float) -> float:
-        return next((float(i) for i, error in enumerate(errors) if error <= below), float("nan"))
-
-    return {
-        "start": [path.start for path in paths],
-        "KL at the start": [path.gaps[0] for path in paths],
-        "steps to an error of 0.01": [first(path.errors, 0.01) for path in paths],
-        "loss at the end": [path.gaps[-1] for path in paths],
-        "error at the end": [path.errors[-1] for path in paths],
-    }
-
-
-def _likelihood(
-    config: TheoryConfig, histograms: Histograms, target: Tensor
-) -> dict[str, list[float]]:
-    """Return n * MSE of maximum likelihood, paired with that of the components' shares."""
-    group, shares = config.landscape, histograms.shares
-    known = float(1.0 - target.square().sum())
-
-    def measure(num: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        of_each = torch.from_numpy(generator.multinomial(group.n, target.numpy(), num))  # (R, K)
-        bins = torch.stack(
-            [
-                torch.from_numpy(generator.multinomial(of_each[:, k].numpy(), shares[k].numpy()))
-                for k in range(len(target))
-            ]
-        ).sum(0)
-        pi = _likelihood_weights(bins / group.n, shares)
-        errors = [(found - target).square().sum(1) for found in (pi, of_each / group.n)]
-        return {"n * MSE": group.n * (errors[0] - errors[1]) + known}
-
-    stream = (config.seed, "theory_shapes_data", 0)
-    found = over_replicates(group.replicates, group.n, stream, measure)["n * MSE"]
-    basis = torch.linalg.svd(torch.ones(1, len(target), dtype=torch.float64))[2][1:]
-    information = basis @ (shares / (target @ shares)) @ shares.T @ basis.T
-    bound = float(torch.linalg.inv(information).trace())
-    return {
-        "n": [group.n],
-        "n * MSE": [found.mean],
-        "n * MSE +-": [found.error],
-        "Cramer-Rao": [bound],
-        "with labels": [known],
-    }
-
-
-def _likelihood_weights(bins: Tensor, shares: Tensor, steps: int = 2000) -> Tensor:
-    """Return the weights (R, K) of the highest likelihood for shares of bins (R, B), by EM."""
-    pi = torch.full((len(bins), len(shares)), 1.0 / len(shares), dtype=torch.float64)
-    for _ in range(steps):
-        pi = pi * ((bins / (pi @ shares)) @ shares.T)
-    return pi
-
-
-def gap_panel(findings: Findings) -> Panel:
-    """Return the loss above its minimum along each path."""
-    curves = {
-        path.start: Curve([(i, gap) for i, gap in enumerate(path.gaps) if gap > 1e-12][::10])
-        for path in findings.paths
-    }
-    return Panel("components of any shape, all t", "step", "loss above minimum", curves, "logy")
+def weight_claims(lost: pd.DataFrame, estimates: Mapping[str, float]) -> list[Claim]:
+    """Return whether dependent components hide the weights, and data tell them by Cramer-Rao."""
+    gap, error = lost.iloc[-1]
+    mean, chance = (estimates[n] / estimates["Cramer-Rao"] for n in ("n * MSE", "n * MSE +-"))
+    slack = NUM_ERRORS * chance
+    return [
+        Claim(
+            f"components that are linearly dependent: the loss ends {gap:.1e} above its minimum, "
+            f"{error:.2f} from the true weights",
+            gap <= 1e-6 and error >= 0.01,
+        ),
+        Claim(
+            f"the minimiser on {N} samples (maximum likelihood) has {mean:.3f} +- {chance:.3f} of "
+            f"Cramer-Rao, in {LEAST:g}..{MOST:g}",
+            LEAST - slack <= mean <= MOST + slack,
+        ),
+    ]

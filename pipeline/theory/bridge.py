@@ -1,116 +1,107 @@
 """Experiment F: the gradient of the denoising loss over all t is the gradient of -log q."""
 
 import math
-from itertools import pairwise
 
+import pandas as pd
 import torch
+from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.outcome import Claim, Curve, Outcome, Panel
-from spire_core.mixture.bridge import denoising_gradient, likelihood_gradient
-from spire_core.mixture.landscape import at_one_t, over_all_t, resolved_share
+from pipeline.theory.outcome import ROUNDING, Claim, Outcome, Panel
+from spire_core.mixture import expected_loss
 from spire_core.mixture.two_components import draw_projected, log_odds, weight
 from spire_core.rng import numpy_generator
 
+SEPARATIONS, N = (0.3, 1.0, 2.0, 4.0, 6.0), 100  # ||mu||, and samples at each
+GRADIENTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # ||mu|| at which sizes of gradients are compared
 TOLERANCE = 1e-6
+MAX_STEPS = 1000
 LIMIT, IDENTITY = "2 w_h - 2 w", "2 (w_h - w) times resolved share"
 OVER_T, AT_T, STEPS = "over all t", "at t = 1", "steps to 1 %, over all t"
-MAX_STEPS = 1000
+SIDES = "d/dw of -log q_w(x0)", "integral of dL_t/dw over t"
 
 
 def run_bridge(config: TheoryConfig) -> Outcome:
     """Return the difference of the two sides, and how the gradient depends on ||mu||."""
-    rows, curves = [], {}
-    for point, m in enumerate(config.bridge.separations):
-        generator = numpy_generator(config.seed, "theory_bridge", point)
-        y = draw_projected(config.w, m, (1, config.bridge.n), generator)[0]
-        w = torch.from_numpy(generator.uniform(0.02, 0.98, config.bridge.n))
-        likelihood, denoising = likelihood_gradient(y, w, m), denoising_gradient(y, w, m)
-        rows.append((m, float((likelihood - denoising).abs().max())))
-        points = sorted(zip(likelihood.tolist(), denoising.tolist(), strict=True))
-        curves[f"||mu|| = {m:g}"] = Curve(points)
-    worst = max(difference for _, difference in rows)
-    gradients = _gradients(config)
-    labels = ("one point a sample", "d/dw of -log q_w(x0)", "integral of dL_t/dw over t")
-    panel = Panel(*labels, curves, "linear", is_joined=False)
+    sides = pd.concat([_sides(config, m, i) for i, m in enumerate(SEPARATIONS)])
+    off = (sides[SIDES[0]] - sides[SIDES[1]]).abs()
+    differences = off.groupby(sides["||mu||"]).max().rename("difference").reset_index()
+    worst = float(off.max())
+    # An h on the other side of w = 1/2, at the same distance.
+    start = log_odds(torch.tensor([1.0 - config.w], dtype=torch.float64))
+    gradients = pd.DataFrame([_gradients(config.w, m, start) for m in GRADIENTS])
+    points, sizes = sides.set_index(SIDES[0]), gradients.set_index("||mu||")
     return Outcome(
-        "bridge",
-        f"F: denoising over all t is maximum likelihood, {config.bridge.n} samples a separation",
+        f"F: denoising over all t is maximum likelihood, {N} samples a separation",
         [
             Claim(f"both sides differ by {worst:.1e} per sample at most", worst <= TOLERANCE),
-            *_gradient_claims(gradients),
+            *gradient_claims(gradients),
         ],
         {
-            "largest difference": {
-                "||mu||": [m for m, _ in rows],
-                "difference": [difference for _, difference in rows],
-            },
-            f"|expected gradient in h| at h = {_start(config):g}": gradients,
+            "largest difference": differences,
+            f"|expected gradient in h| at h = {float(start):g}": gradients,
         },
-        [panel, _gradient_panel(gradients)],
+        [
+            Panel("one point a sample", SIDES[1], points, SIDES[1:], (), "linear", False),
+            Panel("expected gradient in h", "|dL/dh|", sizes, [OVER_T, AT_T], [LIMIT]),
+        ],
         {"worst_difference": worst},
     )
 
 
-def _start(config: TheoryConfig) -> float:
-    """Return an h on the other side of w = 1/2, at the same distance."""
-    return float(log_odds(torch.tensor(1.0 - config.w, dtype=torch.float64)))
+def _sides(config: TheoryConfig, m: float, point: int) -> pd.DataFrame:
+    """Return both gradients in w, one row a sample, each at a weight of its own."""
+    generator = numpy_generator(config.seed, "theory_bridge", point)
+    y = draw_projected(config.w, m, (1, N), generator)[0]
+    w = torch.from_numpy(generator.uniform(0.02, 0.98, N))
+    found = expected_loss.likelihood_gradient(y, w, m), expected_loss.denoising_gradient(y, w, m)
+    return pd.DataFrame({"||mu||": m, SIDES[0]: found[0].numpy(), SIDES[1]: found[1].numpy()})
 
 
-def _gradients(config: TheoryConfig) -> dict[str, list[float]]:
-    """Return sizes of gradients at each ||mu||, and the steps of descent over all t."""
-    h = torch.tensor([_start(config)], dtype=torch.float64)
-    w_h = float(weight(h))
-    columns: dict[str, list[float]] = {"||mu||": sorted(config.bridge.gradients)}
-    for m in columns["||mu||"]:
-        m_t = m / math.e
-        values = {
-            OVER_T: float(over_all_t(config.w, m, h)),
-            IDENTITY: 2.0 * (w_h - config.w) * resolved_share(w_h, m),
-            LIMIT: 2.0 * (w_h - config.w),
-            AT_T: 2.0 * m_t**2 * float(at_one_t(config.w, m_t, h)[0]),
-            STEPS: _steps(config, m, h),
-        }
-        for name, value in values.items():
-            columns.setdefault(name, []).append(abs(value))
-    return columns
+def _gradients(w: float, m: float, h: Tensor) -> dict[str, float]:
+    """Return sizes of gradients at h, and the steps of descent over all t from there."""
+    w_h, m_t = float(weight(h)), m / math.e
+    return {
+        "||mu||": m,
+        OVER_T: abs(float(expected_loss.over_all_t(w, m, h))),
+        IDENTITY: abs(2.0 * (w_h - w) * expected_loss.resolved_share(w_h, m)),
+        LIMIT: abs(2.0 * (w_h - w)),
+        AT_T: abs(2.0 * m_t**2 * float(expected_loss.at_one_t(w, m_t, h)[0])),
+        STEPS: _steps(w, m, h),
+    }
 
 
-def _steps(config: TheoryConfig, m: float, h: torch.Tensor) -> int:
+def _steps(w: float, m: float, h: Tensor) -> int:
     """Return the steps of length 1 after which 1 % of the distance in w is left."""
-    start = abs(float(weight(h)) - config.w)
+    start = abs(float(weight(h)) - w)
     for step in range(MAX_STEPS):
-        if abs(float(weight(h)) - config.w) <= 0.01 * start:
+        if abs(float(weight(h)) - w) <= 0.01 * start:
             return step
-        h = h - over_all_t(config.w, m, h)
+        h = h - expected_loss.over_all_t(w, m, h)
     return MAX_STEPS
 
 
-def _gradient_claims(gradients: dict[str, list[float]]) -> list[Claim]:
-    m, over_t, steps = gradients["||mu||"], gradients[OVER_T], gradients[STEPS]
-    off = max(abs(a - b) for a, b in zip(over_t, gradients[IDENTITY], strict=True))
-    rises = all(a <= b + TOLERANCE for a, b in pairwise(over_t))
-    at_most = all(a <= b + TOLERANCE for a, b in zip(over_t, gradients[LIMIT], strict=True))
+def gradient_claims(gradients: pd.DataFrame) -> list[Claim]:
+    """Return whether the gradient over all t is its closed form, and grows with ||mu||."""
+    off = (gradients[OVER_T] - gradients[IDENTITY]).abs().max()
+    first, last = gradients.iloc[0], gradients.iloc[-1]
+    rises = (gradients[OVER_T].diff().dropna() >= -TOLERANCE).all()
+    is_below = (gradients[OVER_T] <= gradients[LIMIT] + TOLERANCE).all()
+    falls = gradients[STEPS].is_monotonic_decreasing and first[STEPS] < MAX_STEPS
     return [
-        Claim(f"gradient over all t and resolved share differ by {off:.1e} at most", off <= 1e-9),
         Claim(
-            f"gradient over all t rises with ||mu||, from {over_t[0]:.3g} at {m[0]:g} to "
-            f"{over_t[-1]:.3g} at {m[-1]:g} (limit {gradients[LIMIT][-1]:.3g}); at t = 1 it is "
-            f"{gradients[AT_T][-1]:.1e} there",
-            rises and at_most,
+            f"gradient over all t and resolved share differ by {off:.1e} at most",
+            off <= ROUNDING,
         ),
         Claim(
-            f"1 % of the way is left after {steps[0]:g} steps at ||mu|| = {m[0]:g}, and after "
-            f"{steps[-1]:g} at {m[-1]:g}",
-            steps == sorted(steps, reverse=True) and steps[0] < MAX_STEPS,
+            f"gradient over all t rises with ||mu||, from {first[OVER_T]:.3g} at "
+            f"{first['||mu||']:g} to {last[OVER_T]:.3g} at {last['||mu||']:g} (limit "
+            f"{last[LIMIT]:.3g}); at t = 1 it is {last[AT_T]:.1e} there",
+            rises and is_below,
+        ),
+        Claim(
+            f"1 % of the way is left after {first[STEPS]:g} steps at ||mu|| = "
+            f"{first['||mu||']:g}, and after {last[STEPS]:g} at {last['||mu||']:g}",
+            falls,
         ),
     ]
-
-
-def _gradient_panel(gradients: dict[str, list[float]]) -> Panel:
-    m, curves = gradients["||mu||"], {}
-    for name in (OVER_T, AT_T):
-        points = [(x, y) for x, y in zip(m, gradients[name], strict=True) if y > 1e-12]
-        curves[name] = Curve(points)
-    curves[LIMIT] = Curve(list(zip(m, gradients[LIMIT], strict=True)), is_reference=True)
-    return Panel("expected gradient in h", "||mu||", "|dL/dh|", curves)

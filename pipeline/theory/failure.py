@@ -1,214 +1,136 @@
 """Experiment B: where descent at one t fails, and up to which m_t the published bound holds."""
 
 import math
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.outcome import Claim, Curve, Outcome, Panel, Score, draw_replicates, score
-from spire_core.mixture.averaged_loss import averaged_minimiser
-from spire_core.mixture.descent import DescentConfig, descend_fixed_t
-from spire_core.mixture.exact_errors import expected_path, fixed_t_error, published_bound
+from pipeline.theory.outcome import Claim, Outcome, Panel
+from pipeline.theory.replicates import draw_replicates, scores
+from spire_core.mixture.descent import descend_fixed_t
+from spire_core.mixture.estimators import averaged_minimiser
+from spire_core.mixture.exact_errors import fixed_t_error, published_bound
+from spire_core.mixture.expected_loss import expected_path
 from spire_core.mixture.two_components import draw_projected, time_of
 
+REPLICATES = 500
+N, DIMS = 200, (4, 16, 64, 256, 1024)
+SEPARATIONS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5)  # m_t, where they are below ||mu||
+TIMES = (0.1, 1.0)
+STEPS, AVERAGED = 200, 20
+WINDOWS = (1, 20, 100)  # numbers of last steps averaged, without noise
 FLAT_FROM = 6.0  # m_t from which the averaged loss varies in h by rounding alone
-
-
-class Minimum(NamedTuple):
-    """n * MSE of the exact minimiser of the noise-averaged loss, and its asymptotic value."""
-
-    measured: Score
-    median: float
-    asymptotic: float
-
-
-NO_MINIMUM = Minimum(Score(math.nan, math.nan), math.nan, math.nan)
-
-
-class Row(NamedTuple):
-    """One point: n * MSE beside n * bound, and n times the squared bias of noiseless descent.
-
-    `path` is that of descent without noise, w at each step.
-    """
-
-    d: int
-    t: float
-    m_t: float
-    measured: Score
-    bound: float
-    path: list[float]
-    minimum: Minimum
-
-
-def check_failure(config: TheoryConfig) -> None:
-    """Raise ConfigError if ||mu|| exceeds no m_t at some d."""
-    for d in config.failure.dims:
-        time_of(min(config.failure.separations), config.c * math.sqrt(d))
+MSE, STUCK, EXACT = "n * MSE", "stuck (no noise)", "n * MSE of the exact minimiser"
+PLACE = ["d", "t", "m_t"]
 
 
 def run_failure(config: TheoryConfig) -> Outcome:
     """Return errors of descent from 1/2 at fixed t over a grid of d and m_t, and at fixed times."""
-    group = config.failure
-    places = []
-    for d in group.dims:
-        m = config.c * math.sqrt(d)
-        places += [(d, time_of(m_t, m)) for m_t in sorted(group.separations) if m_t < m]
-    num_swept = len(places)
-    places += [(d, t) for t in group.times for d in group.dims]
-    rows = [_row(config, d, t, i, i >= num_swept) for i, (d, t) in enumerate(places)]
-    swept, timed = rows[:num_swept], rows[num_swept:]
-    limits = {d: _limit([r for r in swept if r.d == d]) for d in group.dims}
+    sizes = {d: config.c * math.sqrt(d) for d in DIMS}
+    places = [(d, time_of(m_t, m)) for d, m in sizes.items() for m_t in SEPARATIONS if m_t < m]
+    swept = pd.DataFrame([_point(config, d, t, i, False) for i, (d, t) in enumerate(places)])
+    places = [(d, t) for t in TIMES for d in DIMS]
+    timed = pd.DataFrame(
+        [_point(config, d, t, i, True) for i, (d, t) in enumerate(places, len(swept))]
+    )
+    limits = {d: limit_of(own) for d, own in swept.groupby("d")}
+    start = N * (0.5 - config.w) ** 2
+    columns = [*PLACE, MSE, f"{MSE} +-", "bound", STUCK]
+    minima = timed.dropna(subset="asymptotic")
     return Outcome(
-        "failure",
-        f"B: descent from 1/2 at one t, w = {config.w:g}, n = {group.n}, mean of the last "
-        f"{group.averaged} of {group.steps} steps",
-        [*_limit_claims(limits, swept, group.n * (0.5 - config.w) ** 2), *_timed_claims(timed)],
+        f"B: descent from 1/2 at one t, w = {config.w:g}, n = {N}, mean of the last "
+        f"{AVERAGED} of {STEPS} steps",
+        [
+            *(_limit_claim(limits[d], own, start) for d, own in swept.groupby("d")),
+            *(_timed_claim(row) for row in timed.to_dict("records")),
+        ],
         {
-            "n * MSE at m_t": _columns(config, swept),
-            "n * MSE at fixed t": _columns(config, timed),
-            "the loss at fixed t, averaged over all noise": _minimum_columns(timed),
-            "n * MSE of descent without noise, by the number of last steps averaged": (
-                _window_columns(config, timed)
-            ),
+            "n * MSE at m_t": swept[columns],
+            "n * MSE at fixed t": timed[columns],
+            "the loss at fixed t, averaged over all noise": minima[
+                [*PLACE, EXACT, f"{EXACT} +-", "median", "asymptotic", "bound"]
+            ],
+            "n * MSE of descent without noise, by the number of last steps averaged": timed[
+                [*PLACE, *(f"last {window}" for window in WINDOWS)]
+            ],
         },
-        [_panel(swept), _time_panel(config, timed)],
+        [
+            _panel("each d at several m_t", swept, "m_t", "d", "m_t"),
+            _panel("each t at several d", timed, "d", "t", "dimension d"),
+        ],
         {f"limit_m_t_d{d}": m_t for d, m_t in limits.items() if m_t is not None},
     )
 
 
-def _row(config: TheoryConfig, d: int, t: float, point: int, has_minimum: bool) -> Row:
-    group, m = config.failure, config.c * math.sqrt(d)
+def _point(
+    config: TheoryConfig, d: int, t: float, point: int, has_minimum: bool
+) -> dict[str, float]:
+    w, m = config.w, config.c * math.sqrt(d)
     m_t = m * math.exp(-t)
     has_minimum = has_minimum and m_t < FLAT_FROM
-    how = DescentConfig(steps=group.steps, averaged=group.averaged)
 
-    def measure(size: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        y = draw_projected(config.w, m, (size, group.n), generator)
-        found = {"descent": descend_fixed_t(y, m, t, how, generator)}
+    def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
+        y = draw_projected(w, m, (num, N), generator)
+        found = {MSE: descend_fixed_t(y, m, t, STEPS, AVERAGED, generator)}
         if has_minimum:
-            found["minimum"] = averaged_minimiser(y, m, t)
-        return {name: group.n * (w_hat - config.w) ** 2 for name, w_hat in found.items()}
+            found[EXACT] = averaged_minimiser(y, m, t)
+        return {name: N * (w_hat - w) ** 2 for name, w_hat in found.items()}
 
     stream = (config.seed, "theory_failure", point)
-    errors = draw_replicates(config.replicates, group.n, stream, measure)
-    minimum = NO_MINIMUM
+    errors = draw_replicates(config.replicates or REPLICATES, N, stream, measure)
+    path = expected_path(w, m_t, STEPS)
+    windows = {window: N * (float(np.mean(path[-window:])) - w) ** 2 for window in WINDOWS}
+    row = {"d": d, "t": t, "m_t": round(m_t, 9), **scores(errors)}
+    row |= {"bound": N * published_bound(w, m_t, d, N), STUCK: windows[AVERAGED]}
+    row |= {f"last {window}": error for window, error in windows.items()}
     if has_minimum:
-        asymptotic = group.n * fixed_t_error(config.w, m, t, group.n)
-        median = float(errors["minimum"].median())
-        minimum = Minimum(score(errors["minimum"]), median, asymptotic)
-    path = expected_path(config.w, m_t, group.steps)
-    bound = group.n * published_bound(config.w, m_t, d, group.n)
-    return Row(d, t, m_t, score(errors["descent"]), bound, path, minimum)
+        row["median"] = float(errors[EXACT].median())
+        row["asymptotic"] = N * fixed_t_error(w, m, t, N)
+    return row
 
 
-def _without_noise(config: TheoryConfig, row: Row, averaged: int) -> float:
-    """Return n * squared bias of the mean of the last steps of descent without noise."""
-    return config.failure.n * (float(np.mean(row.path[-averaged:])) - config.w) ** 2
-
-
-def _limit(rows: list[Row]) -> float | None:
+def limit_of(rows: pd.DataFrame) -> float | None:
     """Return the m_t at which error and bound cross, by log-linear interpolation, or None."""
-    for low, high in pairwise(rows):
-        a, b = (math.log(r.measured.mean / r.bound) for r in (low, high))
-        if a <= 0.0 < b:
-            return low.m_t + (high.m_t - low.m_t) * a / (a - b)
+    m_t, ratio = rows["m_t"].to_numpy(), np.log((rows[MSE] / rows["bound"]).to_numpy())
+    for i in np.flatnonzero((ratio[:-1] <= 0.0) & (ratio[1:] > 0.0)):
+        return float(m_t[i] + (m_t[i + 1] - m_t[i]) * ratio[i] / (ratio[i] - ratio[i + 1]))
     return None
 
 
-def _limit_claims(limits: dict[int, float | None], rows: list[Row], start: float) -> list[Claim]:
-    claims = []
-    for d, m_t in limits.items():
-        own = [r for r in rows if r.d == d]
-        if m_t is not None:
-            claims.append(Claim(f"d = {d}: the bound holds up to m_t = {m_t:.2f}"))
-            continue
-        fails = own[0].measured.mean > own[0].bound
-        at, what = (own[0], "fails from") if fails else (own[-1], "holds at all m_t up to")
-        text = (
-            f"the bound {what} {at.m_t:g}, where it is {at.bound:.2f} and n * MSE is "
-            f"{at.measured.mean:.2f} (the start alone has {start:.2f})"
+def _limit_claim(limit: float | None, rows: pd.DataFrame, start: float) -> Claim:
+    d, fails = rows["d"].iloc[0], rows[MSE].iloc[0] > rows["bound"].iloc[0]
+    if limit is not None:
+        return Claim(f"d = {d}: the bound holds up to m_t = {limit:.2f}")
+    at, holds = (rows.iloc[0], "fails from") if fails else (rows.iloc[-1], "holds at all m_t up to")
+    return Claim(
+        f"d = {d}: the bound {holds} {at['m_t']:g}, where it is {at['bound']:.2f} and n * MSE is "
+        f"{at[MSE]:.2f} (the start alone has {start:.2f})"
+    )
+
+
+def _timed_claim(row: Mapping[Any, Any]) -> Claim:
+    def side(value: float) -> str:
+        return "below" if value <= row["bound"] else "ABOVE"
+
+    text = (
+        f"(d = {row['d']}, t = {row['t']:g}), m_t = {row['m_t']:.2f}: n * MSE {row[MSE]:.3f} +- "
+        f"{row[f'{MSE} +-']:.3f} is {side(row[MSE])} the bound {row['bound']:.3f}"
+    )
+    if not math.isnan(row[EXACT]):
+        text += (
+            f"; {row[EXACT]:.3f} +- {row[f'{EXACT} +-']:.3f} of the exact minimiser is "
+            f"{side(row[EXACT])}"
         )
-        claims.append(Claim(f"d = {d}: {text}"))
-    return claims
+    return Claim(text)
 
 
-def _timed_claims(rows: list[Row]) -> list[Claim]:
-    claims = []
-    for r in rows:
-        text = (
-            f"(d = {r.d}, t = {r.t:g}), m_t = {r.m_t:.2f}: n * MSE {r.measured.mean:.3f} +- "
-            f"{r.measured.error:.3f} is {_side(r.measured.mean, r.bound)} the bound {r.bound:.3f}"
-        )
-        if math.isfinite(r.minimum.asymptotic):
-            text += (
-                f"; {r.minimum.measured.mean:.3f} +- {r.minimum.measured.error:.3f} of the exact "
-                f"minimiser is {_side(r.minimum.measured.mean, r.bound)}"
-            )
-        claims.append(Claim(text))
-    return claims
-
-
-def _side(value: float, bound: float) -> str:
-    return "below" if value <= bound else "ABOVE"
-
-
-def _columns(config: TheoryConfig, rows: list[Row]) -> dict[str, list[float]]:
-    return {
-        "d": [r.d for r in rows],
-        "t": [r.t for r in rows],
-        "m_t": [r.m_t for r in rows],
-        "n * MSE": [r.measured.mean for r in rows],
-        "n * MSE +-": [r.measured.error for r in rows],
-        "bound": [r.bound for r in rows],
-        "stuck (no noise)": [_without_noise(config, r, config.failure.averaged) for r in rows],
-    }
-
-
-def _minimum_columns(rows: list[Row]) -> dict[str, list[float]]:
-    """Return exact and asymptotic errors of the minimiser where the loss is not flat."""
-    rows = [r for r in rows if math.isfinite(r.minimum.asymptotic)]
-    return {
-        "d": [r.d for r in rows],
-        "t": [r.t for r in rows],
-        "m_t": [r.m_t for r in rows],
-        "n * MSE of the exact minimiser": [r.minimum.measured.mean for r in rows],
-        "n * MSE of the exact minimiser +-": [r.minimum.measured.error for r in rows],
-        "median": [r.minimum.median for r in rows],
-        "asymptotic": [r.minimum.asymptotic for r in rows],
-        "bound": [r.bound for r in rows],
-    }
-
-
-def _window_columns(config: TheoryConfig, rows: list[Row]) -> dict[str, list[float]]:
-    windows = sorted({1, config.failure.averaged, max(1, config.failure.steps // 2)})
-    columns = {"d": [r.d for r in rows], "t": [r.t for r in rows], "m_t": [r.m_t for r in rows]}
-    for window in windows:
-        columns[f"last {window}"] = [_without_noise(config, r, window) for r in rows]
-    return columns
-
-
-def _panel(rows: list[Row]) -> Panel:
-    curves: dict[str, Curve] = {}
-    for d in sorted({r.d for r in rows}):
-        own = [r for r in rows if r.d == d]
-        points = [(r.m_t, r.measured.mean) for r in own]
-        curves[f"d = {d}"] = Curve(points, [r.measured.error for r in own])
-    for d in sorted({r.d for r in rows}):
-        own = [(r.m_t, r.bound) for r in rows if r.d == d]
-        curves[f"bound, d = {d}"] = Curve(own, is_reference=True)
-    return Panel("each d at several m_t", "m_t", "n * MSE", curves)
-
-
-def _time_panel(config: TheoryConfig, rows: list[Row]) -> Panel:
-    curves: dict[str, Curve] = {}
-    for t in config.failure.times:
-        own = [r for r in rows if r.t == t]
-        points = [(r.d, r.measured.mean) for r in own]
-        curves[f"t = {t:g}"] = Curve(points, [r.measured.error for r in own])
-    for t in config.failure.times:
-        own = [(r.d, r.bound) for r in rows if r.t == t]
-        curves[f"bound, t = {t:g}"] = Curve(own, is_reference=True)
-    return Panel("each t at several d", "dimension d", "n * MSE", curves)
+def _panel(title: str, rows: pd.DataFrame, x: str, by: str, xlabel: str) -> Panel:
+    wide = rows.pivot(index=x, columns=by, values=[MSE, f"{MSE} +-", "bound"])
+    names = [f"{by} = {value:g}" for value in wide["bound"]]
+    bounds = [f"bound, {name}" for name in names]
+    wide.columns = [*names, *(f"{name} +-" for name in names), *bounds]
+    return Panel(title, MSE, wide.rename_axis(xlabel), names, bounds)

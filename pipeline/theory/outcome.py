@@ -1,54 +1,14 @@
 """What a theory experiment returns: tables, panels to draw, and claims with their verdicts."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
 
-from spire_core.rng import numpy_generator
-
-BLOCK = 2**15  # numbers at a time: they fit a core's cache, and malloc keeps their memory
 NUM_ERRORS = 4.0  # standard errors by which chance may break a claim
-
-
-class Score(NamedTuple):
-    """A mean over replicates and its standard error."""
-
-    mean: float
-    error: float
-
-    def scaled(self, factor: float) -> "Score":
-        """Return both times a factor, such as n for n * MSE."""
-        return Score(self.mean * factor, self.error * factor)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Points (x, y) and their standard errors; a reference is a dashed line without markers."""
-
-    points: Sequence[tuple[float, float]]
-    errors: Sequence[float] = ()
-    is_reference: bool = False
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One set of axes; `scale` is `loglog`, `logx`, `logy` or `linear`.
-
-    `ticks` name the places x = 0, 1, ... of categories, whose points are not joined.
-    """
-
-    title: str
-    xlabel: str
-    ylabel: str
-    curves: Mapping[str, Curve]
-    scale: str = "loglog"
-    ticks: Sequence[str] = ()
-    is_joined: bool = True
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -56,7 +16,10 @@ class Claim:
     """A sentence with its numbers, and whether they confirm it (None: an observation)."""
 
     text: str
-    is_met: bool | None = None
+    is_met: Any = None
+
+    def __post_init__(self) -> None:  # a comparison in numpy or pandas has its own True and False
+        object.__setattr__(self, "is_met", None if self.is_met is None else bool(self.is_met))
 
     def __str__(self) -> str:
         """Return the sentence behind its verdict."""
@@ -64,56 +27,61 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of one experiment; `tables` are columns, `numbers` become metrics."""
+class Panel:
+    """One set of axes: columns of a frame against its index, which may hold names.
 
-    name: str
+    A column "X +-" has the standard errors of the column "X". `references` are dashed lines.
+    `scale` is `loglog`, `logx`, `logy` or `linear`.
+    """
+
+    title: str
+    ylabel: str
+    frame: pd.DataFrame
+    measured: Sequence[str]
+    references: Sequence[str] = ()
+    scale: str = "loglog"
+    is_joined: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one experiment; `numbers` become metrics."""
+
     title: str
     claims: Sequence[Claim]
-    tables: Mapping[str, Mapping[str, Sequence[Any]]]
-    panels: Sequence[Panel]
+    tables: Mapping[str, pd.DataFrame]
+    panels: Sequence[Panel] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
 
+    def __add__(self, part: "Outcome") -> "Outcome":
+        """Return both under the title of the first."""
+        return Outcome(
+            self.title,
+            [*self.claims, *part.claims],
+            {**self.tables, **part.tables},
+            [*self.panels, *part.panels],
+            {**self.numbers, **part.numbers},
+        )
 
-def score(values: Tensor) -> Score:
-    """Return the mean of (R,) and its standard error."""
-    return Score(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
-
-
-Measure = Callable[[int, np.random.Generator], Mapping[str, Tensor]]
-"""Maps a number of replicates and a generator to the values (num,) of each quantity by name."""
-
-
-def draw_replicates(
-    replicates: int, size: int, stream: tuple[int, str, int], measure: Measure
-) -> dict[str, Tensor]:
-    """Return the values (replicates,) of each quantity that `measure(num, generator)` names.
-
-    `size`: how many numbers one replicate works on. Replicates are measured in blocks. The
-    generator of a block is a function of `stream` (seed, purpose, point) and the block's number.
-    """
-    num = max(1, min(replicates, BLOCK // size))
-    blocks: dict[str, list[Tensor]] = {}
-    for block, start in enumerate(range(0, replicates, num)):
-        generator = numpy_generator(*stream, block)
-        for name, values in measure(min(num, replicates - start), generator).items():
-            blocks.setdefault(name, []).append(values)
-    return {name: torch.cat(parts) for name, parts in blocks.items()}
+    def __str__(self) -> str:
+        """Return title, tables and claims as they are printed."""
+        tables = [f"{name}\n{_table(frame)}" for name, frame in self.tables.items()]
+        return "\n\n".join([self.title, *tables, "\n".join(map(str, self.claims))])
 
 
-def over_replicates(
-    replicates: int, size: int, stream: tuple[int, str, int], measure: Measure
-) -> dict[str, Score]:
-    """Return the score of each quantity of `draw_replicates`."""
-    values = draw_replicates(replicates, size, stream, measure)
-    return {name: score(parts) for name, parts in values.items()}
+def _table(frame: pd.DataFrame) -> str:
+    """Return a frame with errors beside the values; a wide one is transposed."""
+    cells = frame.map(_cell)
+    for name in [name for name in map(str, frame) if name.endswith(" +-")]:
+        errors, owner = cells.pop(name), name.removesuffix(" +-")
+        known = cells[owner] != "-"
+        cells[owner] = cells[owner].where(~known, cells[owner] + " +-" + errors)
+    if cells.shape[1] > 8:
+        return cells.T.to_string(header=False)
+    return cells.to_string(index=False)
 
 
-def slope(points: Sequence[tuple[float, Score]]) -> Score:
-    """Return the log-log slope of (x, score) points by weighted least squares, and its error."""
-    x = np.log([p for p, _ in points])
-    y = np.log([s.mean for _, s in points])
-    weights = np.array([(s.mean / s.error) ** 2 for _, s in points])
-    centred = x - (weights @ x) / weights.sum()
-    total = weights @ centred**2
-    return Score(float((weights * centred) @ y / total), float(1.0 / math.sqrt(total)))
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if math.isfinite(value) else "-"

@@ -1,127 +1,104 @@
 """Experiment H: mixtures read off a classifier, in any dimension, of images, and for new clients.
 
 Three parts: components that are no Gaussians in d dimensions, the shipped classifier on test
-images, and new clients outside the hull of old ones.
+images, and new clients outside the hull of old ones (`new_clients`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.theory.any_shapes import any_shapes, true_weights
+from pipeline.config.data import DataConfig
+from pipeline.data.datasets import describe, load
+from pipeline.data.resize import resized
+from pipeline.theory.any_shapes import COMPONENTS, true_weights
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.new_clients import coverage_findings
-from pipeline.theory.outcome import NUM_ERRORS, Claim, Curve, Outcome, Panel, Score, over_replicates
-from pipeline.theory.shipped_classifier import shipped_findings
-from spire_core.mixture.readout import (
-    confusion_matrix,
-    inverse_norm,
-    read_weights,
-    readout_bound,
-    readout_error,
-)
+from pipeline.theory.new_clients import CONCENTRATION, run_new_clients
+from pipeline.theory.outcome import NUM_ERRORS, ROUNDING, Claim, Outcome, Panel
+from pipeline.theory.replicates import draw_replicates, scores
+from spire_core.evaluation.extractors import auto_extractor, make_extractor
+from spire_core.mixture import readout
+from spire_core.mixture.k_components import likelihood_weights
 from spire_core.rng import numpy_generator
 
-EM_STEPS = 200
-ROUNDING = 1e-6  # of n * MSE, where a sample of many coordinates is as good as its label
+DIMS, N, REPLICATES = (1, 2, 4, 8, 16, 64, 256), 200, 400
 PER_CLASS = 50_000  # samples from which the confusion matrix is counted
-READ, LIKELIHOOD = "read off", "maximum likelihood"
+READ, EXACT, LIKELIHOOD = "read off", "read off, exact", "maximum likelihood"
+SURE = 1e-6  # of n * MSE: a standard error where a sample is as good as its label
 
-
-class Row(NamedTuple):
-    """One dimension: norm of the inverse, bound, exact error, and measured errors, as n * MSE."""
-
-    d: int
-    norm: float
-    bound: float
-    exact: float
-    read: Score
-    likelihood: Score
+DATA, IMAGE_SIZE = "mnist", 16  # of the shipped classifier
+IMAGES, CLIENTS = (64, 128, 256), 2000  # clients' numbers of images
+MSE, OTHER = "n * MSE", "n * MSE, C of the other half"
+TV, OTHER_TV = "TV", "TV, C of the other half"
 
 
 def run_readout(config: TheoryConfig) -> Outcome:
     """Return errors against d, of the shipped classifier, and of new clients outside the hull."""
     weights = true_weights(config).numpy()
-    rows = [_row(config, d, i) for i, d in enumerate(config.readout.dims)]
-    shipped, coverage = shipped_findings(config), coverage_findings(config)
-    return Outcome(
-        "readout",
-        f"H: mixtures read off a classifier, K = {len(weights)}, n = {config.readout.n}, "
-        f"{config.readout.replicates} replicates",
-        [*_claims(rows, 1.0 - np.square(weights).sum()), *shipped.claims, *coverage.claims],
-        {
-            "d coordinates of no Gaussian, as n * MSE": _columns(rows),
-            **shipped.tables,
-            **coverage.tables,
-        },
-        [_panel(rows), coverage.panel],
-        {"largest_norm": max(row.norm for row in rows), **shipped.numbers},
+    rows = pd.DataFrame([_point(config, weights, d, i) for i, d in enumerate(DIMS)])
+    by_d = rows.set_index("d").rename_axis("dimension d")
+    replicates = config.replicates or REPLICATES
+    in_d = Outcome(
+        f"H: mixtures read off a classifier, K = {len(weights)}, n = {N}, {replicates} replicates",
+        dimension_claims(rows, 1.0 - np.square(weights).sum()),
+        {"d coordinates of no Gaussian, as n * MSE": rows},
+        [Panel("components that are no Gaussians", MSE, by_d, [READ, LIKELIHOOD], ["bound"])],
+        {"largest_norm": float(rows["||C^-1||"].max())},
     )
+    has_images = describe(DATA)["ok"]
+    return in_d + _shipped(config, has_images) + run_new_clients(config, has_images)
 
 
-def _row(config: TheoryConfig, d: int, point: int) -> Row:
-    """Return errors for samples of d coordinates, each drawn from the sample's component.
+def _point(config: TheoryConfig, weights: np.ndarray, d: int, point: int) -> dict[str, float]:
+    """Return bound and errors for samples of d coordinates, each from the sample's component."""
+    classes = np.arange(len(weights))
+    generator = numpy_generator(config.seed, "theory_confusion", point)
+    labels = np.repeat(classes, PER_CLASS)
+    likeliest = _log_likelihoods(labels, d, generator).argmax(0).numpy()
+    confusion = readout.confusion_matrix(likeliest, labels, len(classes))
+
+    def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
+        labels = generator.choice(classes, (num, N), p=weights)
+        found = _log_likelihoods(labels, d, generator)  # (K, R, n)
+        of_labels, predicted = (
+            np.stack([(each == k).mean(1) for k in classes], 1)
+            for each in (labels, found.argmax(0).numpy())
+        )
+        # Paired with the error of the labels' shares in the same draws, whose mean is known.
+        known = (1.0 - np.square(weights).sum()) / N - np.square(of_labels - weights).sum(1)
+        likely = likelihood_weights(torch.exp(found - found.amax(0)), 200).T.numpy()
+        estimates = {READ: readout.read_weights(predicted, confusion), LIKELIHOOD: likely}
+        squares = {name: np.square(pi - weights).sum(1) for name, pi in estimates.items()}
+        return {name: torch.from_numpy(N * (v + known)) for name, v in squares.items()}
+
+    size, stream = N * len(classes), (config.seed, "theory_readout", point)
+    return {
+        "d": d,
+        "||C^-1||": readout.inverse_norm(confusion),
+        "bound": readout.readout_bound(confusion, weights),
+        EXACT: readout.readout_error(confusion, weights),
+        **scores(draw_replicates(config.replicates or REPLICATES, size, stream, measure)),
+    }
+
+
+def _log_likelihoods(labels: np.ndarray, d: int, generator: np.random.Generator) -> Tensor:
+    """Return log f_k of samples with these labels (...), each of d coordinates, as (K, ...).
 
     Counts of bins are sufficient, so that no cost depends on d.
     """
-    group, shares = config.readout, any_shapes().shares
-    weights = true_weights(config).numpy()
-    confusion = _confusion(config, d, shares, point)
-
-    def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
-        labels = generator.choice(len(weights), (num, group.n), p=weights)
-        scores = _log_likelihoods(labels, d, shares, generator)  # (K, R, n)
-        chosen = scores.argmax(0)
-        predicted = torch.stack([(chosen == k).double().mean(1) for k in range(len(weights))], 1)
-        pi = {
-            READ: read_weights(predicted.numpy(), confusion),
-            LIKELIHOOD: _likelihood_weights(scores).numpy(),
-        }
-        # Paired with the error of the labels' shares in the same draws, whose mean is known.
-        of_labels = np.stack([(labels == k).mean(1) for k in range(len(weights))], 1)
-        known = (1.0 - np.square(weights).sum()) / group.n - np.square(of_labels - weights).sum(1)
-        squares = {name: np.square(found - weights).sum(1) for name, found in pi.items()}
-        return {name: torch.from_numpy(group.n * (v + known)) for name, v in squares.items()}
-
-    stream = (config.seed, "theory_readout", point)
-    found = over_replicates(group.replicates, group.n * len(weights), stream, measure)
-    bound, exact = readout_bound(confusion, weights), readout_error(confusion, weights)
-    return Row(d, inverse_norm(confusion), bound, exact, found[READ], found[LIKELIHOOD])
+    shares = COMPONENTS.shares.numpy()
+    counts = generator.multinomial(d, shares[labels])  # (..., B)
+    return torch.from_numpy(np.moveaxis(counts @ np.log(shares).T, -1, 0).copy())
 
 
-def _confusion(config: TheoryConfig, d: int, shares: Tensor, point: int) -> np.ndarray:
-    """Return the confusion matrix of the likeliest component, counted on samples of its own."""
-    generator = numpy_generator(config.seed, "theory_confusion", point)
-    labels = np.repeat(np.arange(len(shares)), PER_CLASS)
-    predictions = _log_likelihoods(labels, d, shares, generator).argmax(0).numpy()
-    return confusion_matrix(predictions, labels, len(shares))
-
-
-def _log_likelihoods(
-    labels: np.ndarray, d: int, shares: Tensor, generator: np.random.Generator
-) -> Tensor:
-    """Return log f_k of samples with these labels (...), each of d coordinates, as (K, ...)."""
-    counts = generator.multinomial(d, shares.numpy()[labels])  # (..., B)
-    return torch.from_numpy(np.moveaxis(counts @ np.log(shares.numpy()).T, -1, 0).copy())
-
-
-def _likelihood_weights(scores: Tensor) -> Tensor:
-    """Return the weights (R, K) of the highest likelihood for log densities (K, R, n), by EM."""
-    densities = torch.exp(scores - scores.amax(0))
-    pi = torch.full(scores.shape[:2], 1.0 / len(scores), dtype=scores.dtype)
-    for _ in range(EM_STEPS):
-        mixture = (pi[..., None] * densities).sum(0)
-        pi = pi * (densities / mixture).mean(-1)
-    return pi.T
-
-
-def _claims(rows: Sequence[Row], of_labels: float) -> list[Claim]:
-    off = max(abs(row.read.mean - row.exact) / max(row.read.error, ROUNDING) for row in rows)
-    gaps = [row.likelihood.mean - row.bound - NUM_ERRORS * row.likelihood.error for row in rows]
-    first, last = rows[0], rows[-1]
+def dimension_claims(rows: pd.DataFrame, of_labels: float) -> list[Claim]:
+    """Return whether errors are those of theory, and maximum likelihood is below the bound."""
+    off = ((rows[READ] - rows[EXACT]).abs() / rows[f"{READ} +-"].clip(lower=SURE)).max()
+    gap = (rows[LIKELIHOOD] - rows["bound"] - NUM_ERRORS * rows[f"{LIKELIHOOD} +-"]).max()
+    first, last = rows.iloc[0], rows.iloc[-1]
     return [
         Claim(
             f"the error of the mixture read off is tr(C^-1 (diag(p) - p p') C^-T) / n "
@@ -130,36 +107,86 @@ def _claims(rows: Sequence[Row], of_labels: float) -> list[Claim]:
         ),
         Claim(
             f"maximum likelihood, which descent over all t is, is below the classifier's bound in "
-            f"all dimensions: {first.likelihood.mean:.2f} against {first.bound:.2f} at d = "
-            f"{first.d}, {last.likelihood.mean:.2f} against {last.bound:.2f} at d = {last.d}",
-            max(gaps) <= ROUNDING,
+            f"all dimensions: {first[LIKELIHOOD]:.2f} against {first['bound']:.2f} at d = "
+            f"{first['d']:g}, {last[LIKELIHOOD]:.2f} against {last['bound']:.2f} at d = "
+            f"{last['d']:g}",
+            gap <= ROUNDING,
         ),
         Claim(
-            f"at d = {last.d} the bound is {last.bound / of_labels:.3f} of the error of labels, "
-            f"{of_labels:.3f}",
+            f"at d = {last['d']:g} the bound is {last['bound'] / of_labels:.3f} of the error of "
+            f"labels, {of_labels:.3f}"
         ),
     ]
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    return {
-        "d": [row.d for row in rows],
-        "||C^-1||": [row.norm for row in rows],
-        "bound": [row.bound for row in rows],
-        "read off, exact": [row.exact for row in rows],
-        READ: [row.read.mean for row in rows],
-        f"{READ} +-": [row.read.error for row in rows],
-        LIKELIHOOD: [row.likelihood.mean for row in rows],
-        f"{LIKELIHOOD} +-": [row.likelihood.error for row in rows],
-    }
+def _shipped(config: TheoryConfig, has_images: bool) -> Outcome:
+    """Return what the shipped classifier tells about clients' mixtures from test images."""
+    if not has_images:
+        text = f"the {DATA} classifier is not measured, because its test images are not at hand"
+        return Outcome("no images", [Claim(f"{text} (spire data fetch {DATA})")], {})
+    data = load(DataConfig(name=DATA), "test")
+    images = torch.from_numpy(resized(data.images, IMAGE_SIZE)).float() / 127.5 - 1.0
+    predictions = np.asarray(make_extractor(auto_extractor(DATA)).class_predictions(images))
+    return read_clients(config, predictions, np.asarray(data.labels), IMAGES)
 
 
-def _panel(rows: Sequence[Row]) -> Panel:
-    curves = {
-        READ: Curve([(row.d, row.read.mean) for row in rows], [row.read.error for row in rows]),
-        LIKELIHOOD: Curve(
-            [(row.d, row.likelihood.mean) for row in rows], [row.likelihood.error for row in rows]
+def read_clients(
+    config: TheoryConfig, predictions: np.ndarray, labels: np.ndarray, nums: Sequence[int]
+) -> Outcome:
+    """Return errors of mixtures read off predicted classes (N,) of images with labels (N,)."""
+    is_first, num_classes = np.arange(len(labels)) % 2 == 0, int(labels.max()) + 1
+    whole, drawn, other = (
+        readout.confusion_matrix(predictions[part], labels[part], num_classes)
+        for part in (slice(None), is_first, ~is_first)
+    )
+    rows = pd.DataFrame([_clients(config, n, drawn, other, i) for i, n in enumerate(nums)])
+    norm, accuracy = readout.inverse_norm(whole), float((predictions == labels).mean())
+    off = ((rows[MSE] - rows["exact"]).abs() / rows[f"{MSE} +-"]).max()
+    first, last = rows.iloc[0], rows.iloc[-1]
+    claims = [
+        Claim(
+            f"the {DATA} classifier at {IMAGE_SIZE} px (accuracy {accuracy:.4f}) has ||C^-1|| = "
+            f"{norm:.4f}; the mixture of a client read off {first['images']:g} images is off by TV "
+            f"{first[OTHER_TV]:.3f} on average"
         ),
-        "bound": Curve([(row.d, row.bound) for row in rows], is_reference=True),
+        Claim(
+            f"with C exact, its error is as computed ({off:.1f} standard errors at most)",
+            off <= NUM_ERRORS,
+        ),
+        Claim(
+            f"with C of the other half, n * MSE is {first[OTHER]:.3f} with {first['images']:g} "
+            f"images and {last[OTHER]:.3f} with {last['images']:g}, where it is "
+            f"{last['exact']:.3f} with C exact and the bound {last['bound']:.3f}: a C that is "
+            "counted leaves a bias"
+        ),
+    ]
+    title = f"clients' mixtures read off test images of {DATA}"
+    numbers = {"shipped_norm": norm, "shipped_tv": float(first[OTHER_TV])}
+    return Outcome(title, claims, {title: rows}, numbers=numbers)
+
+
+def _clients(
+    config: TheoryConfig, n: int, drawn: np.ndarray, other: np.ndarray, point: int
+) -> dict[str, float]:
+    """Return the errors over clients of n images, drawn from one half with replacement.
+
+    `drawn` is the confusion matrix of that half, and `other` that of the other half.
+    """
+    generator = numpy_generator(config.seed, "theory_shipped", point)
+    mixtures = generator.dirichlet([CONCENTRATION] * len(drawn), config.replicates or CLIENTS)
+    counts = generator.multinomial(n, mixtures)
+    predicted = [generator.multinomial(counts[:, k], drawn[:, k]) for k in range(len(drawn))]
+    shares = np.sum(predicted, axis=0) / n
+    own, others = (readout.read_weights(shares, c) - mixtures for c in (drawn, other))
+    # What is known of each client is subtracted, so that its own mixture adds no variance.
+    exact = np.array([readout.readout_error(drawn, pi) for pi in mixtures])
+    values = {
+        MSE: n * np.square(own).sum(1) - exact + exact.mean(),
+        OTHER: n * np.square(others).sum(1) - exact + exact.mean(),
+        TV: 0.5 * np.abs(own).sum(1),
+        OTHER_TV: 0.5 * np.abs(others).sum(1),
     }
-    return Panel("components that are no Gaussians", "dimension d", "n * MSE", curves)
+    found = scores({name: torch.from_numpy(v) for name, v in values.items()})
+    bound = float(np.mean([readout.readout_bound(drawn, pi) for pi in mixtures]))
+    squares = {name: value for name, value in found.items() if MSE in name}
+    return {"images": n, **squares, "exact": float(exact.mean()), "bound": bound, **found}

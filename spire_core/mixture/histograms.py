@@ -9,11 +9,10 @@ Letters: K components, B bins, N nodes (of all times together); logits and weigh
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.errors import ConfigError
+from spire_core.mixture.numerics import line, times
 
 LEAST = 1e-13  # densities below it are left out of integrals: their scores are rounding
 
@@ -27,11 +26,7 @@ class Histograms:
 
     @classmethod
     def of(cls, shapes: Tensor, low: float = -3.0, high: float = 3.0) -> "Histograms":
-        """Return histograms of equal bins in proportion to shapes (K, B), which are above 0."""
-        if shapes.ndim != 2 or not bool((shapes > 0).all()):
-            raise ConfigError(
-                "expected shapes (K, B) above 0, got other: each component has mass in all bins"
-            )
+        """Return histograms of equal bins in proportion to shapes (K, B), all above 0."""
         edges = torch.linspace(low, high, shapes.shape[1] + 1, dtype=torch.float64)
         return cls(edges, shapes / (shapes @ edges.diff())[:, None])
 
@@ -39,6 +34,10 @@ class Histograms:
     def shares(self) -> Tensor:
         """Return the probability of each bin, (K, B)."""
         return self.heights * self.edges.diff()
+
+    def information(self, pi: Tensor) -> Tensor:
+        """Return Fisher's information on the weights in one sample, (K, K)."""
+        return (self.shares / (pi @ self.shares)) @ self.shares.T
 
     def diffused(self, x: Tensor, signal: float, sigma: float) -> tuple[Tensor, Tensor]:
         """Return the densities (K, N) at x (N,) after diffusion, and their slopes."""
@@ -57,19 +56,16 @@ class DiffusedNodes:
     slopes: Tensor
 
 
-def diffused_nodes(histograms: Histograms, num_times: int = 32) -> DiffusedNodes:
+def diffused_nodes(histograms: Histograms) -> DiffusedNodes:
     """Return nodes for integrals over x and over t in (0, inf).
 
-    With e^-t = sin(v), dt is cot(v) dv: Gauss-Legendre in v, the trapezoid rule in x. The scores of
-    a histogram grow as 1 / sigma at its edges, and cot(v) = sigma / e^-t cancels that.
+    The scores of a histogram grow as 1 / sigma at its edges; dt = sigma / e^-t dv cancels that.
     """
-    points, parts = np.polynomial.legendre.leggauss(num_times)
     reach = float(histograms.edges.abs().max())
     found = []
-    for v, dv in zip(0.25 * math.pi * (points + 1.0), 0.25 * math.pi * parts, strict=True):
-        signal, sigma = math.sin(v), math.cos(v)
-        far, step = signal * reach + 8.0 * sigma, 0.2 * sigma
-        x = torch.arange(-far, far + step, step, dtype=torch.float64)
+    for signal, sigma, dv in times(32):
+        step = 0.2 * sigma
+        x = line(signal * reach + 8.0 * sigma, step)
         weights = torch.full_like(x, step * dv * sigma / signal)
         found.append((weights, *histograms.diffused(x, signal, sigma)))
     weights, densities, slopes = zip(*found, strict=True)
@@ -128,10 +124,8 @@ def rate_of_descent(histograms: Histograms, target: Tensor, lr: float = 2.0) -> 
     The Hessian there is J I J with J = diag(pi) - pi pi' and Fisher's information I. Its null space
     is that of logits which move together, if the f_k are linearly independent.
     """
-    shares = histograms.shares
-    information = (shares / (target @ shares)) @ shares.T
     jacobian = torch.diag(target) - torch.outer(target, target)
-    values = torch.linalg.eigvalsh(jacobian @ information @ jacobian)
+    values = torch.linalg.eigvalsh(jacobian @ histograms.information(target) @ jacobian)
     return float((1.0 - lr * values[1:]).abs().max())
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.errors import ConfigError
-from spire_core.mixture.two_components import log_odds, normals
+from spire_core.mixture.estimators import minimiser_at_one_t
+from spire_core.mixture.numerics import bisect, line, normal_nodes
+from spire_core.mixture.two_components import log_odds, normals, signal_and_noise
 
-BISECTIONS = 40
 PINNED = 1e-6  # from 0 or 1: a limit nearer than this is there
 
 
@@ -40,55 +40,62 @@ def line_of(plus: Tensor, minus: Tensor, mu: Tensor) -> Line:
     return Line(m, first, ((-mu - middle) * axis).sum(-1, keepdim=True))
 
 
-def draw_on_line(w: float, line: Line, n: int, generator: np.random.Generator) -> Tensor:
+def draw_on_line(w: float, on: Line, n: int, generator: np.random.Generator) -> Tensor:
     """Return a new client's data (R, n) in the coordinate of a backbone's line."""
-    shape = (len(line.m), n)
+    shape = (len(on.m), n)
     is_first = torch.from_numpy(generator.random(shape) < w)
-    return normals(generator, *shape) + torch.where(is_first, line.first, line.second)
+    return normals(generator, *shape) + torch.where(is_first, on.first, on.second)
 
 
-def believed_error(w: float, line: Line, n: int) -> Tensor:
+def believed_error(w: float, on: Line, n: int) -> Tensor:
     """Return the asymptotic error (R,) of maximum likelihood with the backbone's means.
 
     (w* - w)^2 + `believed_variance` (White 1982), where w* is the limit.
     """
-    limit = believed_limit(w, line)
-    return (limit - w) ** 2 + believed_variance(w, line, limit, n)
+    limit = believed_limit(w, on)
+    return (limit - w) ** 2 + believed_variance(w, on, limit, n)
 
 
-def believed_variance(w: float, line: Line, limit: Tensor, n: int) -> Tensor:
+def believed_variance(w: float, on: Line, limit: Tensor, n: int) -> Tensor:
     """Return the asymptotic variance (R,) at the limit w* (R,), 0 where that is pinned at an end.
 
     1 / (n E g^2), where g = p / w* - (1 - p) / (1 - w*) has mean 0 at a limit inside (0, 1) under
     the true density: variance and curvature of a mixture in w are both E g^2. At an end the mean is
     not 0, and almost all estimates are at that end too.
     """
-    variance = 1.0 / (n * _mean_power(w, line, limit[:, None], 2).squeeze(-1))
+    variance = 1.0 / (n * _mean_power(w, on, limit[:, None], 2).squeeze(-1))
     return variance.masked_fill(torch.minimum(limit, 1.0 - limit) < PINNED, 0.0)
 
 
-def believed_limit(w: float, line: Line) -> Tensor:
+def believed_limit(w: float, on: Line) -> Tensor:
     """Return the limit w* (R,) of maximum likelihood with the backbone's means."""
-    low, high = torch.full_like(line.m, 1e-9), torch.full_like(line.m, 1.0 - 1e-9)
-    for _ in range(BISECTIONS):
-        limit = 0.5 * (low + high)
-        is_below = _mean_power(w, line, limit, 1) > 0  # log q is concave in w
-        low, high = torch.where(is_below, limit, low), torch.where(is_below, high, limit)
-    return (0.5 * (low + high)).squeeze(-1)
+    low, high = torch.full_like(on.m, 1e-9), torch.full_like(on.m, 1.0 - 1e-9)
+    # log q is concave in w
+    return bisect(lambda limit: _mean_power(w, on, limit, 1) > 0, low, high).squeeze(-1)
 
 
-def moment_limit(w: float, line: Line) -> Tensor:
+def moment_limit(w: float, on: Line) -> Tensor:
     """Return the limit (R,) of `estimators.moment` with the backbone's means."""
-    return (0.5 + 0.5 * (w * line.first + (1.0 - w) * line.second) / line.m).squeeze(-1)
+    return (0.5 + 0.5 * (w * on.first + (1.0 - w) * on.second) / on.m).squeeze(-1)
 
 
-def _mean_power(w: float, line: Line, limit: Tensor, power: int) -> Tensor:
+def limit_at_one_t(w: float, on: Line, t: float) -> Tensor:
+    """Return the limit (R,) of `estimators.averaged_minimiser` with the backbone's means."""
+    signal, _ = signal_and_noise(t)
+    m_t, first, second = (signal * place for place in on)
+    step = min(0.5, 0.4 / float(m_t.max()))
+    x = line(float(torch.maximum(first.abs(), second.abs()).max()) + 8.0, step)
+    bells = [torch.exp(-0.5 * (x - place).square()) for place in (first, second)]
+    q = (w * bells[0] + (1.0 - w) * bells[1]) * (step / math.sqrt(2.0 * math.pi))
+    return minimiser_at_one_t(x, q, m_t)
+
+
+def _mean_power(w: float, on: Line, limit: Tensor, power: int) -> Tensor:
     """Return E g^power (R, 1) under the true density, for g at w* = limit (R, 1)."""
-    z = torch.arange(-9.0, 9.0, 0.05, dtype=torch.float64)
-    share = torch.exp(-0.5 * z.square()) * 0.05 / math.sqrt(2.0 * math.pi)
+    z, share = normal_nodes(0.05)
     h, total = log_odds(limit), torch.zeros_like(limit)
-    for part, place in ((w, line.first), (1.0 - w, line.second)):
-        p = torch.sigmoid(2.0 * (line.m * (z + place) + h))
+    for part, place in ((w, on.first), (1.0 - w, on.second)):
+        p = torch.sigmoid(2.0 * (on.m * (z + place) + h))
         total += part * ((p / limit - (1.0 - p) / (1.0 - limit)) ** power @ share)[:, None]
     return total
 
@@ -102,15 +109,12 @@ def perturbed(
     midpoint. `shift`: both move by the same vector along mu, the worst of the three for maximum
     likelihood.
     """
-    along = size * mu / mu.norm()
     if kind == "isotropic":
         moves = [normals(generator, num, len(mu)) for _ in range(2)]
         plus, minus = (size * move / move.norm(dim=-1, keepdim=True) for move in moves)
         return mu + plus, minus - mu
-    moves = {"scale": (along, -along), "shift": (along, along)}
-    if kind not in moves:
-        raise ConfigError(f"expected isotropic, scale or shift, got {kind!r}: choose one")
-    plus, minus = moves[kind]
+    along = size * mu / mu.norm()
+    plus, minus = {"scale": (along, -along), "shift": (along, along)}[kind]
     return (mu + plus).expand(num, -1), (minus - mu).expand(num, -1)
 
 

@@ -1,21 +1,19 @@
-"""K Gaussians with known means: recovery of a client's softmax weights by descent.
+"""K Gaussians with known means: a client's softmax weights by descent, likelihood, least squares.
 
 X0 ~ sum_k pi_k N(mu_k, I), pi = softmax(logits); s(x, t) = sum_k r_k mu_k,t - x, where r_k is the
 posterior probability of component k and mu_k,t = e^-t mu_k. A common rotation or shift of all means
 changes neither the loss nor the likelihood. The means are therefore kept as K points of at most
-K - 1 coordinates, and d no longer occurs. Shapes: R replicates, n samples, r coordinates,
-K components; x, z (r, R, n) and logits, weights (K, R). Components come first, because softmax is
-fastest along the first dimension.
+K - 1 coordinates, and d no longer occurs. Errors are E ||pi_hat - pi||^2. Shapes: R replicates,
+n samples, r coordinates, K components; x, z (r, R, n) and logits, weights (K, R). Components come
+first, because softmax is fastest along the first dimension.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.errors import ConfigError
 from spire_core.mixture.descent import draw_times
 from spire_core.mixture.two_components import normals, signal_and_noise
 
@@ -24,43 +22,17 @@ LogitGradient = Callable[[Tensor], Tensor]
 
 
 def reduced_means(means: Tensor) -> Tensor:
-    """Return the means (K, d) in coordinates of their own, (K, r) with r <= min(d, K - 1).
-
-    ConfigError for fewer than two means, for values not finite, and for two that coincide.
-    """
-    if means.ndim != 2 or len(means) < 2:
-        raise ConfigError(
-            f"expected at least K = 2 means of one dimension, got shape {tuple(means.shape)}: "
-            "one component has no weight to recover"
-        )
-    if not bool(torch.isfinite(means).all()):
-        raise ConfigError("expected means that are finite, got nan or inf: change them")
-    distances = torch.cdist(means, means) + torch.diag(
-        torch.full((len(means),), math.inf, dtype=means.dtype)
-    )
-    if distances.min() <= 1e-9:
-        raise ConfigError(
-            f"expected distinct means, got two that coincide among {len(means)}: no data tell the "
-            "weights of equal components apart"
-        )
+    """Return the means (K, d) in coordinates of their own, (K, r) with r <= min(d, K - 1)."""
     u, sizes, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
-    kept = sizes > 1e-10 * sizes[0]
-    return (u * sizes)[:, kept]
+    return (u * sizes)[:, sizes > 1e-10 * sizes[0]]
 
 
-def draw_components(
-    weights: Tensor, means: Tensor, shape: tuple[int, int], generator: np.random.Generator
-) -> Tensor:
-    """Return samples (r, R, n) of the mixture with weights (K,) and reduced means (K, r)."""
-    return draw_with_shares(weights, means, shape, generator)[0]
-
-
-def draw_with_shares(
+def draw(
     weights: Tensor, means: Tensor, shape: tuple[int, int], generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return the samples (r, R, n) of `draw_components`, and the share of each component (K, R).
+    """Return samples (r, R, n) of weights (K,) and reduced means (K, r), and shares (K, R).
 
-    The shares are the estimate that labels would give.
+    The share of each component in the samples is the estimate that labels would give.
     """
     places = torch.from_numpy(generator.random(shape))
     chosen = torch.searchsorted(weights.cumsum(0), places).clamp(max=len(weights) - 1)
@@ -68,7 +40,7 @@ def draw_with_shares(
     return normals(generator, means.shape[1], *shape) + means.T[:, chosen], shares
 
 
-def densities(x: Tensor, means: Tensor) -> Tensor:
+def log_densities(x: Tensor, means: Tensor) -> Tensor:
     """Return log N(x; mu_k, I) up to a term common to all k, (K, ...), for x (r, ...)."""
     return apply(means, x) - _column(0.5 * means.square().sum(-1), x)
 
@@ -101,19 +73,14 @@ def logit_gradient(
 
 
 def descend_logits_fixed_t(
-    x: Tensor,
-    means: Tensor,
-    t: float,
-    steps: int,
-    averaged: int,
-    generator: np.random.Generator,
+    x: Tensor, means: Tensor, t: float, steps: int, averaged: int, generator: np.random.Generator
 ) -> Tensor:
     """Return weights (K, R) of descent on the loss at t, with fresh noise, from equal weights.
 
     Steps are 1 / L, with L = e^-2t / 2 times the largest eigenvalue of the Gram matrix G of the
     centred means. At the minimum of the expected loss the curvature is E J (2 e^-2t G) J', which is
     at most L, because the Jacobian J of softmax has norm 1/2 at most. Elsewhere there is a second
-    term (`landscape` for two components).
+    term (`expected_loss` for two components).
     """
     signal, sigma = (torch.tensor(v, dtype=x.dtype) for v in signal_and_noise(t))
     largest = 0.5 * signal.square() * torch.linalg.matrix_norm(means, 2).square()
@@ -145,8 +112,6 @@ def descend_logits_all_t(
 def _descend(
     gradient: LogitGradient, lr: float, x: Tensor, means: Tensor, steps: int, averaged: int
 ) -> Tensor:
-    if not 1 <= averaged <= steps:
-        raise ConfigError(f"expected averaged in 1..{steps}, got {averaged}: of the last steps")
     logits = torch.zeros(len(means), x.shape[1], dtype=x.dtype)
     total = torch.zeros_like(logits)
     for step in range(steps):
@@ -154,3 +119,56 @@ def _descend(
         if step >= steps - averaged:
             total += torch.softmax(logits, 0)
     return total / averaged
+
+
+def likelihood_weights(densities: Tensor, steps: int, counts: Tensor | float = 1.0) -> Tensor:
+    """Return the weights (K, R) of the highest likelihood by EM, for f_k(x_i) as (K, R, n).
+
+    pi_k <- mean_i r_k(x_i). `counts` (R, n) says how often each x_i occurs, relative to their mean.
+    The f_k may have a factor common to all k.
+    """
+    pi = torch.full(densities.shape[:2], 1.0 / len(densities), dtype=densities.dtype)
+    for _ in range(steps):
+        mixture = (pi[..., None] * densities).sum(0)
+        pi = pi * (counts * densities / mixture).mean(-1)
+    return pi
+
+
+def affine_weights(x: Tensor, means: Tensor) -> Tensor:
+    """Return the weights (K, R), summing to 1, whose mean fits the data's mean by least squares.
+
+    This is `estimators.moment` for K components. The means have to be affinely independent,
+    otherwise the data's mean does not determine the weights.
+    """
+    return 1.0 / len(means) + torch.linalg.pinv(means).T @ x.mean(-1)
+
+
+def affine_error(weights: Tensor, means: Tensor, n: int) -> float:
+    """Return (sum_k pi_k (1 - pi_k) + tr((P G P)^+)) / n, exact for `affine_weights`.
+
+    G is the Gram matrix of the means and P = I - 11'/K; reduced means are centred, so P G P = G. G
+    has rank K - 1 if the means are affinely independent. Otherwise the formula omits the directions
+    that a mean does not determine, and is not the error of an estimator.
+    """
+    spread = (weights * (1.0 - weights)).sum()
+    gram = means @ means.T
+    return float(spread + torch.trace(torch.linalg.pinv(gram, rtol=1e-10, hermitian=True))) / n
+
+
+def simplex_cramer_rao(information: Tensor, n: int) -> float:
+    """Return tr(V (V' J V)^-1 V') / n, the Cramer-Rao bound for weights that sum to 1.
+
+    J (K, K) is Fisher's information E p_j p_k / q^2, with p_k the component's density and q the
+    mixture's. V (K, K - 1) is an orthonormal basis of the vectors that sum to 0.
+    """
+    basis = torch.linalg.svd(torch.ones(1, len(information), dtype=information.dtype))[2][1:]
+    return float(torch.linalg.inv(basis @ information @ basis.T).trace()) / n
+
+
+def drawn_information(
+    weights: Tensor, means: Tensor, generator: np.random.Generator, num: int = 200_000
+) -> Tensor:
+    """Return Fisher's information (K, K) on the weights, a mean over `num` draws."""
+    x = draw(weights, means, (1, num), generator)[0][:, 0]
+    ratio = torch.softmax(log_densities(x, means) + weights.log()[:, None], 0) / weights[:, None]
+    return ratio @ ratio.T / num

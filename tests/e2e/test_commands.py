@@ -202,10 +202,10 @@ def test_doctor_checks_the_metrics(desk: Desk) -> None:
 
 
 def test_doctor_says_that_a_selftest_failed(desk: Desk, mnist_root: Path, tmp_path: Path) -> None:
-    shutil.copytree(mnist_root / "mnist", tmp_path / "mnist")
-    labels = np.load(tmp_path / "mnist" / "test_labels.npy")
-    np.save(tmp_path / "mnist" / "test_labels.npy", (labels + 1) % 10)
+    with np.load(mnist_root / "mnist.npz") as stored:
+        arrays: dict[str, Any] = dict(stored)
+    np.savez(tmp_path / "mnist.npz", **arrays | {"test_labels": (arrays["test_labels"] + 1) % 10})
     beside = replace(desk, env=desk.env | {"SPIRE_DATA": str(tmp_path)})
     said = beside.spire("doctor", "--metrics", expect=1)[0]
-    assert f"mnist: FAILED, the stored file {tmp_path}/mnist/test_labels.npy is damaged" in said
+    assert f"mnist: FAILED, the stored file {tmp_path}/mnist.npz is damaged" in said
     assert "mnist damaged" in beside.spire("doctor")[0]

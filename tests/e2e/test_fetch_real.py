@@ -11,7 +11,7 @@ from pipeline.data.resize import resized
 
 
 def test_mnist_is_the_real_one(tmp_path: Path) -> None:
-    assert fetch("mnist", tmp_path) == tmp_path / "mnist"
+    assert fetch("mnist", tmp_path) == tmp_path / "mnist.npz"
     config = DataConfig("mnist", root=str(tmp_path))
     train, test = load(config, "train"), load(config, "test")
     assert train.images.shape == (60000, 1, 28, 28)

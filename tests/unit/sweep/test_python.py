@@ -9,23 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from finished_runs import make_run
-from PIL import Image
-from torch import Tensor, arange, rand
+from torch import rand
 
 import spire
-from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config, preset_names
 from pipeline.config.meaning import load_typed
-from pipeline.data.arrays import uint8_images
-from pipeline.data.datasets import load, load_clients
 from pipeline.federation.setup import prepare
-from spire_core.errors import ConfigError, DataError, RunError, SpireError
+from spire_core.errors import ConfigError, RunError, SpireError
 from sweeps import sweep as sweep_module
 from sweeps.design.load import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
-LABEL = "expected labels that can name a folder, got"
-BAD_LABELS = ("..", ".", "", "/x", "a/b", "metadata.csv", "a\0b", "x" * 300, "\ud800", "\udc80")
 GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
 
 
@@ -194,8 +188,6 @@ def test_what_cannot_arrive_is_one_sentence(furnished: dict[str, Any]) -> None:
     for client_id in (9.5, "nine", True):
         with pytest.raises(ConfigError, match="got client_id"):
             spire.adapt(run, GREY, client_id=client_id)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"expected images uint8 \(N, 1, 16, 16\), got .*: make"):
-        spire.adapt(run, [[[1, 2], [3]]])
     assert run.client_ids == [6, 7]
 
 
@@ -204,162 +196,6 @@ def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
     log_range = {"min": 1e-3, "max": 1.0, "log": True}
     for axis in ({"axes.adapt.lr": log_range}, {"axes": {"adapt": {"lr": log_range}}}):
         assert load_sweep("smoke", spire._words({**drawn, **axis})).axes["adapt.lr"] == log_range
-
-
-def labelled(i: int) -> tuple[Tensor, Tensor]:
-    return rand(3, 8, 8), arange(4)[i % 2]
-
-
-class Pairs:
-    """As torch's `Dataset`: a length and an index that never ends."""
-
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return labelled(i)
-
-
-def test_images_with_labels_are_class_folders(tmp_path: Path) -> None:
-    settings = spire.write_images(tmp_path / "pairs", Pairs())
-    assert settings["data.image_size"] == 8
-    config = DataConfig("folder", path=settings["data.path"], image_size=8)
-    found = [load(config, split) for split in ("train", "test")]
-    assert found[0].class_names == ("0", "1")
-    assert sum(len(data.labels) for data in found) == 6
-
-
-def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> None:
-    images = [Image.fromarray(image) for image in GREY]
-    rows = [
-        {"image": image, "client": f"c{i % 2}", "caption": 'a, "b"', "label": "x"}
-        for i, image in enumerate(images)
-    ]
-    settings = spire.write_images(tmp_path / "rows", rows)
-    assert (settings["model.text"], settings["model.words"]) == ("words", ['"b"', "a,"])
-    assert load_config("smoke", spire._words(settings)).model.words == ('"b"', "a,")
-    path, metadata = settings["data.path"], settings["data.metadata"]
-    data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
-    assert data.captions == ('a, "b"',) * 10
-    assert data.clients is not None
-    assert data.clients.names == ("c0", "c1")
-    assert sorted(data.images[:, 0].reshape(10, -1).tolist()) == sorted(
-        GREY.reshape(10, -1).tolist()
-    )
-
-
-def test_labels_of_any_kind_are_read_again(tmp_path: Path) -> None:
-    """A folder whose name begins with a dot is not read; spaces around a path do not count."""
-    labels, clients = [".net", " java"] * 5, ["a", "b"] * 5
-    settings = spire.write_images(tmp_path / "listed", GREY, labels, clients)
-    path, metadata = settings["data.path"], settings["data.metadata"]
-    data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
-    assert data.class_names == (".net", "java")
-    assert len(data.labels) == 10
-    with pytest.raises(DataError, match=r"labels that can name a folder, got '\.net': rename it"):
-        spire.write_images(tmp_path / "folders", GREY, labels)
-
-
-def test_labels_and_clients_may_be_tensors(tmp_path: Path) -> None:
-    rows = [{"image": image, "label": arange(4)[3]} for image in GREY]
-    settings = spire.write_images(tmp_path / "rows", rows, clients=arange(10) % 2)
-    path, metadata = settings["data.path"], settings["data.metadata"]
-    data = load_clients(DataConfig("folder", path=path, image_size=16, metadata=metadata))
-    assert data.class_names == ("3",)
-    assert data.clients is not None
-    assert data.clients.names == ("0", "1")
-    learnt = rand(2, 8, 8, requires_grad=True)
-    spire.write_images(tmp_path / "learnt", learnt, arange(2))
-    assert (tmp_path / "learnt" / "1" / "0000001.png").is_file()
-
-
-def test_a_photo_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
-    sides = Image.new("RGB", (8, 8), "black")
-    sides.paste("white", (0, 0, 4, 8))  # white on the left
-    sides.getexif()[0x0112] = 6  # to be turned by a quarter, clockwise
-    spire.write_images(tmp_path / "new", [sides])
-    with Image.open(tmp_path / "new" / "images" / "0000000.png") as found:
-        assert [found.getpixel((x, y)) for x, y in ((0, 0), (7, 0), (0, 7))] == [
-            (255, 255, 255),
-            (255, 255, 255),
-            (0, 0, 0),
-        ]
-
-
-@pytest.mark.parametrize(
-    ("images", "more", "told"),
-    [
-        ([], {}, "expected images, got none"),
-        (None, {}, "expected images one after another, got None: give a list"),
-        (np.zeros((), np.uint8), {}, "expected images one after another, got array"),
-        ({"train": GREY, "test": GREY}, {}, "got a mapping of train, test: give one split"),
-        (GREY[:1], {"labels": 3}, "expected labels one after another, got 3"),
-        (GREY[:2], {"clients": ["ann", "ann "]}, "more than blanks around them, got 'ann' and"),
-        ([Image.new("I;16", (4, 4), 300)], {}, r"expected image 0 as .*, got uint16 \(4, 4\)"),
-        ([Image.new("I", (4, 4), 300)], {}, r"expected image 0 as .*, got int32 \(4, 4\)"),
-        ([Image.new("F", (4, 4), 300.0)], {}, r"expected image 0 as .*, got float32 \(4, 4\)"),
-        (GREY[:2], {"labels": [arange(2)] * 2}, "expected one label and one client of an image"),
-        (GREY[:2], {"clients": ["a", np.nan]}, "a client of every image or of none, got none"),
-        (
-            GREY[:1],
-            {"clients": "a", "captions": [["x y", "z"]]},
-            r"expected a text as caption of image 0, got \['x y', 'z'\]: choose one",
-        ),
-        (GREY, {"labels": [1]}, "expected a label of every image, got none of image 1"),
-        (GREY[:2], {"clients": "abc"}, "expected one client of every image, got more"),
-        (GREY[:1], {"captions": "a"}, "expected clients with captions, got none: say whose"),
-        (GREY[:1], {"labels": ["../x"]}, "expected labels that can name a folder, got '../x'"),
-        *((GREY[:1], {"labels": [label]}, LABEL) for label in BAD_LABELS),
-        (
-            GREY[:3],
-            {"clients": "aab", "captions": [None, "x", "y"]},
-            "or of none, got none of image 0",
-        ),
-        (
-            GREY[:3],
-            {"clients": "aab", "captions": ["x", None, "y"]},
-            "or of none, got none of image 1",
-        ),
-        (GREY[:3], {"clients": [None, "a", "b"]}, "a client of every image or of none, got none"),
-        (GREY[:3], {"labels": [0.0, None, 1.0]}, "a label of every image or of none, got none of"),
-        (GREY[:3], {"labels": [0.0, float("nan"), 1.0]}, "a label of every image or of none, got"),
-        (GREY[:1], {"clients": ["\ud800"]}, r"expected to write metadata\.csv, got 'utf-8' codec"),
-        (GREY[:1], {"clients": "a", "captions": ["\ud800"]}, r"expected to write metadata\.csv"),
-        ([[[1, 2], [3], [4]]], {}, "expected image 0 of whole rows, got"),
-        ([np.full((4, 4), 300)], {}, r"expected image 0 as uint8 \(H, W\)"),
-        ([np.zeros((4, 4, 2), np.uint8)], {}, r"got uint8 \(4, 4, 2\): convert it"),
-    ],
-)
-def test_wrong_images_are_one_sentence(
-    tmp_path: Path, images: Any, more: dict[str, Any], told: str
-) -> None:
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError, match=told) as error:
-        spire.write_images(tmp_path / "mine" / "new", images, **more)
-    assert len(str(error.value)) < 300
-    left = [path.name for path in tmp_path.rglob("*")]
-    assert left == ["mine"]  # nothing beside the folder, or in the way of the next try
-
-
-def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").touch()
-    with pytest.raises(DataError, match="expected a new or empty folder"):
-        spire.write_images(tmp_path, GREY)
-
-
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for place in (tmp_path / "file" / "new", tmp_path / ("x" * 300), tmp_path / "a\0b"):
-        with pytest.raises(DataError, match=r"expected to write .*: correct that, or name"):
-            spire.write_images(place, GREY)
-    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
-
-
-def test_images_of_another_shape_do_not_join() -> None:
-    assert uint8_images(GREY, (1, 16, 16)).shape == (10, 1, 16, 16)
-    for wrong in (GREY / 255, GREY[:, :8]):
-        with pytest.raises(DataError, match=r"expected images uint8 \(N, 1, 16, 16\), got"):
-            uint8_images(wrong, (1, 16, 16))
 
 
 def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:

@@ -80,7 +80,7 @@ def test_sets_that_cannot_be_compared_are_refused() -> None:
 @pytest.fixture(scope="module")
 def digits(mnist_root: Path) -> Tensor:
     """Real digits at 4 x 4 pixels as features."""
-    images = np.load(mnist_root / "mnist" / "test_images.npy")[:1500]
+    images = np.load(mnist_root / "mnist.npz")["test_images"][:1500]
     return F.avg_pool2d(torch.from_numpy(images).float().reshape(-1, 1, 28, 28), 7).flatten(1)
 
 

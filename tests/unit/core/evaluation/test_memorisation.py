@@ -93,8 +93,8 @@ def test_chance_and_exchanges_are_within_classes() -> None:
 @pytest.fixture(scope="module")
 def digits(mnist_root: Path) -> Tensor:
     """Real sevens and threes, which a client of two classes holds, at 14 pixels."""
-    images = np.load(mnist_root / "mnist" / "test_images.npy")
-    labels = np.load(mnist_root / "mnist" / "test_labels.npy")
+    images = np.load(mnist_root / "mnist.npz")["test_images"]
+    labels = np.load(mnist_root / "mnist.npz")["test_labels"]
     chosen = torch.from_numpy(images[np.isin(labels, (3, 7))]).float().reshape(-1, 1, 28, 28)
     return F.avg_pool2d(chosen, 2) / 127.5 - 1
 
@@ -122,8 +122,8 @@ def test_fresh_images_are_flagged_as_often_as_chance_has_it(digits: Tensor) -> N
 
 def test_fresh_images_of_several_clients_are_flagged_so_within_classes(mnist_root: Path) -> None:
     """As runs test them: three clients with classes of their own, exchanged within these."""
-    images = np.load(mnist_root / "mnist" / "test_images.npy")
-    labels = np.load(mnist_root / "mnist" / "test_labels.npy")
+    images = np.load(mnist_root / "mnist.npz")["test_images"]
+    labels = np.load(mnist_root / "mnist.npz")["test_labels"]
     small = torch.from_numpy(images).float().reshape(-1, 1, 28, 28)
     pixels = F.adaptive_avg_pool2d(small, 8) / 127.5 - 1
     held = [np.flatnonzero(np.isin(labels, own)) for own in ((3, 7), (0, 5, 8), (1, 4))]
@@ -144,8 +144,8 @@ def test_fresh_images_of_several_clients_are_flagged_so_within_classes(mnist_roo
 
 def test_new_images_of_the_training_images_classes_are_no_copies(mnist_root: Path) -> None:
     """As of a model that has learnt how many images of each class it was shown, and no image."""
-    images = np.load(mnist_root / "mnist" / "test_images.npy")
-    labels = np.load(mnist_root / "mnist" / "test_labels.npy")
+    images = np.load(mnist_root / "mnist.npz")["test_images"]
+    labels = np.load(mnist_root / "mnist.npz")["test_labels"]
     pixels = F.avg_pool2d(torch.from_numpy(images).float().reshape(-1, 1, 28, 28), 2) / 127.5 - 1
     clients = []
     for seed in range(24):

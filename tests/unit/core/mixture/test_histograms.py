@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from spire_core.errors import ConfigError
 from spire_core.mixture.histograms import (
     Histograms,
     denoising_gap,
@@ -81,8 +80,3 @@ def test_dependent_components_do_not_tell_the_weights() -> None:
     assert float(divergence(Histograms.of(shapes), end, TARGET)) < 1e-6
     assert float((end - TARGET).abs().max()) > 0.05
     assert rate_of_descent(Histograms.of(shapes), TARGET) == pytest.approx(1.0)
-
-
-def test_a_shape_without_mass_in_a_bin_is_refused() -> None:
-    with pytest.raises(ConfigError, match="above 0"):
-        Histograms.of(torch.tensor([[1.0, 0.0]]))

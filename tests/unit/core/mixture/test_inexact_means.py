@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from spire_core.errors import ConfigError
 from spire_core.mixture.estimators import maximum_likelihood
 from spire_core.mixture.exact_errors import cramer_rao
 from spire_core.mixture.inexact_means import (
@@ -82,8 +81,3 @@ def test_more_pre_training_clients_learn_better_means() -> None:
 
 def _expected(mu: torch.Tensor, plus: torch.Tensor, minus: torch.Tensor) -> float:
     return float(believed_error(W, line_of(plus, minus, mu), N).mean())
-
-
-def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ConfigError, match="isotropic, scale or shift, got 'twist'"):
-        perturbed(true_mean(2, 1.0), "twist", 1.0, 1, numpy_generator(0, "x"))

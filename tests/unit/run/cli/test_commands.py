@@ -313,7 +313,7 @@ def test_data_show_says_of_which_clients_coverage_is(spire, num_clients: int) ->
 
 def test_data_fetch_leaves_what_is_intact(spire, mnist_root: Path) -> None:
     said = spire("data", "fetch", "mnist", "--json")
-    assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist")}
+    assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist.npz")}
     assert "intact" in said.err
 
 
@@ -437,8 +437,8 @@ def test_a_mistake_with_a_finished_run_is_one_sentence(
 def test_a_folder_of_images_equals_the_same_images_of_a_data_set(
     finished_run: Path, mnist_root: Path, tmp_path: Path
 ) -> None:
-    pixels = np.load(mnist_root / "mnist" / "test_images.npy")[:12, 0]
-    labels = np.load(mnist_root / "mnist" / "test_labels.npy")[:12]
+    pixels = np.load(mnist_root / "mnist.npz")["test_images"][:12, 0]
+    labels = np.load(mnist_root / "mnist.npz")["test_labels"][:12]
     for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         for folder in (tmp_path / "by_class" / str(label), tmp_path / "flat"):
             folder.mkdir(parents=True, exist_ok=True)

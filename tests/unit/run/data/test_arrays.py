@@ -1,15 +1,26 @@
-"""Images in memory as a folder: the settings that are returned are those that a run takes."""
+"""Images in memory as a folder: what is written is read again with the settings that come back."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import spire
 from pipeline.config.data import DataConfig
-from pipeline.data.arrays import write_folder
+from pipeline.data.arrays import uint8_images
+from pipeline.data.datasets import ImageData, load, load_clients
 from spire_core.errors import DataError
+
+GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
+
+
+def read(settings: dict[str, Any]) -> ImageData:
+    """What a run reads with the settings; without clients the training split."""
+    config = DataConfig(**{k.removeprefix("data."): v for k, v in settings.items() if "data." in k})
+    return load_clients(config) if config.metadata else load(config, "train")
 
 
 @pytest.mark.parametrize(("side", "size"), [(1, 4), (13, 16), (1024, 1024), (1030, 1024)])
@@ -17,21 +28,103 @@ def test_the_size_is_the_longest_side_that_a_run_takes(
     side: int, size: int, tmp_path: Path
 ) -> None:
     images = [np.zeros((1, 1), np.uint8), np.zeros((1, side), np.uint8)]
-    settings = write_folder(tmp_path / "new", images)
+    settings = spire.write_images(tmp_path / "new", images)
     assert settings["data.image_size"] == size
-    DataConfig(**{key.removeprefix("data."): value for key, value in settings.items()})
+    assert len(read(settings).images) == 1
 
 
-def test_a_tensor_of_a_type_that_numpy_lacks_is_an_image(tmp_path: Path) -> None:
-    shares = torch.tensor([[0.0, 0.25], [0.5, 1.0]], dtype=torch.bfloat16)
-    write_folder(tmp_path / "new", [shares])
+class Pairs:
+    """As torch's `Dataset`: a length and an index that never ends."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((3, 8, 8), i / 51), torch.arange(4)[i % 2]
+
+
+def test_labels_are_class_folders(tmp_path: Path) -> None:
+    data = read(spire.write_images(tmp_path / "pairs", Pairs()))
+    assert data.class_names == ("0", "1")
+    values = data.images[:, 0, 0, 0] // 5  # of 5 i
+    assert set(values % 2 == data.labels) == {True}
+    assert len(values) == 4
+
+
+def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> None:
+    rows = [
+        {"image": Image.fromarray(image), "client": f"c{i % 2}", "caption": 'a, "b"', "label": "x"}
+        for i, image in enumerate(GREY)
+    ]
+    settings = spire.write_images(tmp_path / "rows", rows)
+    assert (settings["model.text"], settings["model.words"]) == ("words", ['"b"', "a,"])
+    assert settings["partition.name"] == "natural"
+    data = read(settings)
+    assert data.captions == ('a, "b"',) * 10
+    assert data.class_names == ("x",)
+    assert data.clients is not None
+    assert data.clients.names == ("c0", "c1")
+    assert data.clients.owner.tolist() == [0, 1] * 5
+    np.testing.assert_array_equal(data.images[:, 0], GREY)
+
+
+def test_lists_beside_the_images_may_be_tensors(tmp_path: Path) -> None:
+    data = read(spire.write_images(tmp_path / "new", GREY, torch.arange(10) % 5, [7, 8] * 5))
+    assert data.labels.tolist() == [0, 1, 2, 3, 4] * 2
+    assert data.clients is not None
+    assert data.clients.names == ("7", "8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shares_of_tensors_are_rounded(tmp_path: Path, dtype: torch.dtype) -> None:
+    shares = torch.tensor([[0.0, 0.25], [0.5, 1.0]], dtype=dtype, requires_grad=True)
+    spire.write_images(tmp_path / "new", [shares])
     [file] = (tmp_path / "new").rglob("*.png")
     np.testing.assert_array_equal(np.asarray(Image.open(file)), [[0, 64], [128, 255]])
 
 
-@pytest.mark.parametrize("kind", ["sparse", "meta"])
-def test_a_tensor_that_has_no_rows_is_one_sentence(tmp_path: Path, kind: str) -> None:
-    image = torch.zeros(2, 2, device="meta") if kind == "meta" else torch.zeros(2, 2).to_sparse()
-    with pytest.raises(DataError, match=r"expected image 0 of whole rows, got .*: mend it") as one:
-        write_folder(tmp_path / "new", [image])
-    assert "\n" not in str(one.value)
+def test_a_photo_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
+    sides = Image.new("RGB", (8, 8), "black")
+    sides.paste("white", (0, 0, 4, 8))  # white on the left
+    sides.getexif()[0x0112] = 6  # to be turned by a quarter, clockwise
+    spire.write_images(tmp_path / "new", [sides])
+    with Image.open(tmp_path / "new" / "images" / "0000000.png") as found:
+        corners = [found.getpixel((x, y)) for x, y in ((0, 0), (7, 0), (0, 7))]
+    assert corners == [(255,) * 3, (255,) * 3, (0,) * 3]
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "told"),
+    [
+        ([], {}, "expected images, got none"),
+        ([np.zeros((4, 4), np.uint16)], {}, r"expected image 0 as .*, got uint16 \(4, 4\)"),
+        ([Image.new("F", (4, 4), 300.0)], {}, r"expected image 0 as .*, got float32 \(4, 4\)"),
+        (GREY, {"labels": [1]}, "expected 10 labels for as many images, got 1"),
+        (GREY[:2], {"clients": "abc"}, "expected 2 clients for as many images, got 3"),
+        (GREY[:2], {"clients": ["a", np.nan]}, "a client of every image or of none, got none of i"),
+        (GREY[:1], {"captions": ["a"]}, "expected clients with captions, got none: say whose"),
+        *(
+            (GREY[:1], {"labels": [label]}, "expected labels that can name a folder, got")
+            for label in ("..", ".", "", "/x", "a/b", ".net")
+        ),
+    ],
+)
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, images: Any, more: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        spire.write_images(tmp_path / "new", images, **more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(DataError, match="expected a new or empty folder"):
+        spire.write_images(tmp_path, GREY)
+
+
+def test_images_of_another_shape_do_not_join() -> None:
+    assert uint8_images(GREY, (1, 16, 16)).shape == (10, 1, 16, 16)
+    for wrong in (GREY / 255, GREY[:, :8]):
+        with pytest.raises(DataError, match=r"expected images uint8 \(N, 1, 16, 16\), got"):
+            uint8_images(wrong, (1, 16, 16))

@@ -116,7 +116,7 @@ def test_images_behind_links_arrive(run: SavedRun, folder: Path, tmp_path: Path)
     found = load_arrival(run, str(tmp_path / "arriving"), ["image"])
     assert (len(found.images), found.mixture) == (8, np.ones(1))
     (folder / "back").symlink_to(tmp_path / "arriving")
-    with pytest.raises(DataError, match="a link to a folder around it"):
+    with pytest.raises(DataError, match="a link to one around it"):
         load_arrival(run, str(tmp_path / "arriving"))
 
 
@@ -128,12 +128,12 @@ def test_a_run_without_text_reads_no_table(folder: Path, tmp_path: Path) -> None
 
 
 def test_captions_of_a_data_set_come_with_its_images(tmp_path: Path, fonts_root: Path) -> None:
-    from pipeline.data.font_store import load_fonts
-    from pipeline.data.glyphs import CHARACTERS, arriving, caption_of
+    from pipeline.data.datasets import load_stored
+    from pipeline.data.glyphs import CHARACTERS, caption_of
 
     words = tuple(sorted({word for c in CHARACTERS for word in caption_of(c).split()}))
     run = replace(saved(tmp_path / "r", replace(TEXT, words=words)), image_shape=(1, 16, 16))
-    num_fonts = int(arriving(load_fonts(fonts_root / "fonts", 16).names).sum())
+    num_fonts = len(load_stored("fonts", fonts_root, "test").labels) // len(CHARACTERS)
     found = load_arrival(run, "fonts", ["Q"], str(fonts_root))
     assert found.captions == ("latin capital letter q",) * num_fonts
     assert num_fonts > 0

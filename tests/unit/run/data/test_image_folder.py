@@ -1,0 +1,500 @@
+"""The user's own images: class folders, client folders and metadata are read, or refused."""
+
+import hashlib
+import json
+import os
+import shlex
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.cli.main import main
+from pipeline.cli.setup_text import partition_json, partition_text
+from pipeline.config.data import DataConfig
+from pipeline.config.load import load_config
+from pipeline.data.datasets import ImageData, load, load_clients
+from pipeline.data.image_folder import decoded, opened_rgb, upright_rgb
+from pipeline.federation.partitioning import partitioned
+from spire_core.errors import DataError, SplitError
+
+CLIENTS = {"ann": 5, "bob": 3, "cid": 8}
+NATURAL = ["partition=natural", "partition.min_size=2", "federation.cohort_size=1"]
+NATURAL += ["federation.num_clients=1", "federation.num_new_clients=1"]
+
+
+def save_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def paint(path: Path, value: int) -> None:
+    save_image(path, np.full((8, 8, 3), (value, 0, 0), np.uint8))
+
+
+def values(data: ImageData) -> list[int]:
+    """The red of each image, by which the tests tell images apart."""
+    return data.images[:, 0, 0, 0].tolist()
+
+
+def own(path: Path, **more: Any) -> DataConfig:
+    return DataConfig("folder", path=str(path), **{"image_size": 8} | more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One folder per client, with images of different values; `cid` has classes."""
+    value = 0
+    for client, num in CLIENTS.items():
+        for i in range(num):
+            within = f"{'cat' if i % 2 else 'dog'}/{i}.png" if client == "cid" else f"{i}.png"
+            paint(tmp_path / "own" / client / within, value := value + 10)
+    return tmp_path / "own"
+
+
+# Class folders
+
+
+def test_folder_of_grey_and_rgb_images(tmp_path: Path) -> None:
+    grey = np.full((10, 10), 50, np.uint8)
+    left_centre_right = np.repeat(np.array([[0] * 4 + [200] * 8 + [0] * 4], np.uint8), 8, axis=0)
+    for split in ("train", "test"):
+        save_image(tmp_path / split / "cat" / "1.png", grey)
+        save_image(tmp_path / split / "dog" / "1.png", np.dstack([left_centre_right] * 3))
+    config = own(tmp_path, channels=3)
+    data = load(config, "test")
+    assert data.class_names == ("cat", "dog")
+    assert data.labels.tolist() == [0, 1]
+    assert data.images.dtype == np.uint8
+    np.testing.assert_array_equal(data.images[0], np.full((3, 8, 8), 50))
+    np.testing.assert_array_equal(data.images[1], np.full((3, 8, 8), 200))  # the central square
+    assert data.sha256 == load(config, "test").sha256
+    save_image(tmp_path / "test" / "cat" / "1.png", grey + 1)
+    assert data.sha256 != load(config, "test").sha256
+
+
+def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
+    for name, num in (("a", 10), ("b", 2), ("c", 1)):
+        for i in range(num):
+            save_image(tmp_path / name / f"{i}.png", np.full((4, 4), 10 * i + ord(name), np.uint8))
+    train, test = (load(own(tmp_path), split) for split in ("train", "test"))
+    assert np.bincount(train.labels).tolist() == [8, 1, 1]
+    assert np.bincount(test.labels).tolist() == [2, 1]
+    assert sorted(values(train) + values(test)) == sorted([*range(97, 197, 10), 98, 108, 99])
+
+    def key(i: int) -> bytes:
+        return hashlib.sha256(f"a/{i}.png".encode()).digest()
+
+    first_two = sorted(10 * i + ord("a") for i in sorted(range(10), key=key)[:2])
+    assert values(test)[:2] == first_two
+    elsewhere = tmp_path.rename(tmp_path.with_name("moved"))
+    assert load(own(elsewhere), "test").sha256 == test.sha256
+
+
+def test_a_class_of_one_split_alone_has_the_same_number_in_both(tmp_path: Path) -> None:
+    for name in ("train/a", "train/c", "test/b", "test/c"):
+        paint(tmp_path / name / "1.png", ord(name[-1]))
+    train, test = (load(own(tmp_path), split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("a", "b", "c")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2])
+
+
+@pytest.mark.parametrize("other", ["val", "Validation"])
+def test_folders_of_other_splits_are_no_classes(tmp_path: Path, other: str) -> None:
+    for name in ("train/a", "train/b", f"{other}/a"):
+        paint(tmp_path / name / "1.png", 0)
+    with pytest.raises(DataError, match=rf"got ({other}, train|train, {other}): name them train"):
+        load(own(tmp_path), "train")
+    assert load(own(tmp_path / "train"), "train").class_names == ("a", "b")
+
+
+def test_what_is_left_out_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a/1.png", "a/2.PNG", "a/3.gif", "cover.jpg", ".x/1.png", "a/.y/1.png"):
+        paint(tmp_path / name, 0)
+    for name in ("a/4.heic", "a/deep/5.heic", "a/notes.txt", "a/.7.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [len(load(own(tmp_path), split).images) for split in ("train", "test")] == [2, 1]
+    assert [record.getMessage() for record in caplog.records[:2]] == [
+        f"files in {tmp_path} that are not read as images: 2 .heic, 1 .txt",
+        f"1 images beside the class folders of {tmp_path} are left out",
+    ]
+
+
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"folder of images in data.path, got .*nowhere"):
+        load(own(tmp_path / "nowhere"), "train")
+    with pytest.raises(DataError, match="a subfolder of images per class"):
+        load(own(tmp_path), "train")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match=r"expected images in .*/b, got none"):
+        load(own(tmp_path), "train")
+    (tmp_path / "b").rmdir()
+    paint(tmp_path / "a" / "1.png", 0)
+    with pytest.raises(SplitError, match="images in the test split"):
+        load(own(tmp_path), "test")
+
+
+def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        paint(tmp_path / name, 0)
+    (tmp_path / "a" / "l").symlink_to(tmp_path / "b")
+    assert len(load(own(tmp_path), "train").labels) == 3 + 1  # a link to another class is no loop
+    (tmp_path / "b" / "m").symlink_to(tmp_path / "a")
+    with pytest.raises(DataError, match="a link to one around it: remove it"):
+        load(own(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("colour", "channels", "shape"),
+    [(False, "auto", 1), (True, "auto", 3), (False, 3, 3), (True, 1, 1), (False, 1, 1)],
+)
+def test_a_folder_is_grey_if_no_image_has_a_colour(
+    tmp_path: Path, colour: bool, channels: int | str, shape: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    for i, image in enumerate(pixels.repeat(3, axis=3)):
+        image[0, 0, 2] ^= colour and i == 2  # one pixel, a little
+        save_image(tmp_path / "a" / f"{i}.png", image)
+    data = load_clients(own(tmp_path, channels=channels))
+    assert data.images.shape == (4, shape, 8, 8)
+    np.testing.assert_array_equal(data.images[0], pixels[0].transpose(2, 0, 1).repeat(shape, 0))
+
+
+def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        save_image(tmp_path / "a" / f"{i}.png", image)
+    expected = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
+    found = load_clients(own(tmp_path, channels=1)).images
+    np.testing.assert_array_equal(found[:, 0], expected)
+
+
+# Single images
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    save_image(tmp_path / "a" / "1.jpg", noise)
+    whole = (tmp_path / "a" / "1.jpg").read_bytes()
+    for content in (b"no image", b"", whole[: len(whole) // 2]):
+        (tmp_path / "a" / "2.jpg").write_bytes(content)
+        with pytest.raises(DataError, match=r"expected an image, got .*a/2\.jpg .*: remove or men"):
+            load_clients(own(tmp_path))
+
+
+def png_of_16_bits(colour_type: int, channels: int) -> bytes:
+    """A PNG of one pixel with 16 bits per channel, which Pillow cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, colour_type, 0, 0, 0)
+    pixel = zlib.compress(b"\0" + b"\x12\x34" * channels)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part) for part in ((b"IHDR", header), (b"IDAT", pixel), (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_an_image_of_16_bits_per_channel_is_refused(
+    tmp_path: Path, colour_type: int, channels: int
+) -> None:
+    """Pillow would drop 8 of them in silence."""
+    (tmp_path / "deep.png").write_bytes(png_of_16_bits(colour_type, channels))
+    with pytest.raises(DataError, match=r"8 bits per channel, got more in .*deep\.png: convert it"):
+        opened_rgb(tmp_path / "deep.png")
+
+
+def test_floats_are_refused(tmp_path: Path) -> None:
+    Image.new("F", (4, 4), 300.0).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match="8 bits per channel"):
+        opened_rgb(tmp_path / "deep.tif")
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    # Ink that opacity alone draws, as in many icons.
+    opacity = np.repeat(np.array([255, 255, 128, 0], np.uint8), 4).reshape(4, 4)
+    ink = np.zeros((4, 4, 4), np.uint8)
+    ink[..., 3] = opacity
+    for name, pixels in (("rgba.png", ink), ("grey.png", ink[..., [0, 3]].copy())):
+        save_image(tmp_path / name, pixels)
+        assert (decoded(tmp_path / name, 4) == 255 - opacity).all()
+    for mode in ("P", "L"):  # one colour is transparent
+        Image.fromarray(opacity).convert(mode).save(tmp_path / "one.png", transparency=0)
+        assert (decoded(tmp_path / "one.png", 4) == np.where(opacity, opacity, 255)).all()
+
+
+def test_an_image_that_is_opaque_everywhere_keeps_its_colours() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    colours[..., 3] = 255
+    assert (np.asarray(upright_rgb(Image.fromarray(colours))) == colours[..., :3]).all()
+
+
+# Client folders
+
+
+def test_a_top_folder_is_a_client(folder: Path) -> None:
+    data = load_clients(own(folder))
+    assert data.clients is not None
+    assert data.clients.names == tuple(CLIENTS)
+    assert np.bincount(data.clients.owner).tolist() == list(CLIENTS.values())
+    assert data.clients.is_test is None
+    assert data.captions is None
+    assert data.class_names == ("cat", "dog", "image")
+    assert np.bincount(data.labels).tolist() == [4, 4, 8]
+    assert sorted(values(data)) == [10 * i for i in range(1, 17)]
+    by_owner = [np.array(values(data))[data.clients.owner == i] for i in range(3)]
+    assert [max(of) for of in by_owner] == [50, 80, 160]
+
+
+def test_top_folders_of_splits_are_kept(folder: Path) -> None:
+    for split, client, value in (("train", "ann", 1), ("train", "bob", 2), ("test", "ann", 3)):
+        paint(folder / split / client / "a.png", value)
+    data = load_clients(own(folder))
+    assert data.clients is not None
+    assert data.clients.is_test is not None
+    found = [data.clients.names[i] for i in data.clients.owner]
+    assert list(zip(found, data.clients.is_test.tolist(), values(data), strict=True)) == [
+        ("ann", False, 1),
+        ("bob", False, 2),
+        ("ann", True, 3),
+    ]
+
+
+def test_folders_behind_links_are_read(folder: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "else" / "0.png", 201)
+    (folder / "ann" / "cat").symlink_to(tmp_path / "else")
+    (folder / "dan").symlink_to(tmp_path / "else")
+    data = load_clients(own(folder))
+    assert data.clients is not None
+    assert data.clients.names == (*CLIENTS, "dan")
+    of_links = np.array(values(data)) == 201
+    assert data.clients.owner[of_links].tolist() == [0, 3]
+    assert [data.class_names[at] for at in data.labels[of_links]] == ["cat", "image"]
+
+
+def test_hidden_folders_are_no_clients_and_empty_ones_are_an_error(folder: Path) -> None:
+    paint(folder / ".ipynb_checkpoints" / "0.png", 201)
+    paint(folder / "ann" / ".ipynb_checkpoints" / "0.png", 201)
+    data = load_clients(own(folder))
+    assert data.clients is not None
+    assert data.clients.names == tuple(CLIENTS)
+    assert 201 not in values(data)
+    (folder / "dan").mkdir()
+    with pytest.raises(DataError, match=r"expected images in .*dan, got none"):
+        load_clients(own(folder))
+
+
+@pytest.mark.parametrize(("splits", "share"), [(True, 0.5), (True, 0.25), (False, 0.5)])
+def test_a_share_of_test_images_that_the_data_name_is_told_of(
+    splits: bool, share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/ann", "test/ann", "train/bob", "test/bob") if splits else ("ann", "bob"):
+        for i in range(8):
+            paint(tmp_path / name / f"{i}.png", 0)
+    words = ["data=folder", f"data.path={tmp_path}", "data.image_size=8", *NATURAL]
+    partitioned(load_config("smoke", [*words, f"partition.test_fraction={share}"]))
+    said = [record.getMessage() for record in caplog.records]
+    assert any("partition.test_fraction=0.5 counts for" in text for text in said) == (
+        splits and share == 0.5
+    )
+
+
+# Metadata
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Correct metadata of the folder, with other clients than its own."""
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
+    return [
+        {"path": file, "client": f"c{i % 2}", "caption": f"picture {i % 3}"}
+        for i, file in enumerate(files)
+    ]
+
+
+def write(folder: Path, records: list[dict], name: str = "meta.csv") -> None:
+    table = pd.DataFrame(records)
+    if name.endswith(".csv"):
+        table.to_csv(folder / name, index=False)
+    elif name.endswith(".parquet"):
+        table.to_parquet(folder / name)
+    else:
+        (folder / name).write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def listed(folder: Path, name: str = "meta.csv", **more: str) -> ImageData:
+    return load_clients(own(folder, metadata=name, **more))
+
+
+@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
+def test_metadata_say_whose_an_image_is_and_what_it_shows(folder: Path, name: str) -> None:
+    write(folder, rows(folder)[::-1], name)
+    data = listed(folder, name)
+    assert data.clients is not None
+    assert data.clients.names == ("c0", "c1")
+    assert data.clients.owner.tolist() == [i % 2 for i in range(16)][::-1]
+    assert data.captions == tuple(f"picture {i % 3}" for i in range(16))[::-1]
+    assert data.class_names == ("image",)
+    red = [Image.open(folder / row["path"]).getpixel((0, 0))[0] for row in rows(folder)]  # type: ignore[index]
+    assert values(data) == red[::-1]
+
+
+@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
+def test_cells_stay_the_texts_that_they_are(folder: Path, name: str) -> None:
+    clients = ["007", "7", "NA", "null", "1e5", "2020-01-01", "True", " Zoë "]
+    write(folder, [r | {"client": clients[i % 8]} for i, r in enumerate(rows(folder))], name)
+    data = listed(folder, name)
+    assert data.clients is not None
+    assert set(data.clients.names) == {text.strip() for text in clients}
+
+
+@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
+def test_numbers_name_clients(folder: Path, name: str) -> None:
+    write(folder, [r | {"client": i % 2 + 9} for i, r in enumerate(rows(folder))], name)
+    data = listed(folder, name)
+    assert data.clients is not None
+    assert data.clients.names == ("10", "9")
+
+
+def test_columns_may_have_other_names_and_text_of_any_script(folder: Path) -> None:
+    records = [
+        {"path": r["path"], "autor": f"שלום {i % 2} <b>$x_1$</b>", "Titel": "Öl auf Leinwand"}
+        for i, r in enumerate(rows(folder))
+    ]
+    write(folder, records)
+    data = listed(folder, clients="autor", captions="Titel")
+    assert data.clients is not None
+    assert data.clients.names == ("שלום 0 <b>$x_1$</b>", "שלום 1 <b>$x_1$</b>")
+    assert set(data.captions or ()) == {"Öl auf Leinwand"}
+    write(folder, [r | {"class": f"k{i % 4}"} for i, r in enumerate(records)])
+    data = listed(folder, clients="autor")
+    assert data.captions is None  # no column of that name
+    assert data.labels.tolist() == [i % 4 for i in range(16)]
+
+
+def test_the_hash_depends_on_clients_captions_and_split(folder: Path) -> None:
+    first = rows(folder)
+    versions = [
+        first,
+        [first[0] | {"client": "c1"}, *first[1:]],
+        [first[0] | {"caption": "another"}, *first[1:]],
+        [r | {"split": "test" if i < 8 else "train"} for i, r in enumerate(first)],
+        [r | {"split": "test" if i < 9 else "train"} for i, r in enumerate(first)],
+    ]
+    hashes = []
+    for records in versions:
+        write(folder, records)
+        hashes.append(listed(folder).sha256)
+    write(folder, first)
+    assert hashes[0] == listed(folder).sha256
+    assert len(set(hashes)) == len(versions)
+
+
+def test_other_partitions_take_the_training_images_of_metadata(folder: Path) -> None:
+    records = [r | {"split": "test" if i < 4 else "train"} for i, r in enumerate(rows(folder))]
+    write(folder, records)
+    train, test = (load(own(folder, metadata="meta.csv"), split) for split in ("train", "test"))
+    assert (len(train.images), len(test.images)) == (12, 4)
+    assert values(test) + values(train) == values(listed(folder))
+    assert test.captions == tuple(r["caption"] for r in records[:4])
+
+
+def test_clients_and_captions_are_shown(folder: Path) -> None:
+    write(folder, rows(folder))
+    words = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.metadata=meta.csv"]
+    data, partition = partitioned(load_config("smoke", [*words, *NATURAL]))
+    shown = partition_json(partition, data)
+    assert {client["name"] for client in shown["clients"]} == {"c0", "c1"}
+    for client, split in zip(
+        shown["clients"], (*partition.train_clients, *partition.new_clients), strict=True
+    ):
+        assert client["captions"] == sorted({(data.captions or ())[i] for i in split.train})
+    text = partition_text(shown)
+    assert "captions to train on" in text
+    assert "picture 0, picture 1, ... (3)" in text
+
+
+def test_the_vocabulary_that_is_shown_is_a_setting(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """YAML and the shell take other meanings of some words, which have to arrive as they are."""
+    captions = ["No: it's", "a [b] 3", "on, off 1e5", "NULL $x"]
+    write(folder, [r | {"caption": captions[i % 4]} for i, r in enumerate(rows(folder))])
+    words = ["smoke", "data=folder", f"data.path={folder}", "data.image_size=8"]
+    words += ["data.metadata=meta.csv", *NATURAL]
+    assert main(["data", "show", *words]) == 0
+    [typed] = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    found = load_config("smoke", ["model.text=words", typed]).model.words
+    assert found == ("$x", "1e5", "3", "[b]", "a", "it's", "no:", "null", "off", "on,")
+    assert main(["data", "show", *words, "model.text=words", typed]) == 0
+    assert "model.words" not in capsys.readouterr().out
+
+
+def test_hidden_captions_are_hidden_however_they_are_spelled(folder: Path) -> None:
+    captions = ["Red  car", "red car", "RED bus", "tree"]
+    write(folder, [r | {"caption": captions[i // 2 % 4]} for i, r in enumerate(rows(folder))])
+    words = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.metadata=meta.csv"]
+    words += [*NATURAL, "partition.hidden=['red *']"]
+    data, partition = partitioned(load_config("smoke", words))
+    for client in (*partition.train_clients, *partition.new_clients):
+        assert {(data.captions or ())[i] for i in client.train} == {"tree"}
+        assert len(client.train) + len(client.test) == 8
+
+
+def broken(at: int, **cells: object) -> Callable[[list], list]:
+    """A change of one row of correct metadata."""
+    return lambda records: [r | cells if i == at else r for i, r in enumerate(records)]
+
+
+@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl"])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (broken(2, path="ann/none.png"), r"expected an image, got .*ann/none\.png"),
+        (broken(3, path="ann/0.png"), "expected one row of ann/0.png in .*, got 2"),
+        (broken(4, client="  "), "a client in every row of .* none in row 5"),
+        (broken(5, caption=""), "a caption in every row of .* none in row 6"),
+        (broken(6, split="test"), "a split in every row of .* none in row 1"),
+        (lambda r: [x | {"split": "val"} for x in r], "a split train or test in .*, got val"),
+        (lambda r: [{"path": x["path"]} for x in r], "a column 'client' in .*, got path"),
+        (lambda r: [{"file": "a", "client": "b"}], "a column 'path' in .*, got file, client"),
+    ],
+)
+def test_malformed_rows_are_refused(
+    folder: Path, name: str, change: Callable[[list], list], expected: str
+) -> None:
+    write(folder, change(rows(folder)), name)
+    with pytest.raises(DataError, match=expected):
+        listed(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta.csv", b""),
+        ("meta.csv", b"path,client\n"),
+        ("meta.csv", b"path,client\n\xff\xfe,a\n"),
+        ("meta.jsonl", b'{"path": '),
+        ("meta.parquet", b"PAR1 and no more"),
+        ("meta.txt", b"path,client\n"),
+    ],
+)
+def test_a_file_that_is_no_metadata_is_one_sentence(
+    folder: Path, name: str, content: bytes
+) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"expected .*{name}") as error:
+        listed(folder, name)
+    assert "\n" not in str(error.value)
+    os.unlink(folder / name)
+    if name != "meta.txt":
+        with pytest.raises(DataError, match=rf"got no .*{name}"):
+            listed(folder, name)
