@@ -1,6 +1,5 @@
 """A cluster that is lost, or that stands still, ends every wait. Small fakes stand for Ray."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -12,10 +11,8 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.exceptions import GetTimeoutError
 
 from pipeline.cluster import results, watch
-from pipeline.cluster.driver_actor import PULSE_TICKS, Pulse
 from pipeline.cluster.watch import ClusterWatch, check_alive, end_actor, is_lost
 from spire_core.errors import ClusterError
 
@@ -141,88 +138,6 @@ def test_a_lost_cluster_is_not_asked_to_end_actors(
     lost()
     end_actor("second")
     assert killed == ["first"]
-
-
-@pytest.fixture
-def never(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A result that never comes; the list gets the seconds that were waited for it."""
-    waited: list[float] = []
-
-    def wait(refs: list[str], timeout: float, fetch_local: bool) -> tuple[list[str], list[str]]:
-        waited.append(timeout)
-        return [], refs
-
-    monkeypatch.setattr(ray, "wait", wait)
-    return waited
-
-
-def test_a_limit_is_kept_in_slices(never: list[float]) -> None:
-    with pytest.raises(ClusterError, match="the loss of one"):
-        results.result_of("ref", limit_s=2.5)
-    assert never == [1.0, 1.0, 0.5]
-
-
-def test_a_long_wait_says_now_and_then_what_it_is_for(
-    never: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING), pytest.raises(ClusterError):
-        results.result_of("ref", limit_s=130, subject="the moon")
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [f"waiting for the moon, {n} s so far" for n in (30, 60, 120)]
-    caplog.clear()
-    with caplog.at_level(logging.WARNING), pytest.raises(ClusterError):
-        results.result_of("ref", limit_s=250, subject="the moon")
-    assert caplog.records == []  # less than twice as long as before
-
-
-def test_a_result_ends_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the store has dropped before it was read is waited for again."""
-    there, answers = iter([False, True, True]), iter([GetTimeoutError("dropped"), 7])
-
-    def wait(refs: list[str], timeout: float, fetch_local: bool) -> tuple[list[str], list[str]]:
-        assert fetch_local, "a result on another node has to come here"
-        return (refs, []) if next(there) else ([], refs)
-
-    def get(ref: Any, timeout: float) -> int:
-        answer = next(answers)
-        if isinstance(answer, GetTimeoutError):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(ray, "wait", wait)
-    monkeypatch.setattr(ray, "get", get)
-    assert results.result_of("ref", subject="the answer") == 7
-    assert next(there, None) is None
-
-
-class Remote:
-    """An actor that answers or not; counts the questions."""
-
-    def __init__(self) -> None:
-        self.num_asked = 0
-        self.answer = self
-
-    def remote(self) -> int:
-        self.num_asked += 1
-        return self.num_asked
-
-
-def test_a_driver_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
-    pulse = Pulse(asked := Remote())
-    for tick in range(10 * PULSE_TICKS + 1):
-        pulse.beat(tick)
-    assert asked.num_asked == 10
-
-
-def test_a_driver_may_not_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "wait", lambda refs, timeout: ([], refs))
-    pulse = Pulse(asked := Remote())
-    for tick in range(2 * PULSE_TICKS):
-        pulse.beat(tick)
-    with pytest.raises(ClusterError, match="a process that stands still: spire resume"):
-        pulse.beat(2 * PULSE_TICKS)
-    assert asked.num_asked == 1
 
 
 def test_a_child_that_ends_meanwhile_is_none_of_rays_processes(
