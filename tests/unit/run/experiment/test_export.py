@@ -12,7 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.experiment import run
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.inference.finished_runs import open_run
+from pipeline.inference.saved_run import open_run
 from pipeline.runs.layout import CLIENTS, MODEL
 from spire_core.errors import ClusterError, RunError
 
