@@ -100,7 +100,7 @@ def resume(
 def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedRun":
     """Return a finished run by its id, name or folder; `settings`: of tracking alone."""
     from pipeline.cli.settings import word_of
-    from pipeline.inference.finished_runs import open_run
+    from pipeline.inference.saved_run import open_run
 
     return open_run(word_of(name, RUN_NAME), _words(settings, ("tracking.",)))
 
@@ -122,17 +122,16 @@ def draw(
     """
     from pipeline.cli.settings import plain
     from pipeline.config.load import build
-    from pipeline.inference.drawing import Drawing, check_scales, scales
+    from pipeline.inference.saved_run import Drawing
     from spire_core.config.checks import require
 
     _check_run(run)
     values = {"client_id": client_id, "num_images": num_images, "prompt": prompt}
     values |= {"guidance": guidance, "text_guidance": text_guidance}
     asked = build(Drawing, plain(values))
-    check_scales(run, asked)
     whole = hasattr(seed, "__index__")  # of any size, where settings have 64 bits
     require(whole, "seed as int", repr(seed), "change its value")
-    scale, text_scale = scales(run, asked)
+    scale, text_scale = run.scales(asked)
     return run.draw(asked.client_id, asked.num_images, index(seed), scale, asked.prompt, text_scale)
 
 
@@ -155,8 +154,7 @@ def adapt(
     from pipeline.data.arrays import uint8_images
     from pipeline.inference.arrival import adapt_arrival
     from pipeline.inference.arrival_images import ArrivingImages, load_arrival
-    from pipeline.inference.drawing import Joining
-    from pipeline.inference.finished_runs import data_root, joining_config
+    from pipeline.inference.joining import Joining, data_root, joining_config
 
     _check_run(run)
     joining = build(Joining, plain({"client_id": client_id}))

@@ -26,7 +26,7 @@ def adapt(args: argparse.Namespace) -> Answer:
     budget = [] if args.epsilon is None else [f"privacy.adapt.epsilon={args.epsilon}"]
     overrides = [*args.words, *limit, *budget]
     saved = saved_run(args.run, overrides, (*OF_A_FIT, "tracking.", "data.root="))
-    from pipeline.inference.finished_runs import data_root, joining_config
+    from pipeline.inference.joining import data_root, joining_config
 
     config = joining_config(saved, overrides)
     root = data_root(saved, config)
@@ -59,7 +59,7 @@ def sample(args: argparse.Namespace) -> Answer:
     from PIL import Image
 
     from pipeline.figures.image_grids import image_grid
-    from pipeline.inference.drawing import Drawing, check_scales, scales
+    from pipeline.inference.saved_run import Drawing
     from pipeline.runs.layout import SAMPLES
 
     saved.client_state(args.client)  # raises before a folder is made, as do the prompts
@@ -67,12 +67,11 @@ def sample(args: argparse.Namespace) -> Answer:
         saved.prompt_tokens(prompt)
     first = next(iter(args.prompt), None)
     asked = Drawing(args.client, 1, first, args.guidance, args.text_guidance)
-    check_scales(saved, asked, _option)
+    guidance, text_guidance = saved.scales(asked)
     if not args.prompt:
         _warn_of_null_text(saved)
     who = "population" if args.client is None else f"client_{args.client}"
     png = writable_png(args.out or saved.folder.parent / SAMPLES / f"{who}_seed{args.seed}.png")
-    guidance, text_guidance = scales(saved, asked)
     num = args.num or (NUM_PER_PROMPT if args.prompt else NUM_IMAGES)
     images = np.concatenate(
         [
@@ -100,14 +99,9 @@ def _warn_of_null_text(saved: "SavedRun") -> None:
         )
 
 
-def _option(name: str) -> str:
-    """Return the option that takes an argument of `spire.draw`."""
-    return f"--{name.removesuffix('_id').replace('_', '-')}"
-
-
 def saved_run(run: str, overrides: Sequence[str], prefixes: tuple[str, ...]) -> "SavedRun":
     """Return a finished run; ConfigError for an override of a setting that the run has fixed."""
-    from pipeline.inference.finished_runs import open_run
+    from pipeline.inference.saved_run import open_run
 
     return open_run(run, allowed(overrides, prefixes))
 

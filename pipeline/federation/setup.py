@@ -26,6 +26,7 @@ from spire_core.errors import DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
 from spire_core.evaluation.reference_split import ReferenceSplit
 from spire_core.network.flat_model import FlatModel
+from spire_core.network.pretrained import PretrainedNet
 from spire_core.partition.split import Partition, class_mixture
 from spire_core.partition.styles import styled, styled_channels
 from spire_core.pretrained.folder import open_backbone
@@ -164,10 +165,10 @@ def prepare(config: Config) -> FederationSetup:
     extractor.check_channels(channels)
     config.model.check_image_size(size)
     model = FlatModel(config.model, config.method, channels)
-    model.net.check_image_size(size)
     backbone = config.model.backbone
-    if backbone is not None:
-        Diffusion.of(config.diffusion, "cpu", backbone)  # raises what is wrong with its schedule
+    if isinstance(model.net, PretrainedNet):
+        diffusion = Diffusion.of(config.diffusion, "cpu", backbone)
+        model.net.check_images((channels, size, size), diffusion.codec)
     tokens, text_hash = shown_captions(data, config.model)
     backbone_hash = None if backbone is None else open_backbone(backbone).sha256
     fields = (name, extractor.weights_hash, model, tokens, backbone_hash, text_hash)

@@ -6,52 +6,50 @@ code when they are read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.config.data import MAX_IMAGE_SIZE
-from pipeline.config.load import config_from_dict
+from pipeline.config.load import config_from_dict, load_config
 from pipeline.config.schema import Config
 from pipeline.files.damage import read_object, reading
-from pipeline.inference.saved_tensors import load_tensors, stored_guidance
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
-from pipeline.runs.model_files import CONFIG, client_path
+from pipeline.runs.model_files import CONFIG, GUIDANCE, client_path
+from pipeline.runs.record import find_run
+from spire_core.config.checks import Range, check_fields, require
+from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.words import caption_tokens
-from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.folder import check_same
 from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
 
-MAX_NAMED = 40  # clients in a sentence
+MAX_CLIENT_ID = 10**9
+ADVICE = "wait for the run to end, or name another"
 
 
-def _image_shape(stored: Any) -> tuple[int, int, int]:
-    channels, height, width = map(int, stored)
-    if channels not in (1, 3) or height != width or not 1 <= width <= MAX_IMAGE_SIZE:
-        raise ValueError(f"{stored} as the shape of an image")
-    return channels, height, width
+@dataclass(frozen=True)
+class Drawing:
+    """Who draws how many images of which subject; `SavedRun.scales` says what None stands for."""
 
+    client_id: Annotated[int | None, Range(0, MAX_CLIENT_ID)] = None
+    num_images: Annotated[int, Range(1, MAX_DRAWN)] = 64
+    prompt: str | None = None
+    guidance: Annotated[float | None, Range(0, MAX_GUIDANCE)] = None
+    text_guidance: Annotated[float | None, Range(0, MAX_GUIDANCE)] = None
 
-def _check_backbone(backbone: str | None, sha256: object, folder: Path) -> None:
-    """Raise RunError unless a pre-trained model is the one on which the run in a folder was."""
-    if backbone is None:
-        return
-    found = open_backbone(backbone).sha256
-    if found != sha256:
-        raise RunError(
-            f"expected the pre-trained model of the run in {folder} at {backbone}, got another "
-            f"(by its backbone_sha256): put that one back, or start a new run"
-        )
+    def __post_init__(self) -> None:
+        check_fields(self, "")
 
 
 @dataclass(frozen=True)
@@ -69,24 +67,20 @@ class SavedRun:
     def load(cls, path: str | Path) -> "SavedRun":
         """Return the run in a run folder or in the `model` folder inside it.
 
-        RunError if it is not complete, or if its backbone is not that of its configuration.
+        RunError if it is not complete, ConfigError if its pre-trained model is another one now.
         """
         folder = Path(path) / MODEL if (Path(path) / MODEL).is_dir() else Path(path)
-        path = folder / CONFIG
-        whole = partial(reading, "a finished run", path, "wait for the run to end or name another")
-        with whole():
-            stored = read_object(path)
+        with reading("a finished run", folder / CONFIG, ADVICE):
+            stored = read_object(folder / CONFIG)
             config = config_from_dict(stored["config"])
-            shape, names = _image_shape(stored["image_shape"]), tuple(stored["class_names"])
-            if not all(isinstance(name, str) for name in names):
-                raise TypeError(f"{names!r:.50} as class names")
-            config.model.check_image_size(shape[-1])
-        _check_backbone(config.model.backbone, stored.get("backbone_sha256"), folder)
-        with whole():
-            model = FlatModel(config.model, config.method, shape[0])
-        shapes = {name: tuple(at) for name, _, at in model.layout.names}
-        tensors = load_tensors(folder / "backbone.safetensors", shapes)
-        return cls(folder, config, shape, names, model, model.flatten(tensors))
+            channels, height, width = stored["image_shape"]
+        if config.model.backbone is not None:
+            check_same(config.model.backbone, stored.get("backbone_sha256"))
+        model = FlatModel(config.model, config.method, channels)
+        with reading("a finished run's weights", folder / "backbone.safetensors", ADVICE):
+            weights = model.flatten(load_file(folder / "backbone.safetensors"))
+        names = tuple(stored["class_names"])
+        return cls(folder, config, (channels, height, width), names, model, weights)
 
     @cached_property
     def diffusion(self) -> Diffusion:
@@ -102,24 +96,21 @@ class SavedRun:
     def client_state(self, client_id: int | None) -> PrivateState:
         """Return a client's own parts; None is the population (the backbone without an embedding).
 
-        RunError if there is no such client, or if its file does not hold what its method keeps.
+        RunError if there is no such client.
         """
         if client_id is None:
             return PrivateState()
-        if client_id not in self.client_ids:
-            ids = self.client_ids
-            known = ", ".join(map(str, ids[:MAX_NAMED])) + (", ..." if ids[MAX_NAMED:] else "")
-            if not ids:
-                raise RunError(
-                    f"expected no client, got {client_id}: no client has a part of its own here, "
-                    "so leave the client out"
-                )
-            raise RunError(f"expected a client out of {known}, got {client_id}: name one of them")
-        layout, d_emb = self.model.layout, self.config.model.d_emb
-        parts = self.config.method.record.adapt_parts  # with every method, all that a client owns
-        shapes = {p: (d_emb if p == CLIENT_EMB else layout.part_size(p),) for p in parts}
+        if client_id not in (ids := self.client_ids):
+            known = ", ".join(map(str, ids[:40])) + (", ..." if ids[40:] else "")
+            known = known or "none, since no client has a part of its own here"
+            raise RunError(
+                f"expected a client out of {known}, got {client_id}: name another, or none"
+            )
         path = client_path(self.folder, client_id)
-        return PrivateState(load_tensors(path, shapes), guidance=stored_guidance(path))
+        with reading("a client's own parts", path, ADVICE):
+            with safe_open(path, framework="pt") as file:
+                scale = (file.metadata() or {}).get(GUIDANCE)
+            return PrivateState(load_file(path), guidance=None if scale is None else float(scale))
 
     def guidance(self, client_id: int | None) -> float:
         """Return the scale of a client's drawings: the one that it has chosen, or the run's.
@@ -129,64 +120,60 @@ class SavedRun:
         own = self.client_state(client_id).guidance
         return self.config.eval.guidance if own is None else own
 
-    def prompt_tokens(self, prompt: str) -> Tensor:
-        """Return a prompt as the network is shown it, words (L,) or a vector (D,).
+    def scales(self, asked: Drawing) -> tuple[float, float]:
+        """Return the scales of guidance and of text guidance that are drawn with.
 
-        ConfigError if the run has no text, DataError for a word that its vocabulary lacks.
+        A scale that is not given is the client's own, or the run's. ConfigError for one that would
+        have no effect; 1 is meant to have none.
         """
-        self.check_text("a prompt")
-        if not prompt.strip():
-            raise ConfigError(
-                "expected a prompt of at least one word, got none: leave it out for images of "
-                "whatever the client holds"
-            )
-        return torch.from_numpy(self.caption_tokens([prompt], "a prompt")[0])
-
-    def caption_tokens(self, captions: Sequence[str], what: str) -> np.ndarray:
-        """Return captions as the network is shown them, words (N, L) or vectors (N, D).
-
-        `what` they are called in the message of an error, which is as `prompt_tokens` says.
-        """
-        self.check_text(what)
-        if self.config.model.text == "words":
-            return caption_tokens(captions, self.config.model.words)
-        return self.sentence_encoder.vectors(captions)
+        config, method = self.config, self.config.method
+        if asked.guidance not in (None, 1.0):
+            advice = "it pulls images towards a client, away from the population"
+            require(asked.client_id is not None, "a client with guidance", "none", advice)
+            has_reference = method.record.has_embedding or config.has_backbone
+            advice = "it leads away from what was drawn before adaptation, so leave it out"
+            require(has_reference, "a run with pre-training with guidance", method.name, advice)
+        if asked.text_guidance not in (None, 1.0):
+            advice = "images without a prompt have no text to be guided by"
+            require(asked.prompt is not None, "a prompt with text guidance", "none", advice)
+            expected = "a run with text and client.text_dropout above 0 for text guidance"
+            advice = "only images shown without captions train what guidance starts from"
+            require(self.has_text and config.has_null_text, expected, "one without", advice)
+        own, of_text = asked.guidance, asked.text_guidance
+        return (
+            self.guidance(asked.client_id) if own is None else own,
+            config.text_guidance if of_text is None else of_text,
+        )
 
     @property
     def has_text(self) -> bool:
         """Whether the network is shown captions."""
         return self.config.model.text != "none"
 
-    def check_text(self, what: str) -> None:
-        """Raise ConfigError for what needs text, if the run has none."""
-        if not self.has_text:
-            raise ConfigError(
-                f"expected a run with text for {what}, got one with model.text=none: leave it out, "
-                "or name another run"
-            )
+    def caption_tokens(self, captions: Sequence[str], what: str) -> np.ndarray:
+        """Return captions as the network is shown them, words (N, L) or vectors (N, D).
 
-    def check_text_guidance(self, scale: float, what: str) -> None:
-        """Raise ConfigError for a scale of guidance that the run has no text or null text for.
-
-        `what` the scale is called in the message.
+        ConfigError if the run has no text for `what` they are called, DataError for a caption that
+        it does not know.
         """
-        self.check_text(what)
-        if scale != 1.0 and not self.config.has_null_text:
-            is_federated = self.config.method.record.is_federated
-            raise ConfigError(
-                f"expected a run with client.text_dropout above 0 for {what}, got "
-                f"{self.config.client.text_dropout if is_federated else 'one without rounds'}: "
-                "only images shown without captions train the prediction that guidance starts "
-                "from; leave it out, or name another run"
-            )
+        model, advice = self.config.model, "leave it out, or name another run"
+        require(self.has_text, f"a run with text for {what}", "one with model.text=none", advice)
+        if model.text == "words":
+            return caption_tokens(captions, model.words)
+        return self.sentence_encoder.vectors(captions)
+
+    def prompt_tokens(self, prompt: str) -> Tensor:
+        """Return a prompt as the network is shown it, words (L,) or a vector (D,).
+
+        Errors as `caption_tokens` says.
+        """
+        return torch.from_numpy(self.caption_tokens([prompt], "a prompt")[0])
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
         """The frozen encoder of the run's captions; RunError if another one is in its place."""
-        model = self.config.model
-        encoder = open_encoder(model.text_encoder, model.text_dim)
-        stored = read_object(self.folder / CONFIG).get("text_sha256")
-        if encoder.sha256 != stored:
+        encoder = open_encoder(self.config.model.text_encoder, self.config.model.text_dim)
+        if encoder.sha256 != read_object(self.folder / CONFIG).get("text_sha256"):
             raise RunError(
                 f"expected the sentence encoder of the run in {self.folder}, got another (by its "
                 "text_sha256): put that one back, or start a new run"
@@ -211,13 +198,15 @@ class SavedRun:
         emb = load_client(self.model, self.weights, self.client_state(client_id))
         reference, has_backbone = None, self.config.has_backbone
         if guidance != 1.0 and emb is None and client_id is not None and has_backbone:
-            reference = FlatModel(self.config.model, self.config.method, self.image_shape[0])
-            reference.load(self.weights)
+            model = FlatModel(self.config.model, self.config.method, self.image_shape[0])
+            model.load(self.weights)
+            reference = model.net
         self.model.net.eval()
         guided = self.diffusion.guided_timesteps(self.config.eval.guidance_interval)
-        scales = (guidance, reference and reference.net, tokens, text_guidance, guided)
         images = draw(
-            client_denoiser(self.model.net, emb, *scales),
+            client_denoiser(
+                self.model.net, emb, guidance, reference, tokens, text_guidance, guided
+            ),
             self.diffusion,
             self.image_shape,
             num_images,
@@ -225,3 +214,18 @@ class SavedRun:
             self.config.eval.batch_size,
         )
         return images.numpy()
+
+
+def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
+    """Return a finished run by its id, name or folder; `last` is the newest.
+
+    `overrides`: those of tracking say where runs lie; others are not looked at. Raises RunError if
+    there is no such run, or if it is not complete.
+    """
+    where = [word for word in overrides if word.startswith("tracking.")]
+    run_dir = find_run(run, load_config(None, where).tracking, is_finished=True)
+    if not (run_dir / MODEL / CONFIG).is_file():
+        raise RunError(
+            f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
+        )
+    return SavedRun.load(run_dir)

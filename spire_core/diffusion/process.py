@@ -15,9 +15,8 @@ from torch import Tensor
 
 from spire_core.config.checks import check_choice
 from spire_core.config.diffusion import SCHEDULES, DiffusionConfig, check_timesteps
-from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.folder import load_schedule, open_backbone
 from spire_core.pretrained.latents import LatentCodec, load_codec
-from spire_core.pretrained.schedule import load_schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """A network under its condition: its output (B, C, H, W) for xt (B, C, H, W), t (B,)."""
@@ -112,11 +111,10 @@ class Diffusion:
         if backbone is None:
             return cls(config, make_schedule(config.schedule, config.num_timesteps).to(device))
         folder = open_backbone(backbone)
-        found = load_schedule(folder)
-        sizes = {"num_timesteps": len(found.alpha_bar), "prediction": found.prediction}
+        alpha_bar, prediction = load_schedule(folder)
+        sizes = {"num_timesteps": len(alpha_bar), "prediction": prediction}
         config = replace(config, schedule="cosine", **sizes)
-        schedule = NoiseSchedule(found.alpha_bar).to(device)
-        return cls(config, schedule, load_codec(folder, device))
+        return cls(config, NoiseSchedule(alpha_bar).to(device), load_codec(folder, device))
 
     def guided_timesteps(self, interval: tuple[float, float] | None) -> range | None:
         """Return the timesteps of an interval of noise levels, None for all of them."""
@@ -124,7 +122,7 @@ class Diffusion:
 
     def shape_of(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape of one x0, of an image (C, H, W) or of its latents (c, h, w)."""
-        return image_shape if self.codec is None else self.codec.shapes.of(image_shape)
+        return image_shape if self.codec is None else self.codec.shape_of(image_shape)
 
     def encoded(self, images: Tensor) -> Tensor:
         """Return images (B, C, H, W) in [-1, 1] as x0: themselves, or their latents."""

@@ -7,7 +7,6 @@ captions         the encoders of captions
 pretrained       a pre-trained network behind the same interface, with the entrance
 adapters         LoRA and scale factors beside a network's layers
 diffusers_names  a client inside the U-Net's own numbers, by the names of diffusers
-folding          a client's embedding and adapter inside a pre-trained network's own numbers
 flat_model       the network over one flat vector, ordered by part; initial weights
 grouped_layers   the networks of several clients computed as one
 """

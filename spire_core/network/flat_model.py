@@ -126,7 +126,7 @@ def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -
         check_num_parameters(model, image_channels)
         net = UNet(model, image_channels, method.record.has_embedding)
     else:
-        net = PretrainedNet(model, method, image_channels)
+        net = PretrainedNet(model, method)
     add_adapter(net, method)
     return net
 

@@ -2,8 +2,8 @@
 
 The embedding moves the outputs of a few layers by a linear map, through hooks: no layer of the
 network is replaced, and with a zero map or a zero embedding all outputs are the original ones.
-Shapes: B batch, C image channels, H and W image sides, D_emb numbers of an embedding, V width of
-the conditioning vector, c channels of a block.
+Shapes: B batch, C image channels, H and W image sides, D_emb numbers of an embedding, V outputs of
+a linear map, c channels of a block, L tokens of a prompt, D numbers of a token.
 """
 
 import functools
@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
-from spire_core.pretrained.folder import BackboneFolder, open_backbone
-from spire_core.pretrained.latents import latent_shapes
-from spire_core.pretrained.loading import load_network, load_prompt
-from spire_core.pretrained.networks import NETWORKS, prompt_width
-from spire_core.pretrained.trial import check_takes
+from spire_core.network.adapters import merge_adapters
+from spire_core.pretrained.folder import load_network, load_prompt, one_line, open_backbone
+from spire_core.pretrained.latents import LatentCodec
+from spire_core.pretrained.networks import NETWORKS
 
 
 class PretrainedNet(nn.Module):
@@ -29,29 +29,24 @@ class PretrainedNet(nn.Module):
 
     `network` is the folder's, `emb_proj` the linear maps of the entrance: one of d_emb numbers to
     the conditioning vector ("time") or to the prompt's last token ("tokens"), or one for each block
-    ("blocks"). They start at zero. The network stays in evaluation mode, without dropout.
+    ("blocks"). They start at zero. `moved` are the layers with the map that moves each of them. The
+    network stays in evaluation mode, without dropout.
     """
 
     emb_proj: nn.Module | None
-    prompt: Tensor | None
+    prompt: Tensor | None  # (1, L, D)
 
-    def __init__(self, config: ModelConfig, method: MethodConfig, image_channels: int) -> None:
+    def __init__(self, config: ModelConfig, method: MethodConfig) -> None:
         super().__init__()
         assert config.backbone is not None
         self.config, self.folder = replace(config, dropout=0.0), open_backbone(config.backbone)
-        self.kind = NETWORKS[self.folder.class_name]
-        self.network = load_network(self.folder)
-        prompt = None
-        if self.kind.has_prompt:
-            prompt = load_prompt(self.folder, prompt_width(self.network))
+        self.kind, self.network = NETWORKS[self.folder.class_name], load_network(self.folder)
+        prompt = load_prompt(self.folder) if "tokens" in self.kind.entrances else None
         self.register_buffer("prompt", prompt, persistent=False)
-        self.latents = latent_shapes(self.folder)
-        self._check_channels(image_channels)
         self._client_emb: Tensor | None = None
         self.entrance = method.entrance
-        self.emb_proj = None
-        if method.record.has_embedding:
-            self.emb_proj = self._entrance(method.entrance)
+        self.moved = list[tuple[nn.GroupNorm | nn.Linear, nn.Linear]]()
+        self.emb_proj = self._add_entrance() if method.record.has_embedding else None
 
     @functools.cached_property
     def by_name(self) -> dict[str, nn.Parameter]:
@@ -60,103 +55,82 @@ class PretrainedNet(nn.Module):
 
     def reads_condition(self, name: str) -> bool:
         """Return whether a parameter belongs to a layer that reads what the entrance moves."""
-        kind = self.kind
-        readers = {"tokens": kind.reads_prompt, "blocks": kind.reads_blocks or kind.reads}
-        return any(fragment in name for fragment in readers.get(self.entrance, kind.reads))
+        entrance = self.kind.entrances.get(self.entrance)
+        return entrance is not None and any(part in name for part in entrance.readers)
 
-    def _check_channels(self, image_channels: int) -> None:
-        found = self._settings.in_channels
-        out = getattr(self._settings, "out_channels", None)
-        if out not in (None, found, 2 * found):
-            raise ConfigError(
-                f"expected a network of as many channels out as in, or twice as many with a learnt "
-                f"variance, in {self.folder.network}, got in_channels={found} and "
-                f"out_channels={out}: choose another model.backbone"
-            )
-        if self.latents is not None and self.latents.channels != found:
-            raise ConfigError(
-                f"expected an autoencoder of {found} latent channels, which the network in "
-                f"{self.folder.path} takes, got one of {self.latents.channels}: choose another "
-                "model.backbone"
-            )
-        found = found if self.latents is None else self.latents.image_channels
-        if found != image_channels:
-            raise ConfigError(
-                f"expected images of {found} channels, which the model in {self.folder.path} "
-                f"takes, got {image_channels}: choose other data or another model.backbone"
-            )
+    def check_images(self, image_shape: tuple[int, int, int], codec: LatentCodec | None) -> None:
+        """Raise ConfigError unless the network takes images (C, H, W), or their latents.
 
-    @property
-    def _settings(self) -> Any:
-        return self.network.config
-
-    def check_image_size(self, image_size: int) -> None:
-        """Raise ConfigError for images of another side than those that the network was trained on.
-
-        A network that names none takes any that it can halve, after its autoencoder if it has one.
+        It has to be of the side that it was trained on, if its settings name one.
         """
-        factor = 1 if self.latents is None else self.latents.factor
-        size = self._settings.sample_size
-        sides = {size} if isinstance(size, int) else set(size or ())
-        if sides and sides != {image_size / factor}:
-            wanted = " x ".join(str(factor * side) for side in sorted(sides))
+        shape = image_shape if codec is None else codec.shape_of(image_shape)
+        config: Any = self.network.config
+        size = config.sample_size
+        sides = {size} if isinstance(size, int) else {*(size or ())}
+        if sides - {shape[-1]}:
+            wanted = max(sides) * (1 if codec is None else codec.factor)
             raise ConfigError(
                 f"expected images of side {wanted}, on which the model in {self.folder.path} was "
-                f"trained, got {image_size}: set data.image_size={wanted}"
+                f"trained, got {image_shape[-1]}: set data.image_size={wanted}"
             )
-        halved = factor * self.kind.halved(self._settings)
-        if image_size % halved != 0:
-            raise ConfigError(
-                f"expected images whose side is divisible by {halved}, as the model in "
-                f"{self.folder.path} halves it, got {image_size}: choose another data.image_size"
-            )
-        shape = (self._settings.in_channels, image_size // factor, image_size // factor)
-        emb = torch.zeros(1, self.config.d_emb) if self.emb_proj is not None else None
-        check_takes(self, shape, self.folder.network, torch.ones(1, dtype=torch.int64), emb)
+        # On the device meta tensors have shapes alone, so nothing is computed.
+        named = (*self.named_parameters(), *self.named_buffers())
+        numbers = {name: tensor.to("meta") for name, tensor in named}
+        xt = torch.zeros(1, *shape, device="meta")
+        t = torch.ones(1, dtype=torch.int64, device="meta")
+        sizes = " x ".join(map(str, shape))
+        expected = f"a network of images {sizes} that is shown their timestep and a prompt alone"
+        with one_line(expected, self.folder.network), torch.no_grad():
+            output = functional_call(self, numbers, (xt, t))
+            if output.shape != xt.shape:
+                raise ValueError(f"one that returns {' x '.join(map(str, output.shape[1:]))}")
 
-    def _entrance(self, name: str) -> nn.Module:
-        if name == "tokens":
-            if not self.kind.has_prompt:
-                raise _no_entrance(name, self.folder, "time or blocks")
-            return self._map(prompt_width(self.network))
-        if name == "time":
-            hosts = self.kind.time(self.network)
-            one = self._map(hosts[0][1])
-            for host, _ in hosts:
-                host.register_forward_hook(self._mover(one, is_film=False))
-            return one
-        hosts = self.kind.blocks(self.network)
-        if not hosts:
-            raise _no_entrance(name, self.folder, "time or tokens")
-        maps = [self._map(width * (1 + self.kind.is_film)) for _, width in hosts]
-        for (host, _), own in zip(hosts, maps, strict=True):
-            host.register_forward_hook(self._mover(own, self.kind.is_film))
-        return nn.ModuleList(maps)
+    def _add_entrance(self) -> nn.Module:
+        """Return the maps of the entrance, and hook them to the layers that they move."""
+        entrances = self.kind.entrances
+        if self.entrance not in entrances:
+            raise ConfigError(
+                f"expected an entrance that a {self.folder.class_name} has, got "
+                f"method.entrance={self.entrance}: choose {' or '.join(entrances)}"
+            )
+        hosts = entrances[self.entrance].hosts(self.network)
+        if self.entrance == "tokens":
+            assert self.prompt is not None
+            return self._map(self.prompt.shape[-1])
+        if self.entrance == "time":
+            maps = self._map(hosts[0].out_features)
+            self.moved = [(host, maps) for host in hosts]
+        else:
+            owns = [self._map(_num_moved(host)) for host in hosts]
+            maps, self.moved = nn.ModuleList(owns), list(zip(hosts, owns, strict=True))
+        for host, own in self.moved:
+            host.register_forward_hook(self._mover(own))
+        return maps
 
     def _map(self, width: int) -> nn.Linear:
         linear = nn.Linear(self.config.d_emb, width, bias=False)
         nn.init.zeros_(linear.weight)
         return linear
 
-    def _mover(self, own: nn.Linear, is_film: bool) -> Callable[..., Tensor | None]:
+    def _mover(self, own: nn.Linear) -> Callable[..., Tensor | None]:
         """Return a hook that moves a layer's output (B, V), or scales and moves (B, c, H, W)."""
 
-        def move(_: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+        def move(host: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
             if self._client_emb is None:
                 return None
             moved = own(self._client_emb)
-            if not is_film:
+            if not isinstance(host, nn.GroupNorm):
                 return output + moved
             scale, shift = moved[..., None, None].chunk(2, dim=1)
             return output * (1 + scale) + shift
 
         return move
 
-    def _tokens(self, xt: Tensor, client_emb: Tensor | None) -> Tensor | None:
+    def tokens(self, num: int, client_emb: Tensor | None) -> Tensor | None:
         """Return the prompt's tokens (B, L, D), the last one moved where that is the entrance."""
         if self.prompt is None:
             return None
-        tokens = self.prompt.repeat(len(xt), 1, 1)
+        tokens = self.prompt.repeat(num, 1, 1)
         if client_emb is None or self.entrance != "tokens":
             return tokens
         assert self.emb_proj is not None
@@ -174,14 +148,34 @@ class PretrainedNet(nn.Module):
             )
         self._client_emb = client_emb
         try:
-            output = self.kind.call(self.network, xt, t, self._tokens(xt, client_emb))
+            output = self.kind.call(self.network, xt, t, self.tokens(len(xt), client_emb))
         finally:
             self._client_emb = None
         return output[:, : xt.shape[1]]  # the rest, if any, is a learnt variance
 
 
-def _no_entrance(name: str, folder: BackboneFolder, advice: str) -> ConfigError:
-    return ConfigError(
-        f"expected an entrance that a {folder.class_name} has, got method.entrance={name}: choose "
-        f"{advice}"
-    )
+def _num_moved(host: nn.GroupNorm | nn.Linear) -> int:
+    """Return V of a layer's own map: a scale and a shift of each channel, or each output."""
+    return 2 * host.num_channels if isinstance(host, nn.GroupNorm) else host.out_features
+
+
+@torch.no_grad()
+def fold(net: PretrainedNet, client_emb: Tensor | None) -> tuple[nn.Module, Tensor | None]:
+    """Return a client's network and its prompt (1, L, D), None without one.
+
+    A constant embedding (D_emb,) moves each output by a constant, which is a bias; an adapter is a
+    change of weights. The network is that of `net`, changed, and predicts the same up to rounding.
+    """
+    prompt = net.tokens(1, None if client_emb is None else client_emb[None])
+    for host, own in net.moved if client_emb is not None else ():
+        moved = own(client_emb)
+        if isinstance(host, nn.GroupNorm):
+            scale, shift = moved.chunk(2)
+            host.weight *= 1 + scale
+            host.bias.copy_(host.bias * (1 + scale) + shift)
+        else:
+            host.bias += moved
+    merge_adapters(net)
+    for p in net.network.parameters():  # they may be views of one vector, which no file can hold
+        p.data = p.data.clone()
+    return net.network, prompt

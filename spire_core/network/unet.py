@@ -126,10 +126,6 @@ class UNet(nn.Module):
         """Return whether a parameter belongs to a layer that reads the conditioning vector."""
         return ".cond." in name
 
-    def check_image_size(self, image_size: int) -> None:
-        """Raise ConfigError if images of this side cannot be halved at every level."""
-        self.config.check_image_size(image_size)
-
     def _build_down(self, widths: list[int]) -> list[int]:
         """Build the descending half and return the channels of every skip connection."""
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()

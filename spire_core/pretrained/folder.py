@@ -1,37 +1,35 @@
 """The folder of a pre-trained pipeline, as `DiffusionPipeline.save_pretrained` writes it.
 
-`model_index.json` names the parts; each has a folder of its own. Only settings and safetensors are
-read, never a pickle, and no code of a folder runs. `prompt.safetensors` is ours: the text encoder's
-output, as the tensor `encoder_hidden_states`, for models that attend to text.
+`model_index.json` names the parts; each has a folder of its own. The library diffusers reads them,
+safetensors alone. `prompt.safetensors` is ours: the text encoder's output as the tensor
+`encoder_hidden_states`, for models that attend to text.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spire_core.errors import ConfigError
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spire_core.errors import ConfigError, first_line
+from spire_core.pretrained.networks import NETWORKS, OWN_UNET
 
 INDEX, PROMPT = "model_index.json", "prompt.safetensors"
-OWN_UNET = "SpireUNet"  # of exported runs
-CLASSES = {  # of networks, by the name of their part
-    "unet": ("UNet2DModel", "UNet2DConditionModel", OWN_UNET),
-    "transformer": ("DiTTransformer2DModel", "PixArtTransformer2DModel"),
-}
-AUTOENCODERS = {"vae": "AutoencoderKL", "vqvae": "AutoencoderKL"}  # classes by names of parts
-WEIGHTS = "diffusion_pytorch_model*.safetensors"
-SHARDS = "diffusion_pytorch_model.safetensors.index.json"  # which files diffusers loads, if it is
-MAX_HEADER = 100_000_000  # bytes, as safetensors has it
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' name: ours
+LEAST = 2.0**-24  # of alpha_bar, as diffusers takes it where a schedule ends in pure noise
+MOST = 1 - LEAST  # the float32 below 1: at 1 there would be no noise to divide by
 
 
 @dataclass(frozen=True)
 class BackboneFolder:
-    """A folder that can be loaded: the part that is the network, and its class.
+    """A pipeline's folder: the part that is the network, its class, and the autoencoder's part.
 
     `autoencoder_part` makes the latents that the network predicts, None for a model of pixels.
     """
@@ -47,131 +45,42 @@ class BackboneFolder:
         return self.path / self.part
 
     @property
-    def autoencoder(self) -> Path | None:
-        """The autoencoder's own folder."""
-        return None if self.autoencoder_part is None else self.path / self.autoencoder_part
-
-    @property
-    def weight_files(self) -> list[Path]:
-        """The network's safetensors, one file or its shards, and the autoencoder's."""
-        return [file for part in self._parts for file in _weight_files(part)]
-
-    @property
-    def _parts(self) -> list[Path]:
-        return [self.network, *([self.autoencoder] if self.autoencoder else [])]
-
-    @property
-    def prompt(self) -> Path | None:
-        """The file of the text encoder's output, if there is one."""
-        path = self.path / PROMPT
-        return path if path.is_file() else None
-
-    @property
     def sha256(self) -> str:
         """The hash of all that is read: settings, weights and prompt, by name, in order."""
-        settings = [self.path / INDEX, *(part / "config.json" for part in self._parts)]
-        settings += [self.path / "scheduler" / "scheduler_config.json"]
-        prompt = [self.prompt] if self.prompt else []
-        return self._hash_of([*settings, *self.weight_files, *prompt])
-
-    @property
-    def autoencoder_sha256(self) -> str:
-        """The hash of the autoencoder's settings and weights alone."""
-        assert self.autoencoder is not None
-        return self._hash_of([self.autoencoder / "config.json", *_weight_files(self.autoencoder)])
-
-    def _hash_of(self, files: Sequence[Path]) -> str:
+        files = [f for f in (self.path / INDEX, self.path / PROMPT) if f.is_file()]
+        for part in filter(None, (self.part, "scheduler", self.autoencoder_part)):
+            inside = sorted((self.path / part).glob("*"))
+            files += [f for f in inside if f.suffix in (".json", ".safetensors")]
         digest = hashlib.sha256()
         for file in files:
-            state = file.stat()
-            inside = _file_hash(file, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-            digest.update(f"{file.relative_to(self.path).as_posix()}:{inside}\n".encode())
+            name, state = file.relative_to(self.path).as_posix(), file.stat()
+            digest.update(f"{name}:{_file_hash(file, state.st_size, state.st_ctime_ns)}\n".encode())
         return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _file_hash(file: Path, *state: int) -> str:
+def _file_hash(file: Path, size: int, changed_ns: int) -> str:
     """Return the hash of a file, which a process reads once as long as it does not change."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def check_room(part: Path) -> None:
-    """Raise ConfigError unless there is room for a part's weights and its network of float32."""
-    import psutil  # lazy: a logged model without a backbone needs none
-
-    need = sum(file.stat().st_size + 4 * _num_numbers(file) for file in _loaded_files(part))
-    free = psutil.virtual_memory().available
-    if need > free:
-        raise ConfigError(
-            f"expected memory for the weights in {part}, got {need / 2**20:.0f} MiB to load, "
-            f"{free / 2**20:.0f} MiB free: choose a smaller model.backbone or a larger machine"
-        )
-
-
-def _weight_files(part: Path) -> list[Path]:
-    """Return the files of weights of a part, with variants of them."""
-    return sorted(file for file in part.glob(WEIGHTS) if file.is_file())
-
-
-def _loaded_files(part: Path) -> list[Path]:
-    """Return the files of weights that are loaded, one or its shards, without variants of them."""
-    return [file for file in _weight_files(part) if file.name.count(".") == 1]
-
-
-def _num_numbers(file: Path) -> int:
-    """Return how many numbers a file of safetensors holds; of a damaged one, as float32."""
-    try:
-        with file.open("rb") as content:
-            size = min(int.from_bytes(content.read(8), "little"), MAX_HEADER)
-            tensors = json.loads(content.read(size))
-        return sum(math.prod(t["shape"]) for name, t in tensors.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return file.stat().st_size // 4
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return a JSON object of a folder; ConfigError if the file is missing or damaged."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        kind = "no file" if isinstance(error, FileNotFoundError) else "no readable JSON"
-        advice = f"name the folder that holds {INDEX}"
-        if path.name == INDEX and not path.parent.exists():
-            advice = f"no model is downloaded, so {advice} on this machine (docs/retrofit.md)"
-        raise ConfigError(
-            f"expected a pipeline's folder, as diffusers' save_pretrained writes it, as "
-            f"model.backbone, got {kind} at {path}: {advice}"
-        ) from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"expected a JSON object in {path}, got {type(values).__name__}: save the pipeline "
-            "again"
-        )
-    return values
-
-
 def open_backbone(path: str | Path) -> BackboneFolder:
-    """Return what a folder holds; ConfigError in one sentence if it cannot be loaded here."""
+    """Return what a folder holds; ConfigError if it is no pipeline, or of an unknown network."""
     path = Path(path)
-    index = read_settings(path / INDEX)
-    entries = {name: entry for name, entry in index.items() if not name.startswith("_")}
-    parts = {name: entry[1] for name, entry in entries.items() if _is_part(entry)}
-    known = {c: part for part, classes in CLASSES.items() for c in classes}
-    found = [(part, parts[part]) for part in CLASSES if part in parts]
-    if len(found) != 1 or known.get(found[0][1]) != found[0][0]:
-        named = ", ".join(f"{part}: {name}" for part, name in parts.items()) or "no part"
-        raise ConfigError(
-            f"expected one network of {', '.join(known)} in {path / INDEX}, got {named}: choose "
-            "another model.backbone"
-        )
-    folder = BackboneFolder(path, *found[0], _autoencoder(path, parts))
-    for part in folder._parts:
-        _check_weights(part)
-    return folder
+    expected = "the folder of a pipeline, as diffusers' save_pretrained writes it, as"
+    with one_line(f"{expected} model.backbone, with {INDEX}", path):
+        index = json.loads((path / INDEX).read_bytes())
+        classes = {name: entry[1] for name, entry in index.items() if isinstance(entry, list)}
+        found = [name for name, class_name in classes.items() if class_name in NETWORKS]
+        if len(found) != 1:
+            named = ", ".join(f"{name}: {class_name}" for name, class_name in classes.items())
+            raise ValueError(f"{named or 'no part'} for one network of {', '.join(NETWORKS)}")
+    autoencoder = next((part for part in ("vae", "vqvae") if part in classes), None)
+    return BackboneFolder(path, found[0], classes[found[0]], autoencoder)
 
 
-def check_same(path: str | Path, sha256: str) -> None:
+def check_same(path: str | Path, sha256: object) -> None:
     """Raise ConfigError unless the folder here is the one of a hash.
 
     Frozen numbers are in no message, so that nodes with different ones would train apart unseen.
@@ -179,53 +88,84 @@ def check_same(path: str | Path, sha256: str) -> None:
     if open_backbone(path).sha256 != sha256:
         raise ConfigError(
             f"expected the run's pre-trained model at {path}, got another (by its hash): put the "
-            "same folder on every node"
+            "run's own there, on every node"
         )
 
 
-def _autoencoder(path: Path, parts: dict[str, str]) -> str | None:
-    """Return the name of the part that is an autoencoder, None for a model of pixels."""
-    for part, class_name in AUTOENCODERS.items():
-        if part in parts and parts[part] != class_name:
-            raise ConfigError(
-                f"expected an {class_name} as the autoencoder of a model of latents, got a "
-                f"{parts[part]} in {path / INDEX}: choose another model.backbone"
-            )
-    return next((part for part in AUTOENCODERS if part in parts), None)
+@contextlib.contextmanager
+def one_line(expected: str, path: Path) -> Iterator[None]:
+    """Turn an error of reading a folder into a ConfigError of one line.
 
-
-def _is_part(entry: object) -> bool:
-    """Return whether an entry of the index names a class of diffusers: [library, class]."""
-    if not isinstance(entry, list) or len(entry) != 2:
-        return False
-    return all(isinstance(name, str) for name in entry)
-
-
-def _check_weights(part: Path) -> None:
-    if not _weight_files(part):
-        pickles = [f.name for kind in PICKLES for f in sorted(part.glob(kind))]
-        found = f"{pickles[0]} alone, a pickle, which can run code" if pickles else "none"
-        raise ConfigError(
-            f"expected weights as safetensors in {part}, got {found}: save the model "
-            "with save_pretrained(..., safe_serialization=True)"
-        )
-    if (part / SHARDS).is_file():
-        _check_shards(part)
-
-
-def _check_shards(part: Path) -> None:
-    """Raise ConfigError unless an index of shards names the files that are hashed, and all of them.
-
-    diffusers opens whatever it names, a pickle too.
+    diffusers reads settings unchecked, and fails in many ways.
     """
-    weight_map, got = read_settings(part / SHARDS).get("weight_map"), "no weight_map of names"
-    if isinstance(weight_map, dict) and all(isinstance(n, str) for n in weight_map.values()):
-        named, files = {*weight_map.values()}, {file.name for file in _loaded_files(part)}
-        if named == files:
-            return
-        unknown = named - files
-        got = f"{min(unknown)!r:.80}" if unknown else f"no {min(files - named)!r:.80}"
-    raise ConfigError(
-        f"expected {part / SHARDS} to name the safetensors with weights beside it, got {got}: save "
-        "the model again in an empty folder"
-    )
+    try:
+        yield
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"expected {expected} in {path}, got {first_line(error)[:300]}: choose another "
+            "model.backbone or save it again (docs/retrofit.md)"
+        ) from error
+
+
+def library() -> Any:
+    """Return the package diffusers; ConfigError if it is not installed."""
+    try:
+        import diffusers  # lazy: a run without model.backbone needs none of it
+    except ImportError as error:
+        raise ConfigError(
+            "expected the package diffusers for model.backbone, got none: "
+            "pip install 'diffusers>=0.35,<1'"
+        ) from error
+    return diffusers
+
+
+def load_network(folder: BackboneFolder) -> nn.Module:
+    """Return the network of a folder in float32; ConfigError if its weights are not its own."""
+    diffusers = library()
+    if folder.class_name != OWN_UNET:
+        return load_part(getattr(diffusers, folder.class_name), folder.network)
+    from spire_core.pretrained.spire_unet import SpireUNet  # lazy: needs diffusers
+
+    return load_part(SpireUNet, folder.network)  # not the folder's copy of its code
+
+
+def load_part(model_class: Any, part: Path) -> nn.Module:
+    """Return a model of diffusers from its own folder, in float32 and evaluation mode.
+
+    ConfigError if its weights are not its own: diffusers draws missing ones at random.
+    """
+    with one_line(f"a {model_class.__name__} of diffusers with weights as safetensors", part):
+        model, found = model_class.from_pretrained(
+            part,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+        for kind in ("missing", "unexpected"):
+            if names := found[f"{kind}_keys"]:
+                raise ValueError(f"{len(names)} {kind} tensors such as {min(names)}")
+    return model.eval()
+
+
+def load_prompt(folder: BackboneFolder) -> Tensor:
+    """Return the prompt's tokens (1, L, D); ConfigError if there are none."""
+    name = "encoder_hidden_states"
+    with one_line(f"the text encoder's output of one prompt, {name} (1, L, D)", folder.path):
+        return load_file(folder.path / PROMPT)[name].float()
+
+
+def load_schedule(folder: BackboneFolder) -> tuple[Tensor, str]:
+    """Return alpha_bar (T,) float32 as a folder's scheduler has it, and our name of its prediction.
+
+    ConfigError for a scheduler of another process than DDPM's, or another prediction type.
+    """
+    path = folder.path / "scheduler"
+    with one_line(f"a scheduler with alphas_cumprod that predicts {', '.join(PREDICTIONS)}", path):
+        name = json.loads((path / "scheduler_config.json").read_bytes())["_class_name"]
+        scheduler = getattr(library(), name).from_pretrained(path, local_files_only=True)
+        kind = scheduler.config.get("prediction_type", "epsilon")
+        return scheduler.alphas_cumprod.float().clamp(LEAST, MOST), PREDICTIONS[kind]

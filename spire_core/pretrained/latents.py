@@ -6,7 +6,6 @@ image, and the memory on one alone. n images; C, H, W their channels and sides, 
 latents.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,71 +14,33 @@ import torch
 from torch import Tensor
 
 from spire_core.errors import ConfigError
-from spire_core.pretrained.folder import BackboneFolder, read_settings
-from spire_core.pretrained.loading import library, load_part
-from spire_core.pretrained.trial import check_takes
-
-TRIED = 8  # latents a side, of which any autoencoder makes images
-
-
-@dataclass(frozen=True)
-class LatentShapes:
-    """C of images, c of latents, and how many pixels a side one latent stands for."""
-
-    image_channels: int
-    channels: int
-    factor: int
-
-    def of(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the shape (c, h, w) of the latents of an image (C, H, W)."""
-        return self.channels, image_shape[1] // self.factor, image_shape[2] // self.factor
-
-
-def latent_shapes(folder: BackboneFolder) -> LatentShapes | None:
-    """Return the shapes of a folder's autoencoder by its settings, None for a model of pixels.
-
-    ConfigError for settings that no AutoencoderKL of images has, or that do not scale latents
-    alone.
-    """
-    if folder.autoencoder is None:
-        return None
-    path = folder.autoencoder / "config.json"
-    settings = read_settings(path)
-    try:
-        if not (levels := len(settings["block_out_channels"])):
-            raise ValueError("block_out_channels")
-        found = LatentShapes(
-            int(settings["in_channels"]), int(settings["latent_channels"]), 2 ** (levels - 1)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"expected the settings of an AutoencoderKL in {path}, got none of {error}: save the "
-            "pipeline again"
-        ) from error
-    moved = [name for name in ("shift_factor", "latents_mean", "latents_std") if settings.get(name)]
-    if moved:
-        raise ConfigError(
-            f"expected an autoencoder whose latents are scaled alone in {path}, got one with "
-            f"{moved[0]}: choose another model.backbone"
-        )
-    scale = settings.get("scaling_factor", 1.0)  # older files have none, but diffusers' default
-    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not (is_number and 0.0 < scale < math.inf):
-        raise ConfigError(
-            f"expected scaling_factor as a finite number above 0 in {path}, got {scale!r:.80}: "
-            "save the pipeline again"
-        )
-    return found
+from spire_core.pretrained.folder import BackboneFolder, library, load_part
 
 
 @dataclass(frozen=True, eq=False)
 class LatentCodec:
-    """An autoencoder on a device; `name` has the hash of its weights, and the kind of device."""
+    """An autoencoder on a device; `name` has the hash of its folder, and the kind of device."""
 
     vae: Any  # diffusers' AutoencoderKL
-    shapes: LatentShapes
     name: str
     device: torch.device
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a side one latent stands for."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def shape_of(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape (c, h, w) of an image's latents; ConfigError for an unfit (C, H, W)."""
+        channels, height, width = image_shape
+        wanted = self.vae.config.in_channels
+        if channels != wanted or height % self.factor or width % self.factor:
+            raise ConfigError(
+                f"expected images of {wanted} channels and a side divisible by {self.factor} for "
+                f"the autoencoder of model.backbone, got {channels} x {height} x {width}: choose "
+                "other data, another data.image_size or another model.backbone"
+            )
+        return self.vae.config.latent_channels, height // self.factor, width // self.factor
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -100,14 +61,11 @@ class LatentCodec:
 def load_codec(folder: BackboneFolder, device: torch.device | str) -> LatentCodec | None:
     """Return a folder's autoencoder, frozen, in float32; None for a model of pixels.
 
-    ConfigError if it cannot be loaded.
+    ConfigError if it is no AutoencoderKL.
     """
-    shapes = latent_shapes(folder)
-    if shapes is None or folder.autoencoder is None:
+    if folder.autoencoder_part is None:
         return None
-    vae = load_part(library().AutoencoderKL, folder.autoencoder).requires_grad_(False)
-    side = TRIED * shapes.factor
-    check_takes(vae, (shapes.image_channels, side, side), folder.autoencoder)
+    vae = load_part(library().AutoencoderKL, folder.path / folder.autoencoder_part)
     where = torch.device(device)
-    name = f"latents {folder.autoencoder_sha256} {where.type}"
-    return LatentCodec(vae.to(where), shapes, name, where)
+    name = f"latents {folder.sha256} {where.type}"
+    return LatentCodec(vae.requires_grad_(False).to(where), name, where)

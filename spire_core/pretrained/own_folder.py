@@ -3,15 +3,14 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from spire_core.pretrained.folder import INDEX, OWN_UNET
-from spire_core.pretrained.loading import library
-from spire_core.pretrained.schedule import PREDICTIONS
+from spire_core.config.diffusion import DiffusionConfig
+from spire_core.pretrained.folder import INDEX, PREDICTIONS, library
+from spire_core.pretrained.networks import OWN_UNET
 
 BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # our name: diffusers'
 DPM = {"thresholding": True, "sample_max_value": 1.0}  # clips each estimate of the image
@@ -23,19 +22,11 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # that take the steps of 
 UNET_CODE, PIPELINE_CODE = "spire_unet", "spire_pipeline"  # modules of this package
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """The process of a run and how it draws, in the words of `diffusion.*`."""
-
-    schedule: str
-    num_timesteps: int
-    prediction: str
-    sampler: str
-    sample_steps: int
-
-
 def write_own(
-    folder: Path, settings: Mapping[str, Any], numbers: Mapping[str, Tensor], sampling: Sampling
+    folder: Path,
+    settings: Mapping[str, Any],
+    numbers: Mapping[str, Tensor],
+    diffusion: DiffusionConfig,
 ) -> None:
     """Write a U-Net's `settings` and `numbers`, the arguments and weights of a `SpireUNet`.
 
@@ -50,11 +41,12 @@ def write_own(
     network.unet.load_state_dict(dict(numbers))
     own = plain(network)
     (network if own is None else own).save_pretrained(folder / "unet")
-    name, more = SCHEDULERS[sampling.sampler]
+    name, more = SCHEDULERS[diffusion.sampler]
+    their_name = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     scheduler = getattr(diffusers, name)(
-        num_train_timesteps=sampling.num_timesteps,
-        beta_schedule=BETAS[sampling.schedule],
-        prediction_type={ours: theirs for theirs, ours in PREDICTIONS.items()}[sampling.prediction],
+        num_train_timesteps=diffusion.num_timesteps,
+        beta_schedule=BETAS[diffusion.schedule],
+        prediction_type=their_name[diffusion.prediction],
         **more,
     )
     scheduler.save_pretrained(folder / "scheduler")
@@ -63,7 +55,7 @@ def write_own(
         "_diffusers_version": diffusers.__version__,
         "unet": [UNET_CODE, OWN_UNET] if own is None else ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", name],
-        "num_inference_steps": sampling.sample_steps,
+        "num_inference_steps": diffusion.sample_steps,
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     copy_code(folder, has_own_unet=own is None)

@@ -7,7 +7,6 @@ number is about 1. N captions of D numbers.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,54 +16,32 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from spire_core.errors import ConfigError, DataError
-
-SHIPPED = "l2_supercat"  # the name of its files in wordllama
-TABLE, TOKENIZER = "model.safetensors", "tokenizer.json"
-MAX_CHARACTERS = 1000  # of a caption
-INSTALL = "pip install 'wordllama>=0.4,<0.5'"
+from spire_core.errors import ConfigError, DataError, first_line
 
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """Maps captions to vectors; `sha256` is that of its table and its tokenizer.
-
-    `unknown`: the token that stands for all that the tokenizer does not know, if it has one.
-    """
+    """Maps captions to vectors; `sha256` is that of its table and its tokenizer."""
 
     inference: Any  # wordllama's
     sha256: str
-    unknown: int | None = None
-
-    @property
-    def dim(self) -> int:
-        """D, the numbers of a vector."""
-        return self.inference.embedding.shape[1]
 
     def vectors(self, captions: Sequence[str]) -> np.ndarray:
-        """Return captions as vectors (N, D) float32.
-
-        DataError for one that is empty, too long, or of nothing that the encoder knows.
-        """
+        """Return captions as vectors (N, D) float32; DataError for one that has none."""
         kinds = {caption: self._vector(caption) for caption in dict.fromkeys(captions)}
         return np.array([kinds[caption] for caption in captions], np.float32)
 
     def _vector(self, caption: str) -> np.ndarray:
         """Return one caption's vector. By itself: padding beside others could change its bits."""
-        if not 1 <= len(caption.strip()) <= MAX_CHARACTERS:
-            raise DataError(
-                f"expected a caption of 1 to {MAX_CHARACTERS} characters, got "
-                f"{len(caption.strip())} in {caption!r:.80}: write another"
-            )
-        texts = [caption.strip().lower()]
-        ([tokens], [vector]) = self.inference.tokenize(texts), self.inference.embed(texts)
+        text = caption.strip().lower()
+        vector = self.inference.embed([text])[0] if text else np.zeros(1)
         length = float(np.linalg.norm(vector))
-        if not ({*tokens.ids} - {self.unknown} and 0.0 < length < np.inf):
+        if not 0.0 < length < np.inf:
             raise DataError(
                 f"expected a caption that the sentence encoder knows, got {caption!r:.80}, which "
                 "has no vector: write another"
             )
-        return vector * (np.sqrt(self.dim) / length)
+        return vector * (np.sqrt(len(vector)) / length)
 
 
 def open_encoder(folder: str | None, dim: int) -> SentenceEncoder:
@@ -72,62 +49,34 @@ def open_encoder(folder: str | None, dim: int) -> SentenceEncoder:
 
     ConfigError if it is not installed, no such folder, or of another width.
     """
-    encoder = _read(*(_shipped() if folder is None else _in_folder(Path(folder))))
-    if encoder.dim != dim:
-        raise ConfigError(
-            f"expected a sentence encoder of model.text_dim={dim} numbers, got one of "
-            f"{encoder.dim}: set model.text_dim={encoder.dim}"
-        )
-    return encoder
-
-
-def _shipped() -> tuple[Path, Path]:
-    """Return tokenizer and table in the package wordllama."""
-    package = Path(_wordllama().__file__).parent
-    tokenizer = package / "tokenizers" / f"{SHIPPED}_tokenizer_config.json"
-    return tokenizer, package / "weights" / f"{SHIPPED}_256.safetensors"
-
-
-def _in_folder(folder: Path) -> tuple[Path, Path]:
-    files = folder / TOKENIZER, folder / TABLE
-    for path in files:
-        if not path.is_file():
-            raise ConfigError(
-                f"expected the folder of a sentence encoder as model.text_encoder, got no file at "
-                f"{path}: name one that holds {TOKENIZER} and {TABLE}"
-            )
-    return files
-
-
-def _read(tokenizer_file: Path, table_file: Path) -> SentenceEncoder:
     wordllama = _wordllama()
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer  # lazy: comes with wordllama
 
-    folder = table_file.parent
+    if folder is None:
+        package = Path(wordllama.__file__).parent
+        tokenizer_file = package / "tokenizers" / "l2_supercat_tokenizer_config.json"
+        table_file = package / "weights" / "l2_supercat_256.safetensors"
+    else:
+        tokenizer_file, table_file = (
+            Path(folder, "tokenizer.json"),
+            Path(folder, "model.safetensors"),
+        )
     try:
-        tokenizer, tensors = Tokenizer.from_file(str(tokenizer_file)), load_file(table_file)
-        model = json.loads(tokenizer_file.read_bytes())["model"]
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        [table] = load_file(table_file).values()
     except Exception as error:  # the tokenizers library raises nothing more specific
-        raise _unreadable(folder, str(error)) from error
-    tables = [tensor for tensor in tensors.values() if tensor.ndim == 2]
-    if len(tables) != 1 or len(tensors) != 1 or not np.isfinite(tables[0]).all():
-        raise _unreadable(folder, f"tensors {sorted(tensors)}")
-    num_tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    if num_tokens > len(tables[0]):  # others would have the vector of the last one
-        raise _unreadable(folder, f"{len(tables[0])} vectors for {num_tokens} tokens")
-    inference = wordllama.inference.WordLlamaInference(tables[0], tokenizer)
+        raise ConfigError(
+            f"expected the sentence encoder {tokenizer_file} and one table of vectors in "
+            f"{table_file}, got {first_line(error)}: save a static model there, as model2vec does"
+        ) from error
+    if table.ndim != 2 or table.shape[1] != dim:
+        raise ConfigError(
+            f"expected a sentence encoder of model.text_dim={dim} numbers, got a table of shape "
+            f"{table.shape}: set model.text_dim={table.shape[-1]}"
+        )
+    inference = wordllama.inference.WordLlamaInference(table, tokenizer)
     digest = hashlib.sha256(inference.embedding.tobytes() + tokenizer_file.read_bytes())
-    unknown = model.get("unk_id")  # of a Unigram model; of others their token
-    if unknown is None and (token := model.get("unk_token")) is not None:
-        unknown = tokenizer.token_to_id(token)
-    return SentenceEncoder(inference, digest.hexdigest(), unknown)
-
-
-def _unreadable(folder: Path, found: str) -> ConfigError:
-    return ConfigError(
-        f"expected a tokenizer and one finite table of token vectors in {folder}, got "
-        f"{found!r:.200}: save a static model there, as model2vec does"
-    )
+    return SentenceEncoder(inference, digest.hexdigest())
 
 
 def _wordllama() -> Any:
@@ -139,7 +88,8 @@ def _wordllama() -> Any:
         import wordllama.inference
     except ImportError as error:
         raise ConfigError(
-            f"expected the package wordllama for a sentence encoder, got none: {INSTALL}"
+            "expected the package wordllama for a sentence encoder, got none: "
+            "pip install 'wordllama>=0.4,<0.5'"
         ) from error
     finally:
         root.handlers[:] = handlers

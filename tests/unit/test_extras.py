@@ -13,7 +13,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 FILES = {
     "search": "sweeps/execution/tune_search.py",
     "privacy": "spire_core/privacy/sampled.py",
-    "diffusers": "spire_core/pretrained/loading.py",
+    "diffusers": "spire_core/pretrained/folder.py",
     "text": "spire_core/pretrained/sentences.py",
 }
 

@@ -163,9 +163,9 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("digits", {"num_images": 100_001}, "num_images in"),
         ("digits", {"client_id": 6, "guidance": float("nan")}, "guidance in .*, got nan"),
         ("digits", {"client_id": 6, "guidance": -5}, "guidance in .*, got -5.0"),
-        ("digits", {"guidance": 2.0}, "a client_id with guidance, got none"),
+        ("digits", {"guidance": 2.0}, "a client with guidance, got none"),
         ("digits", {"seed": "a"}, "seed as int, got 'a'"),
-        ("letters", {"client_id": 6, "text_guidance": 2.0}, "a prompt with text_guidance"),
+        ("letters", {"client_id": 6, "text_guidance": 2.0}, "a prompt with text guidance"),
         ("letters", {"client_id": 6, "prompt": ["a"]}, "settings that fit, got prompt"),
     ],
 )
@@ -200,16 +200,10 @@ def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
 
 def test_scales_of_guidance_are_the_clients_or_the_runs_own() -> None:
     asked: list[Any] = []
-    own = load_config("smoke", ["eval.text_guidance=3"])
-    run: Any = SimpleNamespace(config=own, draw=lambda *words: asked.append(words))
-    run.guidance = {4: 2.0, None: 1.5}.__getitem__  # as the client has chosen it, or the run's
-    run.check_text = lambda what: None
-    run.check_text_guidance = lambda *words: asked.append(words)
+    run: Any = SimpleNamespace(draw=lambda *words: asked.append(words))
+    run.scales = lambda one: (one.guidance or 2.0, one.text_guidance or 3.0)
     spire.draw(run, 4, 8)
-    spire.draw(run, None, 6)
     spire.draw(run, None, 6, guidance=1.0, text_guidance=1.0, seed=2**70)  # 1 is none
     spire.draw(run, 4, 8, guidance=1.0, text_guidance=1.5, prompt="a", seed=7)
-    typed = (1.5, "text_guidance")
-    drawn = [(4, 8, 0, 2.0, None, 3.0), (None, 6, 0, 1.5, None, 3.0)]
-    drawn += [(None, 6, 2**70, 1.0, None, 1.0)]
-    assert asked == [*drawn, typed, (4, 8, 7, 1.0, "a", 1.5)]
+    drawn = [(4, 8, 0, 2.0, None, 3.0), (None, 6, 2**70, 1.0, None, 1.0)]
+    assert asked == [*drawn, (4, 8, 7, 1.0, "a", 1.5)]

@@ -23,7 +23,7 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.network.unet import UNet
 from spire_core.pretrained import spire_pipeline, spire_unet
 from spire_core.pretrained.folder import open_backbone
-from spire_core.pretrained.own_folder import Sampling, write_own
+from spire_core.pretrained.own_folder import write_own
 
 T, SIZE, D_EMB = 60, 8, 5
 GROUPED = ModelConfig(d_emb=D_EMB, width=16, cond_dim=24)  # groups of 4 and 8, pixels folded
@@ -65,11 +65,9 @@ def ours(net: Any, emb: Tensor | None, config: DiffusionConfig, backbone: str | 
 
 
 def export(folder: Path, model: FlatModel, emb: Tensor | None, config: DiffusionConfig) -> Path:
-    values = dataclasses.asdict(config)
-    sampling = Sampling(**{f.name: values[f.name] for f in dataclasses.fields(Sampling)})
     net = model.net
     assert isinstance(net, UNet)
-    write_own(folder, settings_of(net, 1, SIZE), numbers_of(net, emb), sampling)
+    write_own(folder, settings_of(net, 1, SIZE), numbers_of(net, emb), config)
     return folder
 
 
@@ -120,7 +118,7 @@ def test_such_a_folder_is_a_backbone(tmp_path: Path, config: ModelConfig) -> Non
     again = ModelConfig(d_emb=D_EMB, backbone=str(folder))
     for entrance in ("time", "blocks"):
         model = FlatModel(again, MethodConfig("retrofit", entrance=entrance), 1)
-        model.net.check_image_size(SIZE)
+        model.net.check_images((1, SIZE, SIZE), None)  # type: ignore[operator]
         drawn = ours(model.net, None, FEW_STEPS, backbone=str(folder))
         assert (drawn - before).abs().max() < 1e-5
         model.weights.normal_(generator=torch.Generator().manual_seed(2))

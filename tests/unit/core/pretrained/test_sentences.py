@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
-from tokenizers.models import Unigram, WordLevel
+from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from spire_core.errors import ConfigError, DataError
@@ -58,41 +58,18 @@ def test_a_folder_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
     assert open_encoder(str(folder_with(other, 2 * table)), 3).sha256 != encoder.sha256
 
 
-@pytest.mark.parametrize("caption", ["", "  ", "a" * 1001, "green"])
-def test_a_caption_without_a_vector_is_refused(tmp_path: Path, caption: str) -> None:
-    for unknown in ([0, 0], [1, 1]):
-        table = np.array([unknown, [1, 0], [0, 1]], np.float32)
-        encoder = open_encoder(str(folder_with(tmp_path, table)), 2)
+def test_a_caption_without_a_vector_is_refused(tmp_path: Path) -> None:
+    table = np.array([[0, 0], [1, 0], [0, 1]], np.float32)
+    encoder = open_encoder(str(folder_with(tmp_path, table)), 2)
+    for caption in ("", "  ", "green"):
         with pytest.raises(DataError, match="expected a caption"):
             encoder.vectors([caption])
     assert encoder.vectors(["green red"]).shape == (1, 2)
 
 
-def test_the_unknown_token_of_a_unigram_model_is_known_too(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, np.eye(3, dtype=np.float32))
-    tokenizer = Tokenizer(Unigram([("<unk>", 0.0), ("red", -1.0), ("blue", -1.0)], unk_id=0))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    encoder = open_encoder(str(folder), 3)
-    np.testing.assert_allclose(encoder.vectors(["red"]), [[0, np.sqrt(3), 0]], rtol=1e-6)
-    with pytest.raises(DataError, match="expected a caption that the sentence encoder knows"):
-        encoder.vectors(["xyz"])
-
-
-def test_a_table_without_a_vector_of_every_token_is_refused(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, np.ones((2, 4), np.float32))
-    with pytest.raises(ConfigError, match="got '2 vectors for 3 tokens': save a static model"):
-        open_encoder(str(folder), 4)
-
-
 def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"got no file at .*tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"expected the sentence encoder .*tokenizer\.json"):
         open_encoder(str(tmp_path / "nothing"), 256)
     folder = folder_with(tmp_path, np.eye(3, dtype=np.float32))
-    with pytest.raises(ConfigError, match=r"model\.text_dim=256 numbers, got one of 3"):
+    with pytest.raises(ConfigError, match=r"model\.text_dim=256 numbers.*: set model\.text_dim=3"):
         open_encoder(str(folder), 256)
-    for damaged in (np.full((3, 2), np.nan, np.float32), np.zeros(3, np.float32)):
-        with pytest.raises(ConfigError, match="one finite table of token vectors"):
-            open_encoder(str(folder_with(tmp_path, damaged)), 2)
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="expected a tokenizer"):
-        open_encoder(str(folder), 2)

@@ -19,8 +19,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.inference import saved_run
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
-from pipeline.inference.finished_runs import open_run
-from pipeline.inference.saved_run import SavedRun
+from pipeline.inference.saved_run import SavedRun, open_run
 from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
 from pipeline.results.world_rows import with_world

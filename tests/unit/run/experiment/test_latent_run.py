@@ -7,16 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    LDMPipeline,
-    PNDMScheduler,
-    UNet2DConditionModel,
-    UNet2DModel,
-)
-from safetensors.torch import load_file, save_file
-from tiny_backbone import UNET_SIZES
+from diffusers import DDPMScheduler, LDMPipeline, PNDMScheduler
+from safetensors.torch import load_file
+from tiny_backbone import PROMPT, autoencoder, change, make, save
 from torch import Tensor
 
 from pipeline.audit.audit import audit_run
@@ -42,33 +35,11 @@ SETTINGS += ["client.lr=0.01", "eval.kid_subset_size=4", "partition=iid", "model
 SETTINGS += ["partition.client_size=40", "method=retrofit"]
 
 
-def autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 8),
-        latent_channels=2,
-        norm_num_groups=2,
-        scaling_factor=0.7,
-    )
-
-
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LDMPipeline of 8 x 8 latents, without the library's warning of its age."""
-    folder = tmp_path_factory.mktemp("pipelines") / "ldm"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            in_channels=2,
-            out_channels=2,
-            **UNET_SIZES,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        )
-        pipe = LDMPipeline(autoencoder(), unet, DDPMScheduler(num_train_timesteps=50))
+    folder, vae = tmp_path_factory.mktemp("pipelines") / "ldm", autoencoder(latent_channels=2)
+    pipe = LDMPipeline(vae, make("UNet2DModel", channels=2), DDPMScheduler(50))
     pipe.save_pretrained(folder)
     return folder
 
@@ -157,29 +128,11 @@ def test_a_small_stable_diffusion_takes_a_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The folder of a StableDiffusionPipeline, with the parts that are not read named alone."""
-    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            in_channels=2,
-            out_channels=2,
-            **UNET_SIZES,
-            down_block_types=down,
-            up_block_types=up,
-            cross_attention_dim=6,
-            attention_head_dim=4,
-        )
-        vae, prompt = autoencoder(), torch.randn(1, 5, 6)
-    folder = tmp_path / "sd"
     steps = {"beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}
-    parts = {"unet": unet, "vae": vae, "scheduler": PNDMScheduler(**steps)}
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
-    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
-    text = json.dumps({"_class_name": "StableDiffusionPipeline", **index})
-    (folder / "model_index.json").write_text(text)
-    save_file({"encoder_hidden_states": prompt}, folder / "prompt.safetensors")
+    network, vae = make("UNet2DConditionModel", channels=2), autoencoder(latent_channels=2)
+    folder = save(tmp_path / "sd", network, PNDMScheduler(**steps), vae=vae)
+    others = {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
+    change(folder / "model_index.json", **others)
     monkeypatch.chdir(tmp_path)
     words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "model.backbone=sd"]
     words += ["method.entrance=tokens", "federation.num_rounds=1"]
@@ -189,5 +142,5 @@ def test_a_small_stable_diffusion_takes_a_token(
     assert not np.array_equal(run.draw(new_id, 2), run.draw(None, 2))
     write_pipeline(run, new_id, tmp_path / "client")
     again = load_file(tmp_path / "client" / "prompt.safetensors")["encoder_hidden_states"]
-    assert torch.equal(again[:, :-1], prompt[:, :-1])
-    assert not torch.equal(again[:, -1], prompt[:, -1])
+    assert torch.equal(again[:, :-1], PROMPT[:, :-1])
+    assert not torch.equal(again[:, -1], PROMPT[:, -1])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +116,12 @@ def test_a_saved_run_draws_as_its_clients_and_knows_its_backbone(
     check_same(result.run_dir, result.setting.hashes)
     elsewhere = Path(shutil.move(backbone, tmp_path / "away"))
     try:
-        with pytest.raises(ConfigError, match="expected a pipeline's folder"):
+        with pytest.raises(ConfigError, match="expected the folder of a pipeline"):
             SavedRun.load(result.run_dir)
         shutil.copytree(elsewhere, backbone)
         scheduler = backbone / "scheduler" / "scheduler_config.json"
         scheduler.write_text(scheduler.read_text().replace("0.02", "0.03"))
-        with pytest.raises(RunError, match="expected the pre-trained model of the run"):
+        with pytest.raises(ConfigError, match="expected the run's pre-trained model at"):
             SavedRun.load(result.run_dir)
         with pytest.raises(RunError, match=r"pre-trained model \(model.backbone\)"):
             check_same(result.run_dir, {"backbone_sha256": "another"})
@@ -187,17 +186,13 @@ def test_other_methods_adapt_the_same_network(
     ("words", "message"),
     [
         (("method=retrofit", "data.image_size=16"), "images of side 8"),
-        (("method=shared_rep",), "a method without local layers"),
-        (("method=retrofit", "model.dropout=0.1"), "model.dropout=0.0 with model.backbone"),
+        (("method=retrofit", "partition.style=tint"), "images 3 x 8 x 8"),
         (("method=retrofit", "client.engine=grouped"), "client.engine=auto or loop"),
-        (("method=spire", "method.freeze=true"), "a method with an adapter"),
-        (("method=lora", "method.share_adapter=false"), "method.freeze=true with"),
-        (("method=spire", "method.projection=random"), "method=retrofit with"),
         (("method=retrofit", "model.backbone=null"), "model.backbone=FOLDER with"),
-        (("method=retrofit", "model.backbone=/nowhere"), "no file at /nowhere/model_index.json"),
+        (("method=retrofit", "model.backbone=/nowhere"), "/nowhere/model_index.json"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_what_does_not_fit_is_said_before_anything_is_computed(
     backbone: Path,
     mnist_root: Path,
     root: Path,
@@ -206,13 +201,10 @@ def test_a_mistake_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = [*SETTINGS, f"data.root={mnist_root}", f"tracking.root={root}"]
-    assert (
-        cli.main(["run", "smoke", "--dry-run", *settings, f"model.backbone={backbone}", *words])
-        == 2
-    )
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    settings += [f"model.backbone={backbone}", *words]
+    assert cli.main(["run", "smoke", "--dry-run", *settings]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
 
 
 def test_a_model_below_the_home_folder_is_found_without_a_run(
@@ -226,56 +218,3 @@ def test_a_model_below_the_home_folder_is_found_without_a_run(
     words = [*SETTINGS, f"data.root={mnist_root}", f"tracking.root={root}", "method=retrofit"]
     assert cli.main(["run", "smoke", "--dry-run", *words, f"model.backbone=~/{backbone.name}"]) == 0
     capsys.readouterr()
-
-
-def _no_model(folder: Path) -> None:
-    index = {"text_encoder": ["transformers", "CLIPTextModel"]}
-    (folder / "model_index.json").write_text(json.dumps(index))
-
-
-def _pickle(folder: Path) -> None:
-    (weights,) = (folder / "unet").glob("*.safetensors")
-    weights.rename(weights.with_suffix(".bin"))
-
-
-def _flow(folder: Path) -> None:
-    settings = folder / "scheduler" / "scheduler_config.json"
-    settings.write_text(settings.read_text().replace('"epsilon"', '"flow_prediction"'))
-
-
-def _huge(folder: Path) -> None:
-    (weights,) = (folder / "unet").glob("*.safetensors")
-    with weights.open("r+b") as sparse:
-        sparse.truncate(2**43)
-
-
-def _sound(folder: Path) -> None:
-    """Nothing is wrong with the folder."""
-
-
-@pytest.mark.parametrize(
-    ("spoil", "word", "message"),
-    [
-        (_no_model, "seed=0", "expected one network of UNet2DModel"),
-        (_pickle, "seed=0", "diffusion_pytorch_model.bin alone, a pickle"),
-        (_flow, "seed=0", "expected prediction_type as epsilon, v_prediction, sample"),
-        (_huge, "seed=0", "expected memory for the weights in"),
-        (_sound, "partition.style=tint", "expected images of 1 channels"),
-    ],
-)
-def test_a_folder_of_no_use_is_one_sentence(
-    backbone: Path,
-    mnist_root: Path,
-    tmp_path: Path,
-    spoil: Callable[[Path], None],
-    word: str,
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = Path(shutil.copytree(backbone, tmp_path / "copy"))
-    spoil(folder)
-    settings = [*SETTINGS, f"data.root={mnist_root}", f"tracking.root={tmp_path}", word]
-    settings += ["method=retrofit", f"model.backbone={folder}"]
-    assert cli.main(["run", "smoke", "--dry-run", *settings]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert message in line

@@ -39,7 +39,7 @@ def test_a_worker_refuses_another_model(setting: FederationSetup, tmp_path: Path
         assert pool.num_workers == 1
     assert _worker(setting, tmp_path).setup.backbone_hash == setting.backbone_hash
     change_one_number(weights_of(setting))
-    message = r"expected the run's pre-trained model at .*, got another .*: put the same folder"
+    message = r"expected the run's pre-trained model at .*, got another .*: put the run"
     with pytest.raises(ConfigError, match=message), open_pool(setting, tmp_path):
         pass
     with pytest.raises(ConfigError, match=message):

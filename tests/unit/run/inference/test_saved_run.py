@@ -1,6 +1,5 @@
-"""A finished run on disk: what is saved is what draws, and a damaged folder is one sentence."""
+"""A finished run on disk: what is saved is what draws, and a client of it can be exported."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,17 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
-from pipeline.inference.drawing import Drawing, check_scales
-from pipeline.inference.finished_runs import data_root, joining_config
+from pipeline.inference.joining import data_root, joining_config
 from pipeline.inference.pipeline_folder import write_pipeline
-from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.model_files import client_path, save_client, save_run
+from pipeline.inference.saved_run import Drawing, SavedRun
+from pipeline.runs.model_files import save_client, save_run
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
@@ -59,13 +55,6 @@ def saved(folder: Path, method: str = "spire") -> SavedRun:
 @pytest.fixture
 def run(tmp_path: Path) -> SavedRun:
     return saved(tmp_path)
-
-
-def assert_one_sentence(message: str, *parts: str) -> None:
-    assert message.startswith("expected ")
-    assert "\n" not in message
-    for part in (", got ", ": ", *parts):
-        assert part in message
 
 
 def test_what_is_saved_is_what_is_loaded(run: SavedRun) -> None:
@@ -113,9 +102,9 @@ def test_a_scale_without_effect_is_refused(tmp_path: Path) -> None:
     """A client that began with nothing has nothing to be guided away from."""
     drawing = Drawing(client_id=5, guidance=3.0)
     for method in ("spire", "fedavg_ft"):
-        check_scales(saved(tmp_path / method, method), drawing)
+        saved(tmp_path / method, method).scales(drawing)
     with pytest.raises(ConfigError, match="expected a run with pre-training with guidance, got lo"):
-        check_scales(saved(tmp_path / "local", "local"), drawing)
+        saved(tmp_path / "local", "local").scales(drawing)
 
 
 def test_a_client_draws_with_the_guidance_that_it_has_chosen(run: SavedRun) -> None:
@@ -123,11 +112,8 @@ def test_a_client_draws_with_the_guidance_that_it_has_chosen(run: SavedRun) -> N
     emb = {"client_emb": torch.ones(4)}
     save_client(run.folder, 5, emb, guidance=2.5)
     assert (run.guidance(5), run.guidance(0), run.client_state(5).guidance) == (2.5, 1.0, 2.5)
-    for damage in ("two", "-1", "nan", "1e9"):
-        save_client(run.folder, 5, emb, {"guidance": damage})
-        with pytest.raises(RunError) as raised:
-            run.guidance(5)
-        assert_one_sentence(str(raised.value), "client_5.safetensors", "copy this run's files")
+    assert [run.scales(Drawing(i)) for i in (5, 0, None)] == [(2.5, 1.0), (1.0, 1.0), (1.0, 1.0)]
+    assert run.scales(Drawing(5, guidance=1.0)) == (1.0, 1.0)
 
 
 def test_the_embedding_and_not_only_the_noise_tells_clients_apart(run: SavedRun) -> None:
@@ -136,63 +122,15 @@ def test_the_embedding_and_not_only_the_noise_tells_clients_apart(run: SavedRun)
     assert not np.array_equal(run.draw(5, 2), before)
 
 
-def test_an_unknown_client_is_one_sentence(run: SavedRun, tmp_path: Path) -> None:
-    with pytest.raises(RunError) as raised:
+def test_an_unknown_client_and_an_unfinished_run_are_refused(run: SavedRun, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a client out of 0, 5, got 1: "):
         run.draw(1, 1)
-    assert_one_sentence(str(raised.value), "a client out of 0, 5, got 1")
-    with pytest.raises(RunError, match="no client has a part of its own here, so leave"):
+    with pytest.raises(RunError, match="no client has a part of its own here, got 0: "):
         saved(tmp_path / "fedavg", "fedavg").client_state(0)
-
-
-@pytest.mark.parametrize("name", ["config.json", "backbone.safetensors"])
-def test_an_incomplete_folder_is_one_sentence(run: SavedRun, name: str) -> None:
-    (run.folder / name).write_text("{")  # as if writing it had been cut off
-    with pytest.raises(RunError) as raised:
-        SavedRun.load(run.folder)
-    assert_one_sentence(str(raised.value), str(run.folder), "wait for the run to end")
-    (run.folder / name).unlink()
-    with pytest.raises(RunError) as raised:
-        SavedRun.load(run.folder)
-    assert_one_sentence(str(raised.value), str(run.folder), "wait for the run to end")
-
-
-def test_the_backbone_of_another_model_is_one_sentence(run: SavedRun) -> None:
-    stored = json.loads((run.folder / "config.json").read_text())
-    stored["config"]["model"]["d_emb"] = 7
-    (run.folder / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(RunError) as raised:
-        SavedRun.load(run.folder)
-    assert_one_sentence(str(raised.value), "emb_proj.weight", "backbone.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("tensors", "parts"),
-    [
-        ({"client_emb": torch.zeros(5)}, ("(4,) as the shape of client_emb", "got (5,)")),
-        ({"client_emb": torch.zeros(1, 4)}, ("got (1, 4)",)),
-        ({"emb": torch.zeros(4)}, ("(4,) as the shape of client_emb", "got nothing")),
-        (
-            {"client_emb": torch.zeros(4), "local": torch.zeros(4)},
-            ("nothing as the shape of local", "got (4,)"),
-        ),
-    ],
-)
-def test_a_state_of_another_method_or_size_is_one_sentence(
-    run: SavedRun, tensors: dict[str, Tensor], parts: tuple[str, ...]
-) -> None:
-    path = client_path(run.folder, 5)
-    save_file(tensors, path)
-    with pytest.raises(RunError) as raised:
-        run.draw(5, 1)
-    assert_one_sentence(str(raised.value), str(path), *parts)
-
-
-def test_a_cut_off_state_is_one_sentence(run: SavedRun) -> None:
-    path = client_path(run.folder, 5)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RunError) as raised:
-        run.client_state(5)
-    assert_one_sentence(str(raised.value), str(path))
+    for name in ("clients/client_5.safetensors", "backbone.safetensors", "config.json"):
+        (run.folder / name).write_text("{")  # as if writing it had been cut off
+        with pytest.raises(RunError, match=rf"{name}, got .*: wait for the run to end"):
+            SavedRun.load(run.folder).client_state(5)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].is_frozen])
@@ -237,9 +175,8 @@ def test_a_client_is_exported_to_diffusers(
     diffusion = Diffusion.of(STEPS, backbone=str(folder))
     again = draw(client_denoiser(model.net, None), diffusion, (1, 8, 8), 3, stream)
     np.testing.assert_allclose(again.numpy(), drawn, rtol=0, atol=1e-5)
-    with pytest.raises(RunError) as raised:
+    with pytest.raises(RunError, match="expected a new folder"):
         write_pipeline(run, client_id, folder)
-    assert_one_sentence(str(raised.value), "a new folder")
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -1,36 +1,29 @@
-"""Finished runs by their names, and the settings under which a new client joins one."""
+"""The settings under which a new client joins a finished run."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.config.load import flattened, load_config, overridden, read_words
+from pipeline.config.load import flattened, overridden, read_words
 from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
-from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.layout import MODEL
-from pipeline.runs.model_files import CONFIG
-from pipeline.runs.record import find_run
+from pipeline.inference.saved_run import MAX_CLIENT_ID, SavedRun
+from spire_core.config.checks import Range, check_fields
 from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig
-from spire_core.errors import RunError
 
 OF_RUNS = ("adapt.tune_epochs", "adapt.group_size")  # which no client that arrives reads
 
 
-def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
-    """Return a finished run by its id, name or folder; `last` is the newest.
+@dataclass(frozen=True)
+class Joining:
+    """The id of a client that joins; None is the next free one."""
 
-    `overrides`: those of tracking say where runs lie; others are not looked at. Raises RunError if
-    there is no such run, or if it is not complete.
-    """
-    where = [word for word in overrides if word.startswith("tracking.")]
-    run_dir = find_run(run, load_config(None, where).tracking, is_finished=True)
-    if not (run_dir / MODEL / CONFIG).is_file():
-        raise RunError(
-            f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
-        )
-    return SavedRun.load(run_dir)
+    client_id: Annotated[int | None, Range(0, MAX_CLIENT_ID)] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "")
 
 
 def data_root(run: SavedRun, config: Config) -> str | None:

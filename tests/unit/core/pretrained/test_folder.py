@@ -1,0 +1,211 @@
+"""Folders of pipelines: known by a hash, read as diffusers reads them, or refused in one line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
+from tiny_backbone import UNET_SIZES, autoencoder, change, make, save
+
+from spire_core.config.diffusion import SAMPLER_NAMES, DiffusionConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import Diffusion, NoiseSchedule
+from spire_core.diffusion.samplers import sample
+from spire_core.errors import ConfigError
+from spire_core.network.flat_model import FlatModel
+from spire_core.network.pretrained import PretrainedNet
+from spire_core.pretrained.folder import (
+    LEAST,
+    MOST,
+    BackboneFolder,
+    check_same,
+    load_network,
+    load_schedule,
+    open_backbone,
+)
+
+BETAS = [0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    vae = autoencoder(latent_channels=1)
+    return save(tmp_path / "model", make("UNet2DModel"), DDIMScheduler(12), vae=vae)
+
+
+def with_text(folder: Path, **more: object) -> None:
+    network = make("UNet2DConditionModel", **more)
+    network.save_pretrained(folder / "unet")
+    change(folder / "model_index.json", unet=["diffusers", "UNet2DConditionModel"])
+
+
+def changed_tensors(folder: Path, change: Callable[[dict], object]) -> None:
+    [file] = (folder / "unet").glob("*.safetensors")
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def other_end(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def opened(folder: Path, size: int = 16) -> FlatModel:
+    """Do what a run does with a model before anything is computed."""
+    model = FlatModel(ModelConfig(backbone=str(folder)), MethodConfig("retrofit"), 1)
+    diffusion = Diffusion.of(DiffusionConfig(sample_steps=12), backbone=str(folder))
+    assert isinstance(model.net, PretrainedNet)
+    model.net.check_images((1, size, size), diffusion.codec)
+    return model
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "prompt.safetensors",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_another_model_is_seen_by_any_file_that_is_read(folder: Path, file: str) -> None:
+    before = open_backbone(folder).sha256
+    check_same(folder, before)
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content + b" " if file.endswith("json") else other_end(content))
+    with pytest.raises(ConfigError, match="expected the run's pre-trained model"):
+        check_same(folder, before)
+
+
+def test_a_model_in_shards_is_loaded_and_known_by_all_of_them(folder: Path) -> None:
+    before = load_network(open_backbone(folder)).state_dict()
+    [file] = (folder / "unet").glob("*.safetensors")
+    file.unlink()
+    make("UNet2DModel").save_pretrained(folder / "unet", max_shard_size="20KB")
+    shards = list((folder / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    after = load_network(open_backbone(folder)).state_dict()
+    assert all(torch.equal(numbers, after[name]) for name, numbers in before.items())
+    hashes = {open_backbone(folder).sha256}
+    for shard in shards:
+        shard.write_bytes(other_end(shard.read_bytes()))
+        hashes.add(open_backbone(folder).sha256)
+    assert len(hashes) == 1 + len(shards)
+
+
+def _pickle(folder: Path) -> None:
+    [file] = (folder / "unet").glob("*.safetensors")
+    file.rename(file.with_suffix(".bin"))
+
+
+def _tiny(folder: Path) -> None:  # an autoencoder of another class
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("AutoencoderKL", "AutoencoderTiny"))
+    change(folder / "vae" / "config.json", _class_name="AutoencoderTiny", latent_channels=4)
+
+
+REFUSED: dict[str, Callable[[Path], object]] = {  # the words of a message: what is wrong
+    "No such file": shutil.rmtree,
+    "DDIMScheduler.* for one network of": lambda f: change(f / "model_index.json", unet=None),
+    "no file named diffusion_pytorch_model.safetensors": _pickle,
+    "1 missing tensors such as conv_in.weight": lambda f: changed_tensors(
+        f, lambda tensors: tensors.pop("conv_in.weight")
+    ),
+    "1 unexpected tensors such as conv_in.lora_A": lambda f: changed_tensors(
+        f, lambda tensors: tensors.update({"conv_in.lora_A.weight": torch.zeros(2)})
+    ),
+    "class_labels should be provided": lambda f: make(
+        "UNet2DModel", num_class_embeds=10
+    ).save_pretrained(f / "unet"),
+    "timestep and a prompt alone in": lambda f: with_text(  # as SDXL
+        f,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=2,
+        projection_class_embeddings_input_dim=8,
+    ),
+    "'encoder_hidden_states'": lambda f: (
+        with_text(f),
+        save_file({"other": torch.zeros(1)}, f / "prompt.safetensors"),
+    ),
+    "images 1 x 8 x 8 that": lambda f: make("UNet2DModel", channels=2).save_pretrained(f / "unet"),
+    "'vae'|AutoencoderKL": _tiny,
+    "'flow'": lambda f: change(f / "scheduler/scheduler_config.json", prediction_type="flow"),
+    "no attribute 'alphas_cumprod'": lambda f: FlowMatchEulerDiscreteScheduler().save_pretrained(
+        f / "scheduler"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_folder_of_no_use_is_one_line(folder: Path, words: str) -> None:
+    opened(folder)
+    REFUSED[words](folder)
+    with pytest.raises(ConfigError, match=words) as found:
+        opened(folder)
+    assert str(found.value).startswith("expected ")
+    assert "\n" not in str(found.value)
+
+
+def test_images_have_the_side_that_a_network_was_trained_on_or_can_halve(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"images of side 16, .*got 32: set data.image_size=16"):
+        opened(folder, 32)
+    levels = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3}
+    sizes = UNET_SIZES | levels | {"block_out_channels": (4, 8, 8), "sample_size": None}
+    UNet2DModel(in_channels=1, out_channels=1, **sizes).save_pretrained(folder / "unet")
+    for size in (16, 24):
+        opened(folder, size)
+    with pytest.raises(ConfigError, match="images 1 x 9 x 9"):
+        opened(folder, 18)
+
+
+def test_a_learnt_variance_is_left_out(folder: Path) -> None:
+    make("UNet2DModel", out_channels=2).save_pretrained(folder / "unet")
+    net = opened(folder).net
+    assert net(torch.zeros(2, 1, 8, 8), torch.tensor([1, 2])).shape == (2, 1, 8, 8)
+
+
+def schedule_of(folder: Path, **settings: object) -> tuple[torch.Tensor, str]:
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.parent.mkdir()
+    path.write_text("{}")
+    change(path, **{"_class_name": "DDPMScheduler", "num_train_timesteps": 8, **settings})
+    return load_schedule(BackboneFolder(folder, "unet", "UNet2DModel"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({"trained_betas": BETAS}, (MOST, MOST)),
+        ({"num_train_timesteps": 4000}, (LEAST, LEAST)),
+    ],
+    ids=["no noise at first", "no image at last"],
+)
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_images_are_drawn_along_schedules_with_equal_steps(
+    tmp_path: Path, settings: dict, ends: tuple[float, float], name: str
+) -> None:
+    alpha_bar, _ = schedule_of(tmp_path, **settings)
+    pair = alpha_bar[:2] if ends[0] == MOST else alpha_bar[-2:]
+    assert tuple(pair.tolist()) == ends
+    config = DiffusionConfig(
+        num_timesteps=len(alpha_bar), sample_steps=8, sampler=name, prediction="eps"
+    )
+    noise = torch.Generator().manual_seed(0)
+    xT = torch.randn(2, 1, 4, 4, generator=noise)
+    images = sample(Diffusion(config, NoiseSchedule(alpha_bar)), lambda xt, _: xt.tanh(), xT, noise)
+    assert images.isfinite().all()
+
+
+def test_a_file_of_an_older_version_predicts_the_noise(tmp_path: Path) -> None:
+    """As diffusers takes it; so the files of Stable Diffusion 1 are."""
+    alpha_bar, kind = schedule_of(tmp_path, _class_name="PNDMScheduler", trained_betas=BETAS)
+    assert kind == "eps"
+    exact = torch.cumprod(1 - torch.tensor(BETAS), 0)
+    assert torch.equal(alpha_bar[2:], exact[2:])
