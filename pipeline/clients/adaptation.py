@@ -109,6 +109,8 @@ class ClientAdapter:
         """
         began, is_together, context = time.monotonic(), pooled is None, self.context
         config, model, objective = context.config, context.model, context.objective()
+        if not config.has_backbone:
+            settings = replace(settings, pull=0.0)  # there is nothing shared to be pulled to
         inputs = [client.for_training(config.seed) for client in clients]
         starts = [self.start_state(client.client_id, settings.init, mean_emb) for client in clients]
         start = context.on_device(weights)

@@ -7,7 +7,7 @@ has no gradients. The other methods run the same loop on other parts. `adapt_cli
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from spire_core.training.fit import (
     trained_leaves,
 )
 from spire_core.training.heldout import heldout_losses
+from spire_core.training.proximal import ProximalTerm
 
 PATIENCE = 5  # epochs without a better one, after which early stopping ends a fit
 
@@ -80,6 +81,9 @@ def adapt_client(
     one = _Fit(model, weights, client, start, config, objective, observe)
     if not model.method.record.adapt_parts:
         return one.result()
+    if config.pull > 0:
+        pull = ProximalTerm(config.pull, weights)
+        objective = replace(objective, terms=(*objective.terms, pull))
     for epoch in range(1, config.epochs + 1):
         image_batches, noise = epoch_streams(one.client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):

@@ -1,6 +1,7 @@
 """A new client is fitted by itself: no worker, no partition and no file of a run is needed."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,17 @@ def test_a_fit_is_timed_without_the_looks_at_it(
         elapsed_s = time.monotonic() - began
         assert fits[0].fit_duration_s == fits[1].fit_duration_s > 0
         assert sum(one.fit_duration_s for one in fits) <= elapsed_s
+
+
+def test_a_client_that_shares_no_backbone_is_pulled_nowhere(tmp_path: Path) -> None:
+    config = load_config("smoke", [*WORDS, "method=local", "eval.extractor=none"])
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 16, 16), np.uint8)
+    context = ModelContext.start(config, images.shape[1:])
+    adapter = ClientAdapter(ClientEvaluator(context, "none", tmp_path))
+    client = ClientData(ClientSplit(0, np.arange(16), np.arange(16, 30)), images)
+    weights, found = np.zeros(context.model.layout.size, np.float32), []
+    for pull in (0.0, 100.0):
+        settings = replace(config.adapt, pull=pull)
+        [(_, state)] = adapter.fit([client], weights, settings, None, torch.zeros(1, 0))
+        found.append(state.parts["body"])
+    assert torch.equal(*found)
