@@ -20,12 +20,10 @@ import torch
 from engine import table, where
 from timing import System, Systems, alternately
 
-from pipeline.clients.process import keep_freed_memory
+from pipeline.clients.context import keep_freed_memory
 from pipeline.config.load import load_config
-from spire_core.adaptation.adapt import adapt_client
-from spire_core.adaptation.adapt_privately import adapt_privately
-from spire_core.adaptation.adapt_together import adapt_embeddings
-from spire_core.adaptation.private_descent import Protection
+from spire_core.adaptation.adapt import adapt_client, adapt_embeddings
+from spire_core.adaptation.adapt_privately import Protection, adapt_privately
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.privacy import PrivateAdaptConfig
 from spire_core.diffusion.process import Diffusion

@@ -37,7 +37,7 @@ from engine_rounds import (
     time_step,
 )
 
-from pipeline.clients.process import keep_freed_memory
+from pipeline.clients.context import keep_freed_memory
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "step": time_step,

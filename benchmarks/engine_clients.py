@@ -10,8 +10,7 @@ from timing import System, Systems, alternately
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from spire_core.adaptation.adapt import adapt_client
-from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.adaptation.adapt import adapt_client, adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.method import MethodConfig
 from spire_core.diffusion.generation import client_denoiser, draw

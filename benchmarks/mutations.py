@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 CORE, RUN, SWEEP = "tests/unit/core", "tests/unit/run", "tests/unit/sweep"
 BY_HAND = f"{CORE}/federated/test_server_by_hand.py"
 FEDERATION = f"{CORE}/federated/test_federation.py"
+PRIVATE_FIT = "spire_core/adaptation/adapt_privately.py"
 PRIVATE_NOISE = f"{CORE}/adaptation/test_private_noise.py"
 SNAPSHOTS = f"{RUN}/checkpoint/test_snapshots.py"
 OUTBOX = f"{RUN}/tracking/test_outbox.py"
@@ -138,46 +139,32 @@ MUTATIONS = (
     ),
     # private noise
     _mutation(
-        "a private step has a tenth of its noise",
-        "spire_core/adaptation/private_descent.py",
-        "gradients.release(self.guarantee.noise_multiplier, normals)",
-        "gradients.release(self.guarantee.noise_multiplier / 10, normals)",
-        PRIVATE_NOISE,
-    ),
-    _mutation(
-        "one release has a tenth of its noise",
-        "spire_core/adaptation/one_release.py",
-        "total.release(guarantee.noise_multiplier, normals)",
-        "total.release(guarantee.noise_multiplier / 10, normals)",
+        "a private fit has a tenth of its noise",
+        PRIVATE_FIT,
+        "self._total.release(self.guarantee.noise_multiplier, normals)",
+        "self._total.release(self.guarantee.noise_multiplier / 10, normals)",
         PRIVATE_NOISE,
     ),
     _mutation(
         "every private step has the same noise",
-        "spire_core/adaptation/private_descent.py",
-        "place = (self.client.client_id, step)",
-        "place = (self.client.client_id, 0)",
+        PRIVATE_FIT,
+        'self._released("adapt_step", step)',
+        'self._released("adapt_step", 0)',
         PRIVATE_NOISE,
     ),
     _mutation(
-        "every client's private steps have the same noise",
-        "spire_core/adaptation/private_descent.py",
-        "place = (self.client.client_id, step)",
-        "place = (0, step)",
-        PRIVATE_NOISE,
-    ),
-    _mutation(
-        "every client's one release has the same noise",
-        "spire_core/adaptation/one_release.py",
-        '"adapt_release", client.client_id)',
-        '"adapt_release", 0)',
+        "every client's private fit has the same noise",
+        PRIVATE_FIT,
+        "place, noise = (self.client.client_id, *counters)",
+        "place, noise = (0, *counters)",
         PRIVATE_NOISE,
     ),
     _mutation(
         "a worker adds zeros in place of a private round's noise",
-        "pipeline/clients/round_worker.py",
+        "pipeline/clients/worker.py",
         "IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))",
         "IntegerMessage(unit, 1, 0, 0 * form.noise(noise, plan.round_idx))",
-        f"{RUN}/clients/test_round_worker.py",
+        f"{RUN}/clients/test_worker.py",
     ),
     # files and resuming
     _mutation(
@@ -299,7 +286,7 @@ MUTATIONS = (
     ),
     _mutation(
         "a new client takes the guidance that is farthest",
-        "pipeline/clients/guidance.py",
+        "pipeline/clients/adaptation.py",
         "np.argmin(distances, axis=0)",
         "np.argmax(distances, axis=0)",
         f"{RUN}/experiment/test_guidance.py",
@@ -307,8 +294,8 @@ MUTATIONS = (
     _mutation(
         "a new client chooses its guidance by the images that it fits",
         "spire_core/adaptation/set_aside.py",
-        "for at in (at_train, at_val)))",
-        "for at in (at_val, at_train)))",
+        "at_train, at_val = split_validation(",
+        "at_val, at_train = split_validation(",
         f"{RUN}/experiment/test_guidance.py",
     ),
 )

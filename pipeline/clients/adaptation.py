@@ -1,40 +1,40 @@
-"""The adaptation of a new client: it fits its own parts to a backbone, scored between epochs.
+"""The way of a new client: it fits its own parts to a backbone, is looked at, and is reported on.
 
-Images go in, a report and the client's private state come out. P: length of the weight vector,
-n: images, D: features, D_emb: numbers of an embedding.
+A single client is looked at between its epochs. Where clients train their embeddings in one batch,
+these are kept after each epoch of interest and looked at afterwards. `report_of` makes one report
+of either. P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
 """
 
-import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.copies import signs_of_copies
-from pipeline.clients.drawing import Scale
-from pipeline.clients.evaluation import ClientEvaluator
-from pipeline.clients.guidance import CHOICE, choose_guidance
-from pipeline.clients.observer import Observer
+from pipeline.clients.evaluation import ClientEvaluator, Scale
 from pipeline.federation.messages import (
     AdaptReport,
-    EpochEvaluation,
     FittedClient,
     GeneratedSamples,
     HeldoutLosses,
+    Look,
+    LookAt,
 )
-from spire_core.adaptation.adapt import Adapted, adapt_client, num_trained
-from spire_core.adaptation.adapt_privately import adapt_privately
-from spire_core.adaptation.adapt_together import adapt_embeddings
-from spire_core.adaptation.private_descent import Protection
+from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings, num_trained
+from spire_core.adaptation.adapt_privately import Protection, adapt_privately
+from spire_core.adaptation.public_clip import NOBODY, generated_client, public_clip_norm
+from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.config.adapt import AdaptConfig
+from spire_core.evaluation.kid import kernel_distance
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
-from spire_core.training.context import ClientContext
+from spire_core.privacy.noise import SecretNoise
+
+CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
 
 
 class ClientAdapter:
@@ -43,10 +43,7 @@ class ClientAdapter:
     def __init__(self, evaluator: ClientEvaluator) -> None:
         self.evaluator, self.context = evaluator, evaluator.context
 
-    @property
-    def num_trained(self) -> int:
-        """How many numbers a new client trains."""
-        return num_trained(self.context.model, self.context.config.model.d_emb)
+    # --- before the fit ---
 
     def start_state(self, client_id: int, init: str, mean_emb: Tensor | None) -> PrivateState:
         """Return a new client's first state."""
@@ -59,150 +56,101 @@ class ClientAdapter:
             return self.context.new_state(client_id)
         return PrivateState({CLIENT_EMB: torch.zeros(config.model.d_emb)})
 
-    def adapt(
-        self,
-        client: ClientData,
-        weights: np.ndarray,
-        settings: AdaptConfig,
-        mean_emb: Tensor | None,
-        pooled: Tensor,
-        protection: Protection | None = None,
-    ) -> tuple[AdaptReport, PrivateState]:
-        """Fit a new client on the backbone (P,), scored between epochs.
-
-        `pooled` (n, D): features of the population's held-out images. `protection`: for privacy.
-        """
-        began, context, client_id = time.monotonic(), self.context, client.client_id
-        start = self.start_weights(client_id, weights)
-        observer = Observer(self.evaluator, client, self.evaluator.reference(start), pooled)
-        inputs = client.for_training(context.config.seed)
-        own = self.start_state(client_id, settings.init, mean_emb)
-        fit_began = time.monotonic()
-        if protection is None:
-            objective = context.objective()
-            more = (inputs, own, settings, objective, observer)
-            adapted = adapt_client(context.model, start, *more)
-        else:
-            more = ([inputs], [own], protection, context.objective(), [observer])
-            [adapted] = adapt_privately(context.model, start, *more)
-        fit_duration_s = time.monotonic() - fit_began - observer.spent_s
-        fitted = client.as_fitted(context.config)
-        kept, scale = observer.kept(adapted, start, settings)
-        nn_train, nn_test = self.evaluator.distances(fitted, kept.images)
-        neighbours, gap = signs_of_copies(self.evaluator, fitted, kept.images, kept.samples)
-        report = AdaptReport(
-            client_id=client_id,
-            curve=adapted.curve,
-            kept_epoch=adapted.kept_epoch,
-            before=observer.first,
-            after=kept.samples,
-            scores_after=kept.scores,
-            heldout=observer.heldout | {adapted.kept_epoch: kept.heldout},
-            nn_train=nn_train,
-            nn_test=nn_test,
-            num_trained=self.num_trained,
-            fit_duration_s=fit_duration_s,
-            duration_s=time.monotonic() - began,
-            guarantee=protection and protection.guarantee(len(inputs.images)),
-            neighbours=neighbours,
-            fld_gap=gap,
-            guidance=scale,
-        )
-        return report, replace(adapted.state, guidance=scale)
-
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
         context, config = self.context, self.context.config
         if config.has_backbone:
             return context.on_device(weights)
-        settings = (config.model, config.method, context.image_shape[0], config.seed)
-        return initial_weights(*settings, client_id).to(context.device)
+        own = initial_weights(
+            config.model, config.method, context.image_shape[0], config.seed, client_id
+        )
+        return own.to(context.device)
 
-    def fit_embeddings(
+    def clip_norm(
+        self, weights: np.ndarray, settings: AdaptConfig, mean_emb: Tensor | None
+    ) -> float:
+        """Return the clip norm of all private fits on the backbone (P,).
+
+        It is the given one or, without any client's image, that of images that the backbone
+        generates.
+        """
+        context, config = self.context, self.context.config
+        private, lr = config.privacy.adapt, config.private_lr
+        if private.clip_norm is not None:
+            return private.clip_norm
+        assert lr is not None  # a method that trains nothing is refused with a budget
+        model, backbone, objective = context.model, context.on_device(weights), context.objective()
+        nobody = generated_client(model, backbone, objective, context.image_shape, config.seed)
+        start = self.start_state(NOBODY, settings.init, mean_emb)
+        return public_clip_norm(model, backbone, nobody, start, private, objective, lr)
+
+    def protection(self, settings: AdaptConfig, clip_norm: float, noise: SecretNoise) -> Protection:
+        """Return the protection that the configuration asks for."""
+        private, lr = self.context.config.privacy.adapt, self.context.config.private_lr
+        assert lr is not None  # as above
+        return Protection(private, clip_norm, noise, lr, settings.eval_every)
+
+    # --- fit ---
+
+    def fit(
         self,
         clients: Sequence[ClientData],
         weights: np.ndarray,
         settings: AdaptConfig,
         mean_emb: Tensor | None,
+        pooled: Tensor | None = None,
         protection: Protection | None = None,
     ) -> list[tuple[FittedClient, PrivateState]]:
-        """Fit new clients' embeddings on the backbone (P,) in one batch, without scores.
+        """Fit new clients on the backbone (P,), privately with a `protection`.
 
-        A private state includes the embedding after every epoch to evaluate.
+        With features `pooled` (n, D) of the population's held-out images, a single client is looked
+        at between its epochs. Without, the clients train embeddings in one batch, and their private
+        states have these after each epoch to look at.
         """
-        began, context = time.monotonic(), self.context
-        snapshots = [dict[int, Tensor]() for _ in clients]
-        inputs = [client.for_training(context.config.seed) for client in clients]
-        starts = [self.start_state(one.client_id, settings.init, mean_emb) for one in clients]
-        observers = [functools.partial(_remember, kept) for kept in snapshots]
-        fits = (context.model, context.on_device(weights), inputs, starts)
-        more = (context.objective(), observers)
+        began, is_together, context = time.monotonic(), pooled is None, self.context
+        config, model, objective = context.config, context.model, context.objective()
+        if not config.has_backbone:
+            settings = replace(settings, pull=0.0)  # there is nothing shared to be pulled to
+        inputs = [client.for_training(config.seed) for client in clients]
+        starts = [self.start_state(client.client_id, settings.init, mean_emb) for client in clients]
+        start = context.on_device(weights)
+        if not is_together:
+            start = self.start_weights(clients[0].client_id, weights)
+        reference = self.evaluator.reference(start)
+        watches = [_Watch(self, client, reference, pooled) for client in clients]
         fit_began = time.monotonic()
-        if protection is None:
-            adapted = adapt_embeddings(*fits, settings, *more)
+        if protection is not None:
+            adapted = adapt_privately(model, start, inputs, starts, protection, objective, watches)
+        elif is_together:
+            adapted = adapt_embeddings(model, start, inputs, starts, settings, objective, watches)
         else:
-            adapted = adapt_privately(*fits, protection, *more)
-        fit_duration_s = (time.monotonic() - fit_began) / len(clients)
-        embs = [one.state.parts[CLIENT_EMB] for one in adapted]
-        scales = choose_guidance(
-            self.evaluator,
-            clients,
-            settings,
-            lambda own, scale: self.evaluator.generate_together(
-                own, embs, [scale] * len(own), CHOICE
-            ),
-        )
-        duration_s = (time.monotonic() - began) / len(clients)
-        results = zip(inputs, adapted, snapshots, scales, strict=True)
-        return [self._fitted(*result, fit_duration_s, duration_s, protection) for result in results]
-
-    def _fitted(
-        self,
-        client: ClientContext,
-        result: Adapted,
-        snapshots: dict[int, Tensor],
-        scale: Scale,
-        fit_duration_s: float,
-        duration_s: float,
-        protection: Protection | None,
-    ) -> tuple[FittedClient, PrivateState]:
-        kept_epoch = result.kept_epoch
-        kept = {kept_epoch: result.state.parts[CLIENT_EMB].clone()}
-        looks = {p.epoch for p in result.curve if p.observed is not None}
-        looks |= {kept_epoch} if scale is None else set()  # with its own scale it is looked at last
-        fields = (kept_epoch, tuple(sorted(looks)), self.num_trained, fit_duration_s, duration_s)
-        guarantee = protection and protection.guarantee(len(client.images))
-        report = FittedClient(client.client_id, result.curve, *fields, guarantee, scale)
-        return report, replace(result.state, snapshots=snapshots | kept, guidance=scale)
-
-    def look(
-        self,
-        clients: Sequence[ClientData],
-        embs: Sequence[Tensor],
-        weights: np.ndarray,
-        pooled: Tensor,
-        is_whole: Sequence[bool],
-        scales: Sequence[Scale],
-    ) -> list[EpochEvaluation]:
-        """Evaluate new clients with these embeddings (D_emb,) on the backbone (P,).
-
-        Images are generated as one batch, with the guidance `scales`. `is_whole`: whether to return
-        samples and distances too.
-        """
-        began, looks = time.monotonic(), []
-        self.context.model.load(self.context.on_device(weights))
-        batch = self.evaluator.generate_together(clients, embs, scales)
-        generated_s = (time.monotonic() - began) / len(clients)
-        for client, emb, images, whole in zip(clients, embs, batch, is_whole, strict=True):
-            began = time.monotonic()
-            seen = self.evaluator.observe(client, images, emb.to(self.context.device), pooled)
-            fitted = client.as_fitted(self.context.config)
-            distances = self.evaluator.distances(fitted, images) if whole else None
-            of = (self.evaluator, fitted, images, seen.samples)
-            near, gap = signs_of_copies(*of) if whole else (None, None)
-            more = (seen.heldout, distances, generated_s + time.monotonic() - began, near, gap)
-            looks.append(EpochEvaluation(seen.samples if whole else None, seen.scores, *more))
-        return looks
+            [client], [own], [watch] = inputs, starts, watches
+            adapted = [adapt_client(model, start, client, own, settings, objective, watch)]
+        looks_s = sum(look.duration_s for watch in watches for look in watch.looks)
+        fit_s = (time.monotonic() - fit_began - looks_s) / len(clients)
+        states = [one.state for one in adapted]
+        scales = self.choose_guidance(clients, settings, states, start, reference)
+        total_s = (time.monotonic() - began - looks_s) / len(clients)
+        results = []
+        for watch, one, client, scale in zip(watches, adapted, inputs, scales, strict=True):
+            fitted = FittedClient(
+                client_id=client.client_id,
+                curve=one.curve,
+                kept_epoch=one.kept_epoch,
+                num_trained=num_trained(model, config.model.d_emb),
+                fit_duration_s=fit_s,
+                duration_s=total_s,
+                guarantee=protection and protection.guarantee(len(client.images)),
+                guidance=scale,
+                looks=() if is_together else watch.with_kept(one, start, scale),
+                asked=_asked(client.client_id, one, scale) if is_together else (),
+            )
+            state = replace(one.state, guidance=scale)
+            if is_together:
+                kept = {one.kept_epoch: one.state.parts[CLIENT_EMB].clone()}
+                state = replace(state, snapshots=watch.embs | kept)
+            results.append((fitted, state))
+        return results
 
     def tune(
         self, client: ClientData, state: PrivateState, weights: np.ndarray, settings: AdaptConfig
@@ -213,28 +161,183 @@ class ClientAdapter:
         backbone (P,) and its own parts in `state`. The result of the tuning is discarded.
         """
         context, evaluator = self.context, self.evaluator
-        start = context.on_device(weights)
-        alone = {"early_stopping": False, "guidance": None}
-        epochs = replace(settings, epochs=settings.tune_epochs, **alone)
-        objective = context.objective()
-        more = (client.for_training(context.config.seed), state, epochs, objective)
-        tuned = adapt_client(context.model, start, *more, observe_nothing).state
+        start, objective = context.on_device(weights), context.objective()
+        settings = replace(
+            settings, epochs=settings.tune_epochs, early_stopping=False, guidance=None
+        )
+        own = client.for_training(context.config.seed)
+        tuned = adapt_client(
+            context.model, start, own, state, settings, objective, lambda *_: {}
+        ).state
         emb = load_client(context.model, start, tuned)
         images = evaluator.generate(client, emb, evaluator.reference(start))
-        own = evaluator.heldout_mean(client, emb)
-        losses = HeldoutLosses(client.client_id, own, None, None)
+        losses = HeldoutLosses(client.client_id, evaluator.heldout_mean(client, emb), None, None)
         return evaluator.samples(client, images), losses
 
+    def choose_guidance(
+        self,
+        clients: Sequence[ClientData],
+        settings: AdaptConfig,
+        states: Sequence[PrivateState],
+        start: Tensor,
+        reference: FlatModel | None,
+    ) -> list[Scale]:
+        """Return for each fitted client the scale whose drawings are nearest to what it set aside.
 
-def _remember(
-    snapshots: dict[int, Tensor], epoch: int, model: FlatModel, emb: Tensor | None
-) -> dict[str, float]:
-    """Keep a new client's embedding after an epoch; it is scored later."""
-    assert emb is not None
-    snapshots[epoch] = emb.detach().cpu().clone()
-    return {}
+        Nearest by KID's MMD, in the extractor's features. Drawings are for the captions of what was
+        set aside. All None where the settings name no scales, or the method trains nothing.
+        """
+        evaluator, scales, config = self.evaluator, settings.guidance, self.context.config
+        if scales is None or not config.method.record.adapt_parts:
+            return [None] * len(clients)
+        for state in states:  # a single one, or embeddings alone
+            load_client(self.context.model, start, state)
+        embs = [state.parts[CLIENT_EMB] for state in states if CLIENT_EMB in state.parts] or None
+        own = [client.with_split(set_aside_split(client.split, config.seed)) for client in clients]
+        reals, distances = [evaluator.real_features(client) for client in own], []
+        for scale in scales:
+            drawn = evaluator.generate_all(own, embs, reference, [scale] * len(own), CHOICE)
+            fakes = [evaluator.extractor.features(images) for images in drawn]
+            distances.append([kernel_distance(*pair) for pair in zip(reals, fakes, strict=True)])
+        return [scales[at] for at in np.argmin(distances, axis=0)]
+
+    # --- looks ---
+
+    def look(
+        self,
+        clients: Sequence[ClientData],
+        embs: Sequence[Tensor],
+        weights: np.ndarray,
+        pooled: Tensor,
+        asked: Sequence[LookAt],
+    ) -> list[Look]:
+        """Look at new clients with these embeddings (D_emb,) on the backbone (P,), in one batch."""
+        began, looks = time.monotonic(), []
+        self.context.model.load(self.context.on_device(weights))
+        scales = [ask.guidance for ask in asked]
+        drawn = self.evaluator.generate_all(clients, embs, None, scales)
+        drawing_s = (time.monotonic() - began) / len(clients)
+        for client, emb, images, ask in zip(clients, embs, drawn, asked, strict=True):
+            began = time.monotonic() - drawing_s
+            look = self.seen(client, images, emb.to(self.context.device), pooled, ask, began)
+            if ask.is_whole:
+                looks.append(self.whole(look, client, images))
+            else:
+                looks.append(replace(look, drawn=None))
+        return looks
+
+    def seen(
+        self,
+        client: ClientData,
+        images: Tensor,
+        emb: Tensor | None,
+        pooled: Tensor,
+        ask: LookAt,
+        began: float,
+    ) -> Look:
+        """Return a look at a client, of images (n, C, H, W) that were drawn as it since `began`."""
+        samples, heldout, scores = self.evaluator.observe(client, images, emb, pooled)
+        return Look(
+            epoch=ask.epoch,
+            guidance=ask.guidance,
+            scores=scores,
+            heldout=heldout,
+            duration_s=time.monotonic() - began,
+            drawn=samples,
+        )
+
+    def whole(self, look: Look, client: ClientData, images: Tensor) -> Look:
+        """Return a look with distances and signs of copies of the images that the client fits."""
+        began, fitted = time.monotonic(), client.as_fitted(self.context.config)
+        assert look.drawn is not None
+        distances = self.evaluator.distances(fitted, images)
+        near, gap = self.evaluator.signs_of_copies(fitted, images, look.drawn)
+        spent_s = look.duration_s + time.monotonic() - began
+        return replace(look, distances=distances, neighbours=near, fld_gap=gap, duration_s=spent_s)
 
 
-def observe_nothing(epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-    """Observe nothing of a client that trains."""
-    return {}
+@dataclass
+class _Watch:
+    """Looks at a new client as it fits or, where nobody is `pooled`, keeps its embeddings.
+
+    `embs`: by epoch. `images` are those of the last look.
+    """
+
+    adapter: ClientAdapter
+    client: ClientData
+    reference: FlatModel | None
+    pooled: Tensor | None
+    embs: dict[int, Tensor] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
+
+    def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
+        """Observe a client after an epoch."""
+        if self.pooled is None:
+            assert emb is not None  # embeddings alone share a batch
+            self.embs[epoch] = emb.detach().cpu().clone()
+            return {}
+        look = self._look(epoch, None if emb is None else emb.detach(), None)
+        if len(self.looks) > 1:  # the samples of the first and of the last one are read again
+            self.looks[-1] = replace(self.looks[-1], drawn=None)
+        self.looks.append(look)
+        return look.scores
+
+    def with_kept(self, adapted: Adapted, start: Tensor, scale: Scale) -> tuple[Look, ...]:
+        """Return all looks; the last one, after the kept epoch with the chosen scale, is whole.
+
+        It is taken anew unless it was the last one already.
+        """
+        looks, kept = self.looks, adapted.kept_epoch
+        if scale is None and looks[-1].epoch == kept:
+            *looks, last = looks
+        else:
+            emb = load_client(self.adapter.context.model, start, adapted.state)
+            last = self._look(kept, emb, scale)
+        return (*looks, self.adapter.whole(last, self.client, self.images))
+
+    def _look(self, epoch: int, emb: Tensor | None, scale: Scale) -> Look:
+        """Draw images as the client, with the network's present weights, and score them."""
+        began, client, adapter = time.monotonic(), self.client, self.adapter
+        assert self.pooled is not None
+        self.images = adapter.evaluator.generate(client, emb, self.reference, scale)
+        ask = LookAt(client.client_id, epoch, False, scale)
+        return adapter.seen(client, self.images, emb, self.pooled, ask, began)
+
+
+def _asked(client_id: int, adapted: Adapted, scale: Scale) -> tuple[LookAt, ...]:
+    """Return the looks at a fitted client: those of its curve, and one of what it keeps."""
+    kept = adapted.kept_epoch
+    whole = {0, kept} if scale is None else {0}
+    epochs = {point.epoch for point in adapted.curve if point.observed is not None} | whole
+    asked = tuple(LookAt(client_id, epoch, epoch in whole) for epoch in sorted(epochs))
+    return asked if scale is None else (*asked, LookAt(client_id, kept, True, scale))
+
+
+def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
+    """Return the report of a fitted client out of the looks at it, in the order of `asked`."""
+    seen = {look.epoch: look for look in looks if look.guidance is None}
+    first, kept = seen[0], looks[-1] if fitted.guidance is not None else seen[fitted.kept_epoch]
+    assert first.drawn is not None  # these three were asked for
+    assert kept.drawn is not None
+    assert kept.distances is not None
+    return AdaptReport(
+        client_id=fitted.client_id,
+        curve=tuple(
+            point if point.observed is None else replace(point, observed=seen[point.epoch].scores)
+            for point in fitted.curve
+        ),
+        kept_epoch=fitted.kept_epoch,
+        before=first.drawn,
+        after=kept.drawn,
+        scores_after=kept.scores,
+        heldout={look.epoch: look.heldout for look in looks},
+        nn_train=kept.distances[0],
+        nn_test=kept.distances[1],
+        num_trained=fitted.num_trained,
+        fit_duration_s=fitted.fit_duration_s,
+        duration_s=fitted.duration_s + sum(look.duration_s for look in looks),
+        guarantee=fitted.guarantee,
+        neighbours=kept.neighbours,
+        fld_gap=kept.fld_gap,
+        guidance=fitted.guidance,
+    )

@@ -1,20 +1,30 @@
 """The network of an experiment on one device, with its diffusion process and objective.
 
-Trainer, evaluator and adapter share one context. It knows no client and no file.
+Trainer, evaluator and adapter share one context, which knows no client. A process that computes is
+prepared here: the C library's memory, torch's threads and precision.
 """
 
+import ctypes
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.process import keep_freed_memory, prepare_torch
 from pipeline.config.schema import Config
+from spire_core.config.client import ClientConfig
 from spire_core.diffusion.process import Diffusion
+from spire_core.evaluation.feature_cache import cached
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.network.flat_model import FlatModel
-from spire_core.training.fit import TrainingObjective
+from spire_core.training.fit import TrainingObjective, to_float
+
+KEPT_BYTES = 2**28  # 256 MiB
+LARGEST_BYTES = 2**25  # 32 MiB, the most that every glibc takes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,5 +73,37 @@ class ModelContext:
     def new_state(self, client_id: int) -> PrivateState:
         """Return the private state of a client before its first round; its embedding is random."""
         config = self.config
-        settings = (config.client, config.model.d_emb, config.seed)
-        return new_private_state(self.model, *settings, client_id)
+        return new_private_state(
+            self.model, config.client, config.model.d_emb, config.seed, client_id
+        )
+
+    def encoder(self, cache: Path) -> Callable[[Tensor], Tensor] | None:
+        """Return the function from uint8 images (n, C, H, W) to latents (n, c, h, w) on the CPU.
+
+        None for a process of pixels. Each image is encoded once, on the client's side: `cache` is a
+        folder for latents, which later rounds read. The server sees none.
+        """
+        codec = self.diffusion.codec
+        if codec is None:
+            return None
+        return lambda images: cached(codec.encode, codec.name, to_float(images), cache)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next step, instead of returning it at once.
+
+    Each step frees all memory that it allocates. By default glibc returns that to the system, which
+    clears every page before it hands it out again: a sixth of a small network's training time
+    (docs/performance.md). Without glibc this function does nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(_MMAP_THRESHOLD, LARGEST_BYTES)
+
+
+def prepare_torch(client: ClientConfig, device: torch.device) -> None:
+    """Set torch to one thread, and to the precision of matrix products on a GPU."""
+    torch.set_num_threads(1)
+    allows_tf32 = client.precision == "tf32" and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if allows_tf32 else "highest")

@@ -1,4 +1,4 @@
-"""The evaluation of one client: generated images, their scores, and held-out losses.
+"""The evaluation of one client: drawn images, their scores and controls, and held-out losses.
 
 A client's embedding is None for a method without one. Where a function takes no weights, the
 context's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
@@ -6,7 +6,6 @@ context's network holds those of the client. n: images, D: features, D_emb: numb
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,17 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from pipeline.clients.drawing import SAMPLE, Scale, draw_clients
-from pipeline.clients.other_scores import other_scores
 from pipeline.clients.text_scores import control_images, text_scores, training_images
-from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
+from pipeline.federation.messages import (
+    OTHER,
+    ControlPlan,
+    ControlScores,
+    GeneratedSamples,
+    HeldoutLosses,
+)
+from pipeline.federation.other_metrics import score
+from spire_core.diffusion.generation import client_denoiser, draw_together
+from spire_core.diffusion.process import Denoiser
 from spire_core.evaluation.extractors import Extractor, is_classifier_of, make_extractor
 from spire_core.evaluation.feature_cache import cached_features
 from spire_core.evaluation.image_metrics import (
@@ -27,22 +33,20 @@ from spire_core.evaluation.image_metrics import (
     total_variation,
 )
 from spire_core.evaluation.kid import KidScore, kid
+from spire_core.evaluation.likelihood import fld_gap
+from spire_core.evaluation.memorisation import Neighbours, neighbours
+from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition
+from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
 
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """A client's samples, all its images (n, C, H, W), its held-out losses (n,) and its scores."""
-
-    samples: GeneratedSamples
-    images: Tensor
-    heldout: Tensor
-    scores: dict[str, float]
+SAMPLE = "sample"  # the purpose of drawings that are scored
+NEAREST_DRAWS = "nearest_draws"
+Scale = float | None  # of a client's guidance; None is that of the run
 
 
 class ClientEvaluator:
@@ -89,25 +93,52 @@ class ClientEvaluator:
         emb: Tensor | None,
         reference: FlatModel | None = None,
         scale: Scale = None,
-        purpose: str = SAMPLE,
     ) -> Tensor:
-        """Return images (n, C, H, W) generated as a client, with text for its held-out captions.
+        """Return the images (n, C, H, W) of `generate_all` of a single client."""
+        embs = None if emb is None else [emb]
+        return self.generate_all([client], embs, reference, [scale])[0]
 
-        `scale`: its guidance, if not the run's. `purpose`: that of their noise.
-        """
-        impersonal = reference and reference.net
-        return draw_clients(self.context, [client], emb, impersonal, [scale], purpose)[0]
-
-    def generate_together(
+    def generate_all(
         self,
         clients: Sequence[ClientData],
-        embs: Sequence[Tensor],
+        embs: Sequence[Tensor] | None,
+        reference: FlatModel | None = None,
         scales: Sequence[Scale] | None = None,
         purpose: str = SAMPLE,
     ) -> list[Tensor]:
-        """Return for each client the images of `generate`, generated as one batch."""
-        of_clients = torch.stack(list(embs)).to(self.context.device)
-        return draw_clients(self.context, clients, of_clients, None, scales, purpose)
+        """Return images (n, C, H, W) of each of these clients, drawn for its held-out captions.
+
+        Clients differ by their embeddings (D_emb,) alone, and share batches. `reference`: the
+        network to guide away from, of a method without embeddings. `scales`: each client's
+        guidance. `purpose`: that of the noise, which differs by it.
+        """
+        context, config = self.context, self.context.config.eval
+        prompts = [client.prompts(config.num_images) for client in clients]
+        guided = context.diffusion.guided_timesteps(config.guidance_interval)
+        own = scales or [None] * len(clients)
+        factors = [config.guidance if scale is None else scale for scale in own]
+        stacked = None if embs is None else torch.stack(list(embs)).to(context.device)
+
+        def denoise_as(who: Tensor, at: slice) -> Denoiser:
+            emb = None if stacked is None else stacked[who]
+            asked = [prompts[i] for i in dict.fromkeys(who.tolist())]
+            text = [tokens[at] for tokens in asked if tokens is not None]
+            tokens = torch.cat(text).to(context.device) if text else None
+            rows = [factors[i] for i in who.tolist()]
+            guidance = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=who.device)
+            impersonal, of_text = reference and reference.net, context.config.text_guidance
+            return client_denoiser(
+                context.model.net, emb, guidance, impersonal, tokens, of_text, guided
+            )
+
+        return draw_together(
+            denoise_as,
+            context.diffusion,
+            context.image_shape,
+            config.num_images,
+            [torch_generator(context.config.seed, purpose, one.client_id) for one in clients],
+            config.batch_size,
+        )
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W).
@@ -167,26 +198,20 @@ class ClientEvaluator:
         has_classes = is_classifier_of(self.extractor_name, self.context.config.data.name)
         return text_scores(client, images, self.extractor if has_classes else None)
 
-    def controls(self, client: ClientData, partition: Partition) -> dict[str, dict[str, float]]:
-        """Return the text scores of what each control draws for a new client's prompts."""
-        if client.gallery is None:
-            return {}
-        trained = training_images(partition, client.gallery)
-        drawn = control_images(client, self.context.config.eval.num_images, trained)
-        return {name: self.text_scores(client, images) for name, images in drawn.items()}
-
     def observe(
         self, client: ClientData, images: Tensor, emb: Tensor | None, pooled: Tensor
-    ) -> Observation:
-        """Measure images (n, C, H, W) that were generated as a client with this embedding.
+    ) -> tuple[GeneratedSamples, Tensor, dict[str, float]]:
+        """Return samples of images that were drawn as a client, its held-out losses, all scores.
 
-        `pooled` (n, D) are the population's features.
+        The images (n, C, H, W) were drawn with this embedding, `pooled` (n, D) are the population's
+        features, and losses (n,) those of each held-out image.
         """
         samples, heldout = self.samples(client, images), self.heldout(client, emb)
-        scores = self.scores(client, samples, heldout, pooled)
-        scores |= self.text_scores(client, images)
-        scores |= other_scores(self.context.config.eval.metrics, client, images)
-        return Observation(samples, images, heldout, scores)
+        scores = self.scores(client, samples, heldout, pooled) | self.text_scores(client, images)
+        for name in self.context.config.eval.metrics:  # of other packages
+            real = to_float(client.test_images())
+            scores[f"{OTHER}{name}"] = score(name, images.clone(), real)
+        return samples, heldout, scores
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:
         """Return the distances of images to equally many training and held-out images."""
@@ -197,25 +222,67 @@ class ClientEvaluator:
             nearest_neighbour_distance(images, to_float(test[:count])),
         )
 
-    def draw(
-        self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray
-    ) -> list[GeneratedSamples]:
-        """Return samples of clients with these private states on the backbone weights (P,)."""
-        images = self.images_as(clients, states, weights)
-        return [self.samples(client, drawn) for client, drawn in zip(clients, images, strict=True)]
+    def signs_of_copies(
+        self, client: ClientData, images: Tensor, samples: GeneratedSamples
+    ) -> tuple[Neighbours, float | None]:
+        """Return how images lie among all training and held-out images, and `fld_gap`.
+
+        `samples` are those of the images (n, C, H, W). The gap is None without `eval.controls`.
+        """
+        train = to_float(client.train_images())
+        near = neighbours(images, train, to_float(client.test_images()))
+        if not self.context.config.has_controls:
+            return near, None
+        features = cached_features(self.extractor, train, self.cache)
+        return near, fld_gap(samples.features, features, self.real_features(client))
+
+    # --- controls: images that no fit to a new client has drawn, taken as if one had ---
+
+    def text_controls(
+        self, client: ClientData, partition: Partition
+    ) -> dict[str, dict[str, float]]:
+        """Return the text scores of what each control draws for a new client's prompts."""
+        if client.gallery is None:
+            return {}
+        trained = training_images(partition, client.gallery)
+        drawn = control_images(client, self.context.config.eval.num_images, trained)
+        return {name: self.text_scores(client, images) for name, images in drawn.items()}
+
+    def image_controls(
+        self, client: ClientData, plan: ControlPlan, drawn: Tensor | None
+    ) -> dict[str, ControlScores]:
+        """Return the scores of a new client's controls by name.
+
+        `pipeline.evaluation.controls` plans them. `drawn`: images (n, C, H, W) of another client's
+        model, if the plan has one draw.
+        """
+        of_all = client.images
+        images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
+        if drawn is not None:
+            images[NEAREST_DRAWS] = drawn
+        return {name: self._control_scores(client, own) for name, own in images.items()}
+
+    def _control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
+        samples, config = self.samples(client, images), self.context.config
+        own = self.kid_against(self.reference_features(client), samples).mean
+        near, gap = self.signs_of_copies(client.as_fitted(config), images, samples)
+        limit = per_client(config.federation.num_new_clients)
+        pooled = some(samples.features, limit, config.seed, client.client_id)
+        return ControlScores(own, self.tv(client, samples), near, gap, pooled)
+
+    # --- pre-training clients ---
 
     def images_as(
         self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray
     ) -> list[Tensor]:
-        """Return images (n, C, H, W) of each of these clients, as `draw` measures them.
+        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
 
         Clients that differ by their embeddings alone are computed as one batch.
         """
         backbone = self.context.on_device(weights)
         if all(set(state.parts) == {CLIENT_EMB} for state in states):
             self.context.model.load(backbone)
-            embs = [state.parts[CLIENT_EMB] for state in states]
-            return self.generate_together(clients, embs)
+            return self.generate_all(clients, [state.parts[CLIENT_EMB] for state in states])
         reference, images = self.reference(backbone), []
         for client, state in zip(clients, states, strict=True):
             emb = load_client(self.context.model, backbone, state)

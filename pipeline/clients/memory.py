@@ -1,18 +1,20 @@
-"""The memory of a round, and the number of actors that fit on a node.
+"""The memory of a round, the memory that is free, and the number of actors that fit on a node.
 
 A client's step is measured, and the rest is counted: the updates of clients that are computed
-together, the sum of each actor, the broadcast on each node, and the driver's vectors.
+together, the sum of each actor, the broadcast on each node, and the driver's vectors. Free is what
+the machine has, and what the limits of its containers leave: those of control groups (Linux,
+versions 1 and 2), which the machine's own number does not know.
 """
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from pipeline.clients.free_memory import available_bytes
 from pipeline.config.schema import Config
 from spire_core.errors import ClusterError
 from spire_core.federated.exact_sum import BYTES
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SERVER_ARRAYS = 10  # of eight bytes (P,): both states with moments, and the step between them
 STEP_BYTES = 16  # a weight and its gradient, and Adam's two moments
+MEMBERSHIP, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -156,3 +159,74 @@ def sizes_text(footprints: Sequence[Footprint], actor_bytes: int) -> str:
         return words
     need, free = step.gpu.need_bytes / mib, min(gpus) / mib
     return f"{words}; {need:.0f} MiB for a step on a GPU, {free:.0f} MiB free there"
+
+
+# --- free memory ---
+
+
+@dataclass(frozen=True)
+class Version:
+    """The files of one version of control groups: limit, use, reclaimable part of it."""
+
+    limit: str
+    use: str
+    reclaimable: str  # a key of memory.stat
+
+
+V1 = Version("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = Version("memory.max", "memory.current", "inactive_file")
+
+
+def available_bytes() -> int:
+    """Return the memory that this process can still get without swapping or being killed."""
+    return min([psutil.virtual_memory().available, *container_room(MEMBERSHIP, MOUNT)])
+
+
+def container_room(membership: Path, mount: Path) -> Iterator[int]:
+    """Yield the free bytes below each limit of a process's control groups."""
+    for folder, version in _groups(membership, mount):
+        limit, use = _number(folder / version.limit), _number(folder / version.use)
+        if limit is not None and use is not None:
+            used = use - _key(folder / "memory.stat", version.reclaimable)
+            yield max(0, limit - max(0, used))
+
+
+def _groups(membership: Path, mount: Path) -> Iterator[tuple[Path, Version]]:
+    """Yield the folders of a process's memory group and of those above it, the own one first.
+
+    In a container the path in `membership` may be the host's. Its mount then begins at the
+    container's own group, so that only the last of these folders exists.
+    """
+    for line in _text(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            roots, version = (mount, mount / "unified"), V2
+        elif "memory" in controllers.split(","):
+            roots, version = (mount / "memory",), V1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for root in roots:
+            for length in range(len(parts), -1, -1):
+                folder = root.joinpath(*parts[:length])
+                if (folder / version.use).exists():
+                    yield folder, version
+
+
+def _number(path: Path) -> int | None:
+    """Return the number in a file; None without the file, or for "max"."""
+    text = _text(path).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _key(path: Path, name: str) -> int:
+    """Return the number behind a name in a file of lines; 0 without it."""
+    pairs = (line.split() for line in _text(path).splitlines())
+    return next((int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == name), 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # another system, or no right
+        return ""

@@ -9,7 +9,6 @@ from torch.profiler import record_function
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from spire_core.config.client import ClientConfig
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import lossy
@@ -51,9 +50,8 @@ class ClientTrainer:
     ) -> list[tuple[ClientUpdate, PrivateState]]:
         """Train clients together; return each one's update, as it arrives, and new state."""
         with record_function(_span(plan, clients)):
-            settings = self.context.config.client
-            finished = self._trained(clients, states, broadcast, plan, settings)
-        results = []
+            finished = self._trained(clients, states, broadcast, plan)
+        settings, results = self.context.config.client, []
         for before, (update, after) in zip(states, finished, strict=True):
             arrived, residual = lossy(update, broadcast, before.residual, settings)
             results.append((arrived, replace(after, residual=residual)))
@@ -70,7 +68,7 @@ class ClientTrainer:
         states = [self.context.new_state(client.client_id) for client in clients]
         tau = 2 if config.method.alternates else 1
         plan = RoundPlan(0, lr_scale=0.0, shares_local=True, tau=tau)
-        self._trained(clients, states, Broadcast(weights, moments), plan, config.client)
+        self._trained(clients, states, Broadcast(weights, moments), plan)
 
     def _trained(
         self,
@@ -78,15 +76,14 @@ class ClientTrainer:
         states: Sequence[PrivateState],
         broadcast: Broadcast,
         plan: RoundPlan,
-        config: ClientConfig,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
-        context = self.context
+        context, config = self.context, self.context.config.client
         inputs = [client.for_training(context.config.seed) for client in clients]
-        if len(inputs) == 1:
-            settings = (config, context.round_objective(), plan)
-            return [train_client(context.model, broadcast, inputs[0], states[0], *settings)]
-        settings = (config, context.round_objective(), plan)
-        return train_group(self.group, broadcast, inputs, states, *settings)
+        objective = context.round_objective()
+        if len(inputs) > 1:
+            return train_group(self.group, broadcast, inputs, states, config, objective, plan)
+        [one], [state] = inputs, states
+        return [train_client(context.model, broadcast, one, state, config, objective, plan)]
 
 
 def _span(plan: RoundPlan, clients: Sequence[ClientData]) -> str:

@@ -35,6 +35,7 @@ OWN_NETWORK = ("model.width", "model.multipliers", "model.num_blocks", "model.at
 OWN_NETWORK += ("model.cond_dim", "model.space_to_depth", "diffusion.schedule")
 OWN_NETWORK += ("diffusion.num_timesteps", "diffusion.prediction")
 FIT = ("adapt.lr", "adapt.batch_size", "adapt.draws", "adapt.schedule", "adapt.average")
+FIT += ("adapt.pull",)
 MIXED = ("inner_dirichlet", "dirichlet", INDEPENDENT)
 
 Switch = tuple[tuple[str, ...], str, Callable[[Config], bool]]
@@ -61,6 +62,7 @@ SWITCHES: tuple[Switch, ...] = (
     (("adapt.epochs",), "privacy.adapt.epsilon=null (privacy.adapt.steps counts)", lambda c: not c.privacy.adapt.is_on),
     (FIT, "privacy.adapt.epsilon=null (privacy.adapt has settings of its own)", lambda c: c.scores_tuned or not c.privacy.adapt.is_on),
     (("adapt.eval_every", "adapt.group_size", "privacy.adapt.batch_size"), "privacy.adapt.mechanism=dp_sgd", lambda c: not c.privacy.adapt.is_on or c.privacy.adapt.mechanism == "dp_sgd"),
+    (("adapt.pull",), "common weights that clients start from", lambda c: c.has_backbone),
     (("privacy.noise_key",), "privacy.adapt.epsilon or privacy.rounds.epsilon", lambda c: c.privacy.is_on),
     (("privacy.rounds.",), "privacy.rounds.epsilon", lambda c: c.privacy.rounds.is_on),
     (("privacy.adapt.",), "privacy.adapt.epsilon", lambda c: c.privacy.adapt.is_on),
@@ -80,7 +82,7 @@ def reads(method: Method, key: str) -> bool:
     unread += () if method.adapter else ("method.freeze", "method.share_adapter")
     unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")
     unread += () if method.can_tune else ("adapt.tune_epochs",)
-    unread += () if method.adapt_parts == (CLIENT_EMB,) else ("adapt.group_size",)
+    unread += ("adapt.pull",) if method.adapt_parts == (CLIENT_EMB,) else ("adapt.group_size",)
     return key in ALWAYS_READ or not key.startswith(unread)
 
 

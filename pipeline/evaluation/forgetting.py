@@ -11,15 +11,21 @@ prompts = the share of prompts, none of which j showed, that are drawn as asked 
 minus the same now (below 0: the client gains). An average over noise, since no maximum is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pipeline.config.schema import Config
+from pipeline.evaluation.scores import Evaluation, pooled_features
 from pipeline.federation.messages import AdaptReport
 from spire_core.config.method import MethodConfig
+from spire_core.evaluation.kid import kid
 
 PROMPTS = "prompt_accuracy"  # a client's score
+POOLED_IMAGES = 1000  # of all clients together
 
 
 @dataclass(frozen=True)
@@ -67,3 +73,26 @@ def mean_over_clients(curves: Sequence[ForgettingCurve], name: str) -> list[tupl
     return [
         (e, float(np.mean([getattr(c, name)[c.epochs.index(e)] for c in curves]))) for e in shared
     ]
+
+
+def population_kid(
+    evaluation: Evaluation, held: Mapping[int, Tensor], pooled: Tensor, config: Config
+) -> float:
+    """Return the population's own KID: the shared model's samples against `pooled` (n, D).
+
+    Where clients do not draw alike, the evaluated clients' samples against their own held-out data,
+    of which `held` has features: a few clients cannot draw the data of the others. Each client's
+    share of the samples is that of its images in these data. NaN without features.
+    """
+    drawn = evaluation.drawn[0].features
+    if not config.draws_alike:
+        own = [held[client_id] for client_id in evaluation.client_ids]
+        pooled = pooled_features(own, POOLED_IMAGES, config.seed)
+        shares = [len(features) / max(map(len, own)) for features in own]
+        some = [
+            one.features[: max(1, round(share * len(one.features)))]
+            for one, share in zip(evaluation.drawn, shares, strict=True)
+        ]
+        drawn = torch.cat(some)
+    sizes = (config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed)
+    return kid(pooled, drawn, *sizes).mean

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.federation.pool import ClientPool, in_groups
-from spire_core.config.adapt import AdaptConfig
 from spire_core.config.eval import EvalConfig
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
@@ -165,29 +164,10 @@ def draw_pretraining(
     drawn = _draw_all(pool, handle, client_ids, draws_alike, scoring.config.clients_per_batch)
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run_all("losses", client_ids, handle, per_unit=swaps)
-    return partial(_score, round_idx, client_ids, drawn, losses, scoring)
+    return partial(score_clients, round_idx, client_ids, drawn, losses, scoring)
 
 
-def evaluate_tuned(
-    pool: ClientPool,
-    weights: np.ndarray,
-    client_ids: Sequence[int],
-    num_images: Sequence[int],
-    settings: AdaptConfig,
-    round_idx: int,
-    scoring: Scoring,
-) -> Evaluation:
-    """Return the evaluation of pre-training clients that first train on from the backbone (P,).
-
-    `num_images`: the number of each client's training images.
-    """
-    costs = [float(num) for num in num_images]
-    results = pool.run_all("draw_tuned", client_ids, pool.share(weights), settings, costs=costs)
-    drawn, losses = zip(*results, strict=True)
-    return _score(round_idx, client_ids, drawn, losses, scoring)
-
-
-def _score(
+def score_clients(
     round_idx: int,
     client_ids: Sequence[int],
     drawn: Sequence[GeneratedSamples],

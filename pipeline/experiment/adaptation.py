@@ -1,31 +1,26 @@
 """Adaptation of new clients over a client pool.
 
-Where a new client trains its embedding alone, a group of clients is fitted in one batch. The
-clients' side keeps their embeddings after each epoch that a curve needs. All workers evaluate these
-afterwards, since evaluations of different epochs are independent.
+Each client is fitted, looked at and reported on. Where a new client trains its embedding alone, a
+group of clients is fitted in one batch. The clients' side keeps their embeddings after each epoch
+that a curve needs. All workers look at these afterwards, since looks after different epochs are
+independent.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.clients.adaptation import report_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.controls import ControlRule
-from pipeline.evaluation.forgetting import forgetting_curve
-from pipeline.evaluation.scores import RealData, Scoring, cross_client_kid
-from pipeline.experiment.population_scores import population_scores
+from pipeline.evaluation.forgetting import POOLED_IMAGES, forgetting_curve, population_kid
+from pipeline.evaluation.scores import RealData, Scoring, cross_client_kid, pooled_features
 from pipeline.federation.collecting import collect
-from pipeline.federation.messages import (
-    AdaptReport,
-    ControlScores,
-    EpochEvaluation,
-    FittedClient,
-    GeneratedSamples,
-)
+from pipeline.federation.messages import AdaptReport, ControlScores, FittedClient
 from pipeline.federation.pool import ClientPool, in_groups
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
@@ -45,11 +40,15 @@ def adapt(
     mean_emb = None
     if config.mean_part == CLIENT_EMB:
         mean_emb = mean_part(setting, pool, CLIENT_EMB, pretraining.weights)
-    pooled, before = population_scores(setting, pool, pretraining)
+    ids, evaluations = setting.representative_ids, pretraining.evaluations
+    held = dict(zip(ids, pool.run_all("real_features", ids), strict=True))
+    # Of held-out images, whatever the clients' own scores compare with.
+    pooled = pooled_features(list(held.values()), POOLED_IMAGES, seed)
+    before = population_kid(evaluations[-1], held, pooled, config) if evaluations else None
     reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
     reports = [_testable(setting, report.client_id, report) for report in reports]
     curves = [forgetting_curve(report, config.method, before) for report in reports]
-    drawn = pretraining.evaluations[-1].drawn if pretraining.evaluations else ()
+    drawn = evaluations[-1].drawn if evaluations else ()
     after = [report.after for report in reports]
     cross_kid = cross_client_kid(drawn, after, Scoring(real, config.eval, seed))
     has_text = setting.tokens is not None
@@ -131,89 +130,24 @@ def adapt_clients(
     client_ids: list[int],
     weights: np.ndarray,
     mean_emb: Tensor | None,
-    pooled_features: Tensor,
+    pooled: Tensor,
     config: Config,
 ) -> list[AdaptReport]:
     """Return new clients' reports of their adaptation on the backbone (P,), in their order.
 
-    `pooled_features` (n, D): features of the pre-training population's held-out images.
+    `pooled` (n, D): features of the pre-training population's held-out images.
     """
-    handle, settings = pool.share(weights), config.adapt
-    start, clip_norm = (handle, settings, mean_emb), None
+    handle, settings, clip_norm = pool.share(weights), config.adapt, None
     if config.privacy.adapt.is_on and client_ids:  # one for all, whoever computes which client
-        [clip_norm] = pool.run_all("clip_norm", client_ids[:1], *start)
-    if not can_adapt_together(config.method.record, config.model):
-        return pool.run_all("adapt", client_ids, *start, pooled_features, clip_norm)
-    groups = in_groups(client_ids, settings.group_size)
-    by_group = pool.run_all("fit_embeddings", groups, *start, clip_norm)
+        [clip_norm] = pool.run_all("clip_norm", client_ids[:1], handle, settings, mean_emb)
+    is_together = can_adapt_together(config.method.record, config.model)
+    groups = in_groups(client_ids, settings.group_size if is_together else 1)
+    looks_at = None if is_together else pooled  # between epochs, else afterwards
+    by_group = pool.run_all("adapt", groups, handle, settings, mean_emb, looks_at, clip_norm)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
-    looks = [look for one in fitted for look in _looks(one)]
-    batches = in_groups(looks, config.eval.clients_per_batch)
-    by_batch = pool.run_all(
-        "look",
-        [tuple(look.client_id for look in batch) for batch in batches],
-        handle,
-        pooled_features,
-        per_unit=[tuple(zip(*(look.asks for look in batch), strict=True)) for batch in batches],
-    )
-    in_order = iter([look for batch in by_batch for look in batch])
-    return [_report(one, [next(in_order) for _ in _looks(one)]) for one in fitted]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A look at a new client after some epoch: whether it is whole, and with which guidance."""
-
-    client_id: int
-    epoch: int
-    is_whole: bool
-    guidance: float | None
-
-    @property
-    def asks(self) -> tuple[int, bool, float | None]:
-        """What a worker is asked beside the client."""
-        return self.epoch, self.is_whole, self.guidance
-
-
-def _looks(fitted: FittedClient) -> list[_Look]:
-    """Return the looks at a fitted client: those of its curve, all with the run's guidance.
-
-    A client that has chosen a guidance gets a last one with it, after the kept epoch.
-    """
-    client_id, kept, own = fitted.client_id, fitted.kept_epoch, fitted.guidance
-    whole = {0, kept} if own is None else {0}
-    looks = [_Look(client_id, epoch, epoch in whole, None) for epoch in fitted.looks]
-    return looks if own is None else [*looks, _Look(client_id, kept, True, own)]
-
-
-def _report(fitted: FittedClient, seen: Sequence[EpochEvaluation]) -> AdaptReport:
-    """Return the report of a fitted client out of what its `_looks` have seen."""
-    looks = dict(zip(fitted.looks, seen, strict=False))
-    kept = looks[fitted.kept_epoch] if fitted.guidance is None else seen[-1]
-    assert kept.distances is not None  # they were asked for
-    return AdaptReport(
-        client_id=fitted.client_id,
-        curve=tuple(
-            point if point.observed is None else replace(point, observed=looks[point.epoch].scores)
-            for point in fitted.curve
-        ),
-        kept_epoch=fitted.kept_epoch,
-        before=_drawn(looks[0]),
-        after=_drawn(kept),
-        scores_after=kept.scores,
-        heldout={e: look.heldout for e, look in looks.items()} | {fitted.kept_epoch: kept.heldout},
-        nn_train=kept.distances[0],
-        nn_test=kept.distances[1],
-        num_trained=fitted.num_trained,
-        fit_duration_s=fitted.fit_duration_s,
-        duration_s=fitted.duration_s + sum(look.duration_s for look in seen),
-        guarantee=fitted.guarantee,
-        neighbours=kept.neighbours,
-        fld_gap=kept.fld_gap,
-        guidance=fitted.guidance,
-    )
-
-
-def _drawn(look: EpochEvaluation) -> GeneratedSamples:
-    assert look.drawn is not None  # it was asked for
-    return look.drawn
+    asked = [ask for one in fitted for ask in one.asked]
+    batches = in_groups(asked, config.eval.clients_per_batch)
+    units = [tuple(ask.client_id for ask in batch) for batch in batches]
+    by_batch = pool.run_all("look", units, handle, pooled, per_unit=[(batch,) for batch in batches])
+    later = iter([look for batch in by_batch for look in batch])
+    return [report_of(one, [*one.looks, *(next(later) for _ in one.asked)]) for one in fitted]

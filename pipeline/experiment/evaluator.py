@@ -1,20 +1,31 @@
-"""Evaluations between rounds: clients draw, and a thread scores their samples beside later rounds.
+"""Evaluations of pre-training clients, between rounds and on the final backbone.
 
-Drawing needs the clients, as rounds do. Scoring needs this process alone (docs/performance.md).
+Between rounds clients draw, as they train, and a thread scores their samples beside later rounds:
+scoring needs this process alone (docs/performance.md).
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.checkpoint.checkpointer import is_checkpoint_due
 from pipeline.checkpoint.evaluation_store import save_evaluation
-from pipeline.evaluation.scores import Evaluation, RealData, Scoring, draw_pretraining
+from pipeline.clients.store import ClientStore
+from pipeline.evaluation.scores import (
+    CrossClientMatrix,
+    Evaluation,
+    RealData,
+    Scoring,
+    draw_pretraining,
+    score_clients,
+)
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.pool import ClientPool
@@ -24,9 +35,11 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.files.background import in_background
 from pipeline.results.metric_names import EVALUATE_S
 from pipeline.results.recording import log_evaluation
+from pipeline.runs.layout import CLIENTS
 from pipeline.tracking.tracker import Tracker
 
 ENDING_S = 3.0  # that a run which ends before its time waits for scores
+CROSS_CLIENTS = 8  # at most, in the matrix of losses
 _log = logging.getLogger(__name__)
 Scores = tuple[Evaluation, float]  # and the seconds that scoring took
 
@@ -153,3 +166,46 @@ class Evaluator(RoundListener):
         self._pending = None
         _log.warning("scores of the last evaluation are lost: %s", reason)
         return False
+
+
+# --- the clients that have trained, on the final backbone ---
+
+
+def cross_client_losses(
+    setting: FederationSetup, pool: ClientPool, weights: np.ndarray, run_dir: Path
+) -> CrossClientMatrix | None:
+    """Return held-out losses of clients' data (row) with each other's own parts (column) on (P,).
+
+    All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The
+    clients are the first evaluated ones that have trained an own part; None if there are none.
+    """
+    client_ids = _trained_ids(setting, ClientStore(run_dir / CLIENTS))
+    if not client_ids:
+        return None
+    rows = pool.run_all("losses_as", list(client_ids), pool.share(weights), client_ids)
+    return CrossClientMatrix(client_ids, np.array(rows))
+
+
+def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
+    method, num_rounds = setting.config.method, setting.config.federation.num_rounds
+    if not method.record.is_personal:
+        return ()
+    first = method.first_own_round(num_rounds)
+    newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)
+    trained = (c for c, path in newest if path is not None and int(path.stem) > first)
+    return tuple(itertools.islice(trained, CROSS_CLIENTS))
+
+
+def finetune_clients(
+    setting: FederationSetup, real: RealData, pool: ClientPool, weights: np.ndarray
+) -> Evaluation:
+    """Return scores of pre-training clients, each after it has trained on alone.
+
+    Each trains what a new client would, from the backbone (P,) and its own part if it has one.
+    """
+    config, ids = setting.config, setting.eval_ids
+    costs = [float(len(setting.partition.split(client_id).train)) for client_id in ids]
+    results = pool.run_all("draw_tuned", ids, pool.share(weights), config.adapt, costs=costs)
+    drawn, losses = zip(*results, strict=True)
+    scoring = Scoring(real, config.eval, config.seed)
+    return score_clients(config.federation.num_rounds, ids, drawn, losses, scoring)

@@ -43,10 +43,17 @@ def open_pool(
     for a run that has drawn private noise on another kind of device.
     """
     config = setting.config
-    fields = (setting.mixtures, setting.partition, setting.extractor, folder)
-    labels = None if setting.tokens is None else setting.data.labels
-    more = (setting.tokens, labels, setting.reference, setting.backbone_hash)
-    setup = WorkerSetup(config, *fields, *more)
+    setup = WorkerSetup(
+        config,
+        setting.mixtures,
+        setting.partition,
+        setting.extractor,
+        folder,
+        setting.tokens,
+        None if setting.tokens is None else setting.data.labels,
+        setting.reference,
+        setting.backbone_hash,
+    )
     memory = NO_ROUNDS
     if config.method.record.is_federated:
         memory = RoundMemory.of(config, setting.model.layout.size)

@@ -1,6 +1,7 @@
 """Pre-training: the rounds of the driver, and the listeners that a run adds to them."""
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,36 +10,43 @@ import numpy as np
 from pipeline.checkpoint.checkpointer import Checkpointer, go_back
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.checkpoint.remote import mirror_of
+from pipeline.clients.memory import peak_bytes
+from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.evaluator import Evaluator, with_last_samples
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import Profiler, profiled_rounds
-from pipeline.experiment.round_recorder import RoundRecorder
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
-from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
+    DELTA,
+    EPSILON,
     FAILED_UPLOADS,
     FINAL_STEP,
     ROUND_S,
+    RSS,
     TRAIN_LOSS,
 )
+from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_profile
 from pipeline.results.result import Pretraining
 from pipeline.tracking.outbox import read_points
-from pipeline.tracking.system_load import system_load
+from pipeline.tracking.system_load import SystemLoad, system_load
 from pipeline.tracking.tracker import Tracker
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DivergenceError
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
+from spire_core.privacy.rounds import RoundsGuarantee
 from spire_core.training.fixed_entrance import fixed_entrance
 
+NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled
 logger = logging.getLogger(__name__)
 
 
@@ -92,8 +100,9 @@ def first_weights(setting: FederationSetup) -> np.ndarray:
     if not is_learnt and config.model.backbone and config.method.record.has_embedding:
         diffusion = Diffusion.of(config.diffusion, "cpu", config.model.backbone)
         size = (shape[0], shape[1], shape[2])
-        more = (size, config.method.projection, config.seed)
-        weights = fixed_entrance(setting.model, weights, diffusion, *more)
+        weights = fixed_entrance(
+            setting.model, weights, diffusion, size, config.method.projection, config.seed
+        )
     return weights.numpy()
 
 
@@ -149,3 +158,47 @@ def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     """Return after how many rounds to evaluate: before the first, after the last, some between."""
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
+
+
+class RoundRecorder(RoundListener):
+    """Records every round's metrics, also those of a last round that an interrupt follows."""
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        federation: FederationConfig,
+        guarantee: RoundsGuarantee | None = None,
+        load: SystemLoad | None = None,
+    ) -> None:
+        """`load`: not with a `guarantee`."""
+        self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
+        self.load = load
+        self._num_recorded = 0  # rounds
+        self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
+
+    def begin_rounds(self, rounds: range) -> None:
+        self._num_recorded = rounds.start
+
+    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        began = time.monotonic()
+        self._record(stats)
+        self._track_s, self._num_recorded = time.monotonic() - began, stats.round_idx + 1
+
+    def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
+        if stats is not None and stats.round_idx >= self._num_recorded:
+            self._record(stats)
+
+    def _record(self, stats: RoundStats) -> None:
+        metrics = round_metrics(stats, self._track_s)
+        metrics |= self._machine() if self.guarantee is None else self._spent(stats, self.guarantee)
+        self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
+
+    def _machine(self) -> dict[str, float]:
+        """Return what the machine has in use, which may depend on who takes part."""
+        return {RSS: peak_bytes(), **({} if self.load is None else self.load.sample())}
+
+    def _spent(self, stats: RoundStats, guarantee: RoundsGuarantee) -> dict[str, float]:
+        """Return the privacy that the rounds so far have spent, at `NUM_EPSILONS` rounds or so."""
+        done, num_rounds = stats.round_idx + 1, self.federation.num_rounds
+        is_due = done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds
+        return {EPSILON: guarantee.spent(done), DELTA: guarantee.delta} if is_due else {}

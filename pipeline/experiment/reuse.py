@@ -1,7 +1,14 @@
-"""A finished pre-training used by another run with the same settings for it."""
+"""A finished pre-training: used by another run with the same settings for it, or scored.
+
+A client that has never trained has nothing to score. Where a secret key draws the cohorts, who
+takes part follows from the key alone, and whoever simulates the run has it. `scored.json` names
+those of the finished pre-training that lies beside it, of this run's rounds or of the run whose
+rounds it has taken over.
+"""
 
 import shutil
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoint.evaluation_store import load_evaluations, rewind_evaluations
@@ -10,14 +17,19 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import RealData
-from pipeline.federation.setup import FederationSetup
+from pipeline.federation.participants import first_participants, has_secret_cohorts
+from pipeline.federation.setup import FederationSetup, check_floors
+from pipeline.files.damage import read_object, reading
+from pipeline.files.json_files import write_json
 from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CHECKPOINTS, CLIENTS, EVALUATIONS, SCORED
+from pipeline.runs.noise_key import read_noise
 from pipeline.runs.start import check_same
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
+from spire_core.federated.participation import secret_cohort
 
 
 def reuse_pretraining(
@@ -86,3 +98,53 @@ def pretraining_points(source: Path) -> Points:
 def _is_of_rounds(key: str, step: int) -> bool:
     """Return whether a point is of pre-training; a new client's privacy is at `FINAL_STEP`."""
     return key.startswith(PRETRAINING) or (key in (EPSILON, DELTA) and step > FINAL_STEP)
+
+
+# --- where a secret key draws the cohorts ---
+
+
+def with_participants(
+    setting: FederationSetup, run_dir: Path, source: Path | None
+) -> FederationSetup:
+    """Return a setting whose scored pre-training clients take part in the rounds of a run.
+
+    `source`: the run whose pre-training is reused; its key is gone, and its folder names them.
+    Without one, a run that has no finished pre-training will train its own rounds. Raises DataError
+    if a client has too few images for scores, RunError if nobody is named or the file is damaged.
+    """
+    config = setting.config
+    if not has_secret_cohorts(config):
+        return setting
+    remedy = "delete this file and resume the run"
+    if source is not None:
+        remedy = "let this run train by itself, or put the file back"
+    beside = source or (run_dir if has_pretraining(run_dir, config) else None)
+    ids = None if beside is None else _scored_ids(beside, config, remedy)
+    if ids is None and source is not None:
+        raise RunError(
+            f"expected the clients that took part in {source / SCORED}, got none: {remedy}"
+        )
+    if ids is None:
+        noise, federation = read_noise(run_dir, config.privacy), config.federation
+        num_clients, cohort_size = federation.num_clients, federation.cohort_size
+        ids = first_participants(
+            config, lambda round_: secret_cohort(num_clients, cohort_size, noise, round_)
+        )
+        write_json(run_dir / SCORED, {"client_ids": ids})
+    if not ids:  # each cohort was empty, so that any client will do
+        return setting
+    found = replace(setting, participants=tuple(ids))
+    check_floors(found)
+    return found
+
+
+def _scored_ids(run_dir: Path, config: Config, remedy: str) -> list[int] | None:
+    """Return the clients that a run's file names, None without one; RunError if it is damaged."""
+    path, num_clients = run_dir / SCORED, config.federation.num_clients
+    if not path.exists():
+        return None
+    with reading("the clients that took part", path, remedy):
+        ids: list[int] = read_object(path)["client_ids"]
+        if not all(type(client_id) is int and 0 <= client_id < num_clients for client_id in ids):
+            raise ValueError(f"{ids!r:.50} as clients")
+        return ids

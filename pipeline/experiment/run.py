@@ -15,12 +15,11 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.adaptation import adapt, with_mean_layers
+from pipeline.experiment.evaluator import cross_client_losses, finetune_clients
 from pipeline.experiment.export import export_models
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.pretraining import pretrain
-from pipeline.experiment.reuse import reuse_pretraining
-from pipeline.experiment.scored_clients import with_participants
-from pipeline.experiment.trained_clients import cross_client_losses, finetune_clients
+from pipeline.experiment.reuse import reuse_pretraining, with_participants
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.setup import FederationSetup, check_drawing, prepare

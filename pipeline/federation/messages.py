@@ -65,39 +65,52 @@ class HeldoutLosses:
 
 
 @dataclass(frozen=True)
-class FittedClient:
-    """A new client's report of its training; its parts stay in its file.
+class LookAt:
+    """A look at a new client after an epoch, to be taken: `guidance` is None for that of the run.
 
-    `looks`: the epochs to evaluate with the run's guidance, in order. The kept one is among them,
-    unless the client has chosen a `guidance`, with which it is evaluated once more.
+    `is_whole`: with samples, distances and signs of copies.
+    """
+
+    client_id: int
+    epoch: int
+    is_whole: bool
+    guidance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A new client's scores after an epoch, drawn with a `guidance`; None is that of the run."""
+
+    epoch: int
+    guidance: float | None
+    scores: dict[str, float]
+    heldout: "Tensor"  # (n,) loss on each held-out image
+    duration_s: float
+    drawn: GeneratedSamples | None = None  # this and the next three of a whole look alone
+    distances: tuple[float, float] | None = None  # to its training and its held-out images
+    neighbours: "Neighbours | None" = None
+    fld_gap: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedClient:
+    """A new client's fit; its parts stay in its file.
+
+    `looks` have been taken between epochs, `asked` are those that are still to be taken. All of the
+    curve are with the run's guidance. The last one, of a client that has chosen its own, is with
+    that, after the kept epoch.
     """
 
     client_id: int
     curve: "tuple[AdaptPoint, ...]"
     kept_epoch: int
-    looks: tuple[int, ...]
     num_trained: int
     fit_duration_s: float  # of its fit alone; of clients side by side, an equal share
-    duration_s: float
+    duration_s: float  # of everything but its looks
     guarantee: Guarantee | None = None
     guidance: float | None = None  # as the client has chosen it, if it did
-
-
-@dataclass(frozen=True)
-class EpochEvaluation:
-    """A new client's samples and scores after some epoch.
-
-    `drawn`, `distances`, to its training and its held-out images, `neighbours` and `fld_gap` come
-    on request.
-    """
-
-    drawn: GeneratedSamples | None
-    scores: dict[str, float]
-    heldout: "Tensor"  # (n,) loss on each held-out image
-    distances: tuple[float, float] | None
-    duration_s: float
-    neighbours: "Neighbours | None" = None
-    fld_gap: float | None = None
+    looks: tuple[Look, ...] = ()
+    asked: tuple[LookAt, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

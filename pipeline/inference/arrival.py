@@ -15,12 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.clients.adaptation import ClientAdapter
+from pipeline.clients.adaptation import ClientAdapter, report_of
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
-from pipeline.clients.latents import encoder_of
-from pipeline.clients.private_adaptation import choose_clip_norm, protection_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.participants import public_representatives
@@ -32,7 +30,6 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
 from pipeline.runs.noise_key import key_for
 from spire_core.adaptation.adapt import AdaptPoint
-from spire_core.adaptation.private_descent import Protection
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
@@ -89,13 +86,17 @@ def adapt_arrival(
         guarantee_of(privacy.adapt, len(split.train))  # raises what is wrong with it
         settings = replace(run.config, adapt=config, privacy=privacy.labelled())
         adapter = _adapter(settings, images.shape[1:], Path(scratch))
-        encode = encoder_of(adapter.context.diffusion, Path(scratch))
+        encode = adapter.context.encoder(Path(scratch))
         client = ClientData(split, images, arriving.mixture, tokens, encode=encode)
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         stand_in = adapter.evaluator.real_features(client)
-        start = (run.weights.numpy(), config, _mean_emb(run, config))
-        protection = _protection(adapter, privacy, *start)
-        report, state = adapter.adapt(client, *start, stand_in, protection)
+        weights, mean_emb, protection = run.weights.numpy(), _mean_emb(run, config), None
+        if privacy.is_on:  # with a noise key that no file gets
+            noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
+            clip_norm = adapter.clip_norm(weights, config, mean_emb)
+            protection = adapter.protection(config, clip_norm, noise)
+        [(fitted, state)] = adapter.fit([client], weights, config, mean_emb, stand_in, protection)
+        report = report_of(fitted, fitted.looks)
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
@@ -207,21 +208,6 @@ def _split(new: ArrivingImages, run: SavedRun, limit: int | None, client_id: int
             "hidden_from_new do not hide, got none to train on: add some"
         )
     return ClientSplit(client_id, train[:limit], np.concatenate([test, hidden]))
-
-
-def _protection(
-    adapter: ClientAdapter,
-    privacy: PrivacyConfig,
-    weights: np.ndarray,
-    config: AdaptConfig,
-    mean_emb: Tensor | None,
-) -> Protection | None:
-    """Return the protection of the client's images, with a noise key that no file gets."""
-    if not privacy.is_on:
-        return None
-    noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
-    clip_norm = choose_clip_norm(adapter, weights, config, mean_emb)
-    return protection_of(adapter, config, clip_norm, noise)
 
 
 def _adapter(config: Config, image_shape: tuple[int, ...], cache: Path) -> ClientAdapter:

@@ -1,27 +1,37 @@
-"""Adaptation of a new client: it trains its own parts on a finished backbone.
+"""Adaptation of new clients: each trains its own parts on a finished backbone.
 
 For SPIRE this is the embedding alone (the paper's personalisation step): the backbone is frozen and
-has no gradients. The other methods run the same loop on other parts.
+has no gradients. The other methods run the same loop on other parts. `adapt_client` fits a client,
+`adapt_embeddings` the embeddings of several in one batch. P: length of the weight vector.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from spire_core.adaptation.descent import Descent
 from spire_core.adaptation.set_aside import set_aside
-from spire_core.config.adapt import AdaptConfig
-from spire_core.diffusion.process import Diffusion
+from spire_core.config.adapt import AdaptConfig, can_adapt_together
+from spire_core.errors import ConfigError
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
-from spire_core.network.flat_model import FlatModel
+from spire_core.network.flat_model import FlatModel, train_only
+from spire_core.training.adam import Adam
 from spire_core.training.batches import Batch, client_batches
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, fit, seeded_dropout, trained_leaves
+from spire_core.training.fit import (
+    StepNoise,
+    TrainingObjective,
+    fit,
+    seeded_dropout,
+    to_float,
+    trained_leaves,
+)
 from spire_core.training.heldout import heldout_losses
+from spire_core.training.proximal import ProximalTerm
 
 PATIENCE = 5  # epochs without a better one, after which early stopping ends a fit
 
@@ -54,60 +64,6 @@ def num_trained(model: FlatModel, d_emb: int) -> int:
     return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
 
 
-def _adapted_parts(model: FlatModel, client_emb: Tensor | None) -> PrivateState:
-    """Return copies of the parts that this method's new clients own."""
-    parts = dict[str, Tensor]()
-    for part in model.method.record.adapt_parts:
-        if part in NETWORK_PARTS:
-            parts[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
-    if client_emb is not None:
-        parts[CLIENT_EMB] = client_emb.detach().cpu().clone()
-    return PrivateState(parts)
-
-
-class AdaptationCurve:
-    """A new client's losses and observations by epoch, its best parts, and when it stops."""
-
-    def __init__(
-        self,
-        model: FlatModel,
-        client_emb: nn.Parameter | None,
-        val: ClientContext | None,
-        config: AdaptConfig,
-        diffusion: Diffusion,
-        observe: Observe,
-    ) -> None:
-        """Observe the client before adaptation; `val` has the images set aside, if any."""
-        self.model, self.client_emb, self.val = model, client_emb, val
-        self.config, self.diffusion, self.observe = config, diffusion, observe
-        self.best, self.best_epoch = _adapted_parts(model, client_emb), 0
-        self.best_loss = self._val_loss()
-        self.points = [AdaptPoint(0, None, self.best_loss, observe(0, model, client_emb))]
-
-    def _val_loss(self) -> float | None:
-        """Return the loss on the images set aside, at a noise that no other score shares."""
-        if self.val is None:
-            return None
-        settings = (self.val, self.diffusion, "validation_noise")
-        return float(heldout_losses(self.model, self.client_emb, *settings).mean())
-
-    def end_epoch(self, epoch: int, train_loss: float) -> bool:
-        """Record an epoch; return whether it was the last."""
-        val_loss, config = self._val_loss(), self.config
-        if val_loss is None or self.best_loss is None or val_loss < self.best_loss:
-            self.best, self.best_epoch = _adapted_parts(self.model, self.client_emb), epoch
-            self.best_loss = val_loss
-        stops = epoch == config.epochs or epoch - self.best_epoch >= PATIENCE
-        is_observed = stops or epoch % config.eval_every == 0
-        observed = self.observe(epoch, self.model, self.client_emb) if is_observed else None
-        self.points.append(AdaptPoint(epoch, train_loss, val_loss, observed))
-        return stops
-
-    def result(self) -> Adapted:
-        """Return the best parts, the curve, and the epoch of these parts."""
-        return Adapted(self.best, tuple(self.points), self.best_epoch)
-
-
 def adapt_client(
     model: FlatModel,
     weights: Tensor,
@@ -122,25 +78,109 @@ def adapt_client(
     `observe(epoch, model, client_emb)` is called before adaptation, every `eval_every` epochs and
     after the last; it must not change the model.
     """
-    record = model.method.record
-    emb = load_client(model, weights, start)
-    client_emb = None if emb is None else nn.Parameter(emb.clone())
-    client, val = set_aside(client, config) if record.adapt_parts else (client, None)
-    curve = AdaptationCurve(model, client_emb, val, config, objective.diffusion, observe)
-    if not record.adapt_parts:
-        return curve.result()
-    leaves = trained_leaves(model, client_emb, record.adapt_parts)
-    lr = config.lr or record.adapt_lr
-    descent = Descent(leaves, lr, config, client)
+    one = _Fit(model, weights, client, start, config, objective, observe)
+    if not model.method.record.adapt_parts:
+        return one.result()
+    if config.pull > 0:
+        pull = ProximalTerm(config.pull, weights)
+        objective = replace(objective, terms=(*objective.terms, pull))
     for epoch in range(1, config.epochs + 1):
-        image_batches, noise = epoch_streams(client, config, epoch)
+        image_batches, noise = epoch_streams(one.client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):
-            loss = fit(model, client_emb, image_batches, descent, objective, noise)
-        with descent.averaged():
-            is_last = curve.end_epoch(epoch, loss)
-        if is_last:
+            loss = fit(model, one.client_emb, image_batches, one.descent, objective, noise)
+        if one.end_epoch(epoch, loss):
             break
-    return curve.result()
+    return one.result()
+
+
+def adapt_embeddings(
+    model: FlatModel,
+    weights: Tensor,
+    clients: Sequence[ClientContext],
+    starts: Sequence[PrivateState],
+    config: AdaptConfig,
+    objective: TrainingObjective,
+    observers: Sequence[Observe],
+) -> list[Adapted]:
+    """Return for each new client the result of `adapt_client`, from the backbone `weights` (P,).
+
+    Each row of a batch is shown with its own client's embedding, so each gradient is that of a
+    separate fit, up to the rounding of float sums. Each client has its own observer and stops early
+    by its own losses; it then leaves the batch. Raises ConfigError if the method's new clients
+    train more than an embedding, or if the network has dropout, whose single random stream the
+    clients would share.
+    """
+    record = model.method.record
+    if not can_adapt_together(record, model.net.config):
+        raise ConfigError(
+            f"expected a method whose new clients train an embedding alone and a U-Net without "
+            f"dropout, got {record.name} and {model.net.config.dropout}: adapt them one by one"
+        )
+    model.net.eval()
+    train_only(model.net, model.layout, ())
+    fits = [
+        _Fit(model, weights, client, start, config, objective, observe)
+        for client, start, observe in zip(clients, starts, observers, strict=True)
+    ]
+    active = fits
+    for epoch in range(1, config.epochs + 1):
+        losses = _fit_epoch(model, active, config, objective, epoch)
+        ended = [one.end_epoch(epoch, loss) for one, loss in zip(active, losses, strict=True)]
+        active = [one for one, is_last in zip(active, ended, strict=True) if not is_last]
+        if not active:
+            break
+    return [one.result() for one in fits]
+
+
+def _fit_epoch(
+    model: FlatModel,
+    fits: Sequence["_Fit"],
+    config: AdaptConfig,
+    objective: TrainingObjective,
+    epoch: int,
+) -> list[float]:
+    """Take every client once through its images; return the mean loss of each.
+
+    Clients with fewer batches finish earlier.
+    """
+    streams = [epoch_streams(one.client, config, epoch) for one in fits]
+    losses = [list[Tensor]() for _ in fits]
+    while True:
+        step = [
+            (i, batch, noise)
+            for i, (batches, noise) in enumerate(streams)
+            if (batch := next(batches, None)) is not None
+        ]
+        if not step:
+            return [float(torch.stack(own).mean()) for own in losses]
+        embs = [fits[i].descent.leaves[CLIENT_EMB] for i, _, _ in step]
+        batches, noises = [batch for _, batch, _ in step], [noise for _, _, noise in step]
+        means = _embedding_losses(model, embs, batches, noises, objective)
+        for emb in embs:
+            emb.grad = None
+        means.sum().backward()
+        for (i, _, _), loss in zip(step, means.detach(), strict=True):
+            losses[i].append(loss)
+            fits[i].descent.step()
+
+
+def _embedding_losses(
+    model: FlatModel,
+    embs: Sequence[nn.Parameter],
+    batches: Sequence[Batch],
+    noises: Sequence[torch.Generator],
+    objective: TrainingObjective,
+) -> Tensor:
+    """Return each client's mean loss (clients,) on its own batch, in one pass."""
+    x0s = [to_float(batch.images.to(model.weights.device)) for batch in batches]
+    draws = [
+        objective.draw_noise(x0.shape, emb, noise, batch.tokens)
+        for x0, emb, batch, noise in zip(x0s, embs, batches, noises, strict=True)
+    ]
+    noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
+    rows = [emb.expand(len(x0), -1) for x0, emb in zip(x0s, embs, strict=True)]
+    losses = objective.losses(model.net, torch.cat(rows), torch.cat(x0s), noise)
+    return torch.stack([own.mean() for own in losses.split([len(x0) for x0 in x0s])])
 
 
 def epoch_streams(
@@ -155,3 +195,127 @@ def epoch_streams(
     noise = client.generator("adapt_noise", epoch)
     once = client_batches(client, config.batch_size, num_steps, shuffle)
     return (batch.repeated(config.draws_of(len(batch.images))) for batch in once), noise
+
+
+class _Fit:
+    """One new client as it fits: its parts and their steps, its curve, and its best epoch."""
+
+    def __init__(
+        self,
+        model: FlatModel,
+        weights: Tensor,
+        client: ClientContext,
+        start: PrivateState,
+        config: AdaptConfig,
+        objective: TrainingObjective,
+        observe: Observe,
+    ) -> None:
+        """Load the client's start into the model, and observe it."""
+        record = model.method.record
+        emb = load_client(model, weights, start)
+        self.client_emb = None if emb is None else nn.Parameter(emb.clone())
+        self.client, self.val = set_aside(client, config) if record.adapt_parts else (client, None)
+        leaves = trained_leaves(model, self.client_emb, record.adapt_parts)
+        self.descent = Descent(leaves, config.lr or record.adapt_lr, config, self.client)
+        self.model, self.config, self.diffusion = model, config, objective.diffusion
+        self.observe = observe
+        self.best, self.best_epoch, self.best_loss = self._parts(), 0, self._val_loss()
+        observed = observe(0, model, self.client_emb)
+        self.curve = [AdaptPoint(0, None, self.best_loss, observed)]
+
+    def end_epoch(self, epoch: int, train_loss: float) -> bool:
+        """Record an epoch; return whether it was the last."""
+        with self.descent.averaged():
+            val_loss, config = self._val_loss(), self.config
+            if val_loss is None or self.best_loss is None or val_loss < self.best_loss:
+                self.best, self.best_epoch, self.best_loss = self._parts(), epoch, val_loss
+            stops = epoch == config.epochs or epoch - self.best_epoch >= PATIENCE
+            is_observed = stops or epoch % config.eval_every == 0
+            observed = self.observe(epoch, self.model, self.client_emb) if is_observed else None
+        self.curve.append(AdaptPoint(epoch, train_loss, val_loss, observed))
+        return stops
+
+    def result(self) -> Adapted:
+        """Return the best parts, the curve, and the epoch of these parts."""
+        return Adapted(self.best, tuple(self.curve), self.best_epoch)
+
+    def _val_loss(self) -> float | None:
+        """Return the loss on the images set aside, at a noise that no other score shares."""
+        if self.val is None:
+            return None
+        losses = heldout_losses(
+            self.model, self.client_emb, self.val, self.diffusion, "validation_noise"
+        )
+        return float(losses.mean())
+
+    def _parts(self) -> PrivateState:
+        """Return copies of the parts that this method's new clients own."""
+        model, parts = self.model, dict[str, Tensor]()
+        for part in model.method.record.adapt_parts:
+            if part in NETWORK_PARTS:
+                parts[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
+        if self.client_emb is not None:
+            parts[CLIENT_EMB] = self.client_emb.detach().cpu().clone()
+        return PrivateState(parts)
+
+
+class Descent:
+    """Steps the parts of one new client, and averages them over its last steps.
+
+    mean_k = mean_{k-1} + (iterate_k - mean_{k-1}) / k over the steps of the average, k from 1 on.
+    """
+
+    def __init__(
+        self,
+        leaves: Mapping[str, nn.Parameter],
+        lr: float,
+        config: AdaptConfig,
+        client: ClientContext,
+    ) -> None:
+        """Take the parts that train, and the client with its training images alone."""
+        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {})
+        self._num_steps = config.epochs * steps_per_epoch(len(client.images), config.batch_size)
+        self._first_averaged = self._num_steps - config.num_averaged(self._num_steps)
+        self._config, self._num_taken = config, 0
+        self._means: dict[str, Tensor] = {}
+
+    @property
+    def leaves(self) -> Mapping[str, nn.Parameter]:
+        """The parts that train."""
+        return self._optimizer.leaves
+
+    def zero_grad(self) -> None:
+        """Set the gradients of all parts to zero, in place."""
+        self._optimizer.zero_grad()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step at the rate that is its turn, and average its iterate if it is a last."""
+        self._optimizer.step(self._config.lr_scale(self._num_taken, self._num_steps))
+        self._num_taken += 1
+        num_averaged = self._num_taken - self._first_averaged
+        if num_averaged < 1:
+            return
+        for part, leaf in self.leaves.items():
+            if part in self._means:
+                self._means[part].lerp_(leaf, 1 / num_averaged)
+            else:
+                self._means[part] = leaf.detach().clone()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the means into the iterates' place for a while.
+
+        Before the first step that is averaged, the iterates stay.
+        """
+        iterates = {part: self.leaves[part].detach().clone() for part in self._means}
+        self._put(self._means)
+        try:
+            yield
+        finally:
+            self._put(iterates)
+
+    @torch.no_grad()
+    def _put(self, parts: Mapping[str, Tensor]) -> None:
+        for part, value in parts.items():
+            self.leaves[part].copy_(value)

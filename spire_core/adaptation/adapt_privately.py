@@ -1,18 +1,18 @@
-"""Differentially private adaptation: embeddings of many new clients in one batch, or one part.
+"""Differentially private adaptation of new clients: of embeddings in one batch, or of one part.
 
 The unit is one image of a client, and the backbone is public. Whatever is returned and observed
 depends on a client's images through noisy sums alone: there is no early stopping and no loss of
-training images. D_emb: numbers of an embedding, B: images of a pass.
+training images. All that follows a noisy sum, such as Adam and the average, costs no privacy.
+P: numbers that are trained, D_emb: numbers of an embedding, n: images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spire_core.adaptation.adapt import Adapted, Observe
-from spire_core.adaptation.one_release import release_embedding
-from spire_core.adaptation.private_descent import PrivateCurve, PrivateDescent, Protection
+from spire_core.adaptation.adapt import Adapted, AdaptPoint, Observe
 from spire_core.adaptation.private_gradients import (
     PartGradients,
     Piece,
@@ -20,13 +20,40 @@ from spire_core.adaptation.private_gradients import (
     images_at_once,
     pieces,
 )
+from spire_core.config.privacy import PrivateAdaptConfig
 from spire_core.errors import ConfigError
-from spire_core.federated.private_state import PrivateState
-from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
+from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
+from spire_core.privacy.guarantee import Guarantee, guarantee_of
+from spire_core.privacy.noise import SecretNoise
 from spire_core.privacy.release import BoundedSum
+from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective
+
+AVERAGING = 3.0  # eta of the average: the larger, the more weigh the last iterates
+
+
+@dataclass(frozen=True)
+class Protection:
+    """The protection of new clients.
+
+    `clip_norm` is chosen without private images. `lr`: the rate of noisy steps. `eval_every`: steps
+    between two observations.
+    """
+
+    settings: PrivateAdaptConfig
+    clip_norm: float
+    noise: SecretNoise
+    lr: float
+    eval_every: int = 1
+
+    def guarantee(self, num_images: int) -> Guarantee:
+        """Return the guarantee to a client of so many images; ConfigError if none is possible."""
+        found = guarantee_of(self.settings, num_images, self.noise.is_simulated)
+        assert found is not None  # there is no protection without a budget
+        return found
 
 
 def adapt_privately(
@@ -38,11 +65,11 @@ def adapt_privately(
     objective: TrainingObjective,
     observers: Sequence[Observe],
 ) -> list[Adapted]:
-    """Fit new clients on the backbone `weights` (P,) with differential privacy for their images.
+    """Fit new clients on the backbone `weights` with differential privacy for their images.
 
-    Embeddings share a batch, larger parts are fitted one after the other. An observer gets the
-    averaged iterate, as it would be published. Raises ConfigError if new clients of the method
-    train nothing or several parts.
+    Embeddings share a batch, larger parts are fitted one after the other; the model then ends with
+    the part that is published. An observer gets the averaged iterate, as it would be published.
+    Raises ConfigError if new clients of the method train nothing or several parts.
     """
     parts = model.method.record.adapt_parts
     if len(parts) != 1:
@@ -52,104 +79,185 @@ def adapt_privately(
         )
     model.net.eval()
     train_only(model.net, model.layout, ())
-    run = (model, protection, objective)
-    if parts[0] in NETWORK_PARTS:
-        return [
-            _descend_part(*run, weights, client, parts[0], observe)
-            for client, observe in zip(clients, observers, strict=True)
+    everybody, results = list(zip(clients, starts, observers, strict=True)), list[Adapted]()
+    groups = [everybody] if parts == (CLIENT_EMB,) else [[one] for one in everybody]
+    for group in groups:
+        fits = [
+            PrivateFit(model, weights, client, start, protection, observe)
+            for client, start, observe in group
         ]
-    model.load(weights)
-    embs = [start.parts[CLIENT_EMB].to(model.weights.device) for start in starts]
-    if protection.settings.mechanism == "dp_sgd":
-        return _descend_embeddings(*run, clients, embs, observers)
-    return [release_embedding(*run, *one) for one in zip(clients, embs, observers, strict=True)]
+        if protection.settings.mechanism == "dp_sgd":
+            _descend(model, objective, fits, protection)
+        else:
+            settings, lr = protection.settings, protection.lr
+            for one in fits:
+                one.add(offsets(model, objective, one.client, one.iterate, settings, lr))
+                one.release_mean()
+        results += [one.result() for one in fits]
+    return results
 
 
-def _descend_embeddings(
+class PrivateFit:
+    """One client's private fit of a part (P,), from its start to what is published.
+
+    `iterate`: where the next step begins; `published`: the average of iterates.
+    """
+
+    def __init__(
+        self,
+        model: FlatModel,
+        weights: Tensor,
+        client: ClientContext,
+        start: PrivateState,
+        protection: Protection,
+        observe: Observe,
+    ) -> None:
+        """Load the client's start into the model, and observe it."""
+        [self.part] = model.method.record.adapt_parts
+        emb = load_client(model, weights, start)
+        own = model.weights[model.layout.parts[self.part]] if emb is None else emb
+        self.model, self.client, self.protection = model, client, protection
+        self.observe, self.curve = observe, list[AdaptPoint]()
+        self.guarantee = protection.guarantee(len(client.images))
+        self.iterate, self.published = nn.Parameter(own.clone()), own.clone()
+        self._optimizer = Adam({self.part: self.iterate}, {self.part: protection.lr}, {})
+        self._total = self._new_sum()
+        self._record(0, is_observed=True)
+
+    def shown_in(self, step: int) -> ClientContext:
+        """Return the client with a step's images; without the key nobody can tell which."""
+        rate, client = self.guarantee.sampling_rate, self.client
+        if rate == 1.0:
+            return client
+        place = (client.client_id, step)
+        chosen = self.protection.noise.chosen(len(client.images), rate, "adapt_sampling", *place)
+        return client.chosen(torch.from_numpy(chosen))
+
+    def add(self, contributions: Tensor) -> None:
+        """Add images' contributions (n, P) to the sum that is released next, each clipped."""
+        self._total.add(contributions)
+
+    def take_step(self, step: int) -> None:
+        """Take step number `step`, from 1 on, along the noisy sum of the images' gradients.
+
+        DP-SGD (Abadi et al. 2016, algorithm 1), where a step's sum is divided by the expected
+        number of its images. average_s = (1 - c) average_{s-1} + c iterate_s with
+        c = (eta + 1) / (s + eta): the polynomial-decay average of Shamir & Zhang 2013.
+        """
+        self.iterate.grad = self._released("adapt_step", step).to(self.iterate.dtype)
+        self._optimizer.step()
+        self.published.lerp_(self.iterate.detach(), (AVERAGING + 1) / (step + AVERAGING))
+        every, num_steps = self.protection.eval_every, self.protection.settings.steps
+        self._record(step, is_observed=step % every == 0 or step == num_steps)
+
+    def release_mean(self) -> None:
+        """Move by the noisy mean of the images' own moves, in one release."""
+        self.published += self._released("adapt_release").to(self.published.dtype)
+        self._record(self.protection.settings.steps, is_observed=True)
+
+    def result(self) -> Adapted:
+        """Return the part that is published, and the curve; the kept step is the last."""
+        state = PrivateState({self.part: self.published.detach().cpu().clone()})
+        return Adapted(state, tuple(self.curve), self.curve[-1].epoch)
+
+    def _new_sum(self) -> BoundedSum:
+        return BoundedSum(len(self.iterate), self.protection.clip_norm, self.iterate.device)
+
+    def _released(self, purpose: str, *counters: int) -> Tensor:
+        """Return the noisy sum, over the expected number of its images; a new one begins."""
+        place, noise = (self.client.client_id, *counters), self.protection.noise
+        normals = noise.normals(len(self.iterate), purpose, *place)
+        released = self._total.release(self.guarantee.noise_multiplier, normals)
+        self._total = self._new_sum()
+        return released / self.guarantee.batch
+
+    def _record(self, step: int, is_observed: bool) -> None:
+        """Add a point, which holds no loss of private images; put what is published in place."""
+        observed, emb = None, self.published
+        if is_observed:
+            if self.part != CLIENT_EMB:
+                self.model.weights[self.model.layout.parts[self.part]] = self.published
+                emb = None
+            observed = self.observe(step, self.model, emb)
+        self.curve.append(AdaptPoint(step, None, None, observed))
+
+
+Pass = list[tuple[PrivateFit, Piece]]
+
+
+def _descend(
     model: FlatModel,
+    objective: TrainingObjective,
+    fits: Sequence[PrivateFit],
     protection: Protection,
-    objective: TrainingObjective,
-    clients: Sequence[ClientContext],
-    starts: Sequence[Tensor],
-    observers: Sequence[Observe],
-) -> list[Adapted]:
-    pairs = list(zip(clients, starts, observers, strict=True))
-    descents = [PrivateDescent(emb, c, protection) for c, emb, _ in pairs]
-    curves = [PrivateCurve(observe, model, emb) for _, emb, observe in pairs]
-    for step in range(1, protection.settings.steps + 1):
-        sums = [descent.new_sum() for descent in descents]
-        _add_gradients(model, objective, descents, sums, step)
-        for descent, curve, total in zip(descents, curves, sums, strict=True):
-            descent.take_step(step, total)
-            curve.add(step, descent.average, protection.is_observed(step))
-    return [
-        curve.result(CLIENT_EMB, descent.average)
-        for descent, curve in zip(descents, curves, strict=True)
-    ]
-
-
-def _add_gradients(
-    model: FlatModel,
-    objective: TrainingObjective,
-    descents: Sequence[PrivateDescent],
-    sums: Sequence[BoundedSum],
-    step: int,
 ) -> None:
-    """Add the gradients of a step's images to their clients' sums; clients share passes."""
-    waiting = list[tuple[int, Piece]]()  # a client's position, and some of its images
-    for i, descent in enumerate(descents):
-        num_draws = descent.protection.settings.draws
-        size = images_at_once(num_draws)
-        for piece in pieces(descent.shown_in(step), num_draws, size, step, objective):
-            if sum(len(other.images) for _, other in waiting) + len(piece.images) > size:
-                _take_pass(model, objective, descents, sums, waiting)
-                waiting = []
-            waiting.append((i, piece))
-    if waiting:
-        _take_pass(model, objective, descents, sums, waiting)
-
-
-def _take_pass(
-    model: FlatModel,
-    objective: TrainingObjective,
-    descents: Sequence[PrivateDescent],
-    sums: Sequence[BoundedSum],
-    waiting: Sequence[tuple[int, Piece]],
-) -> None:
-    sizes = [len(piece.images) for _, piece in waiting]
-    embs = torch.cat(
-        [
-            descents[i].iterate.detach().expand(size, -1)
-            for (i, _), size in zip(waiting, sizes, strict=True)
-        ]
-    )
-    whole = Piece(*(torch.cat(same) for same in zip(*(piece for _, piece in waiting), strict=True)))
-    gradients = embedding_gradients(model, objective, embs, whole)
-    for (i, _), own in zip(waiting, gradients.split(sizes), strict=True):
-        sums[i].add(own)
-
-
-def _descend_part(
-    model: FlatModel,
-    protection: Protection,
-    objective: TrainingObjective,
-    weights: Tensor,
-    client: ClientContext,
-    part: str,
-    observe: Observe,
-) -> Adapted:
-    """Fit one part of the network; the model ends with the part that is published."""
-    model.load(weights)
-    own, gradients = model.weights[model.layout.parts[part]], PartGradients(model, objective, part)
-    descent = PrivateDescent(own, client, protection)
-    curve = PrivateCurve(observe, model, None)
+    """Take all noisy steps of these clients; several clients train embeddings."""
     num_draws = protection.settings.draws
-    size = gradients.images_at_once(num_draws)
+    size = images_at_once(num_draws, len(fits[0].iterate))
+    gradients = _gradients(model, objective)
     for step in range(1, protection.settings.steps + 1):
-        total = descent.new_sum()
-        for piece in pieces(descent.shown_in(step), num_draws, size, step, objective):
-            total.add(gradients(descent.iterate, piece))
-        descent.take_step(step, total)
-        own.copy_(descent.average)
-        curve.add(step, None, protection.is_observed(step))
-    return curve.result(part, descent.average)
+        for shared in _passes(fits, num_draws, size, step, objective):
+            for (one, _), own in zip(shared, gradients(shared), strict=True):
+                one.add(own)
+        for one in fits:
+            one.take_step(step)
+
+
+def _passes(
+    fits: Sequence[PrivateFit], num_draws: int, size: int, step: int, objective: TrainingObjective
+) -> Iterator[Pass]:
+    """Yield a step's images in passes through the network, which clients share."""
+    waiting: Pass = []
+    for one in fits:
+        for piece in pieces(one.shown_in(step), num_draws, size, step, objective):
+            if sum(len(other.images) for _, other in waiting) + len(piece.images) > size:
+                yield waiting
+                waiting = []
+            waiting.append((one, piece))
+    if waiting:
+        yield waiting
+
+
+def _gradients(
+    model: FlatModel, objective: TrainingObjective
+) -> Callable[[Pass], Sequence[Tensor]]:
+    """Return what computes the gradients (n, P) of each piece of a pass."""
+    [part] = model.method.record.adapt_parts
+    if part != CLIENT_EMB:
+        of_part = PartGradients(model, objective, part)
+        return lambda shared: [of_part(one.iterate, piece) for one, piece in shared]
+
+    def of_embeddings(shared: Pass) -> Sequence[Tensor]:
+        sizes = [len(piece.images) for _, piece in shared]
+        embs = [one.iterate.detach().expand(len(piece.images), -1) for one, piece in shared]
+        whole = Piece(*map(torch.cat, zip(*(piece for _, piece in shared), strict=True)))
+        return embedding_gradients(model, objective, torch.cat(embs), whole).split(sizes)
+
+    return of_embeddings
+
+
+def offsets(
+    model: FlatModel,
+    objective: TrainingObjective,
+    client: ClientContext,
+    start: Tensor,
+    settings: PrivateAdaptConfig,
+    lr: float,
+) -> Tensor:
+    """Return how far each image's own embedding moves from the start (D_emb,), as (n, D_emb).
+
+    DPAgg-TI (Peetathawatchai et al. 2026, arXiv 2411.14639, section 4): an image's embedding
+    depends on no other image. Its move is clipped, so that one image moves the mean by at most
+    C / n.
+    """
+    embs = nn.Parameter(start.detach().expand(len(client.images), -1).clone())
+    # Adam steps every number by itself, so that one optimizer serves all embeddings.
+    optimizer = Adam({CLIENT_EMB: embs}, {CLIENT_EMB: lr}, {})
+    size = images_at_once(settings.draws, len(start))
+    for step in range(1, settings.steps + 1):
+        own = pieces(client, settings.draws, size, step, objective)
+        rows = zip(embs.detach().split(size), own, strict=True)
+        gradients = [embedding_gradients(model, objective, *pair) for pair in rows]
+        embs.grad = torch.cat(gradients)
+        optimizer.step()
+    return embs.detach() - start.detach()

@@ -65,9 +65,9 @@ def _number_of(image: Tensor) -> int:
     return int.from_bytes(hashlib.sha256(image.cpu().numpy().tobytes()).digest()[:8], "big")
 
 
-def images_at_once(num_draws: int) -> int:
-    """Return how many images a pass through the network takes."""
-    return max(1, MAX_ROWS // num_draws)
+def images_at_once(num_draws: int, num_numbers: int) -> int:
+    """Return of how many images gradients of so many numbers are computed in one pass."""
+    return max(1, min(MAX_ROWS // num_draws, MAX_NUMBERS // max(1, num_numbers)))
 
 
 def whole_draws(t: Tensor, eps: Tensor, tokens: Tensor) -> StepNoise:
@@ -129,11 +129,6 @@ class PartGradients:
         with _plain_attention():
             gradients = self._of_images(named, to_float(images), t, eps, tokens)
         return torch.cat([gradients[name].flatten(1) for name in named], 1)
-
-    def images_at_once(self, num_draws: int) -> int:
-        """Return how many images' gradients are computed together."""
-        size = self.at.stop - self.at.start
-        return max(1, min(images_at_once(num_draws), MAX_NUMBERS // max(1, size)))
 
     def _named(self, weights: Tensor) -> dict[str, Tensor]:
         """Return the part's weights (P,) as the network's named tensors, in their order."""

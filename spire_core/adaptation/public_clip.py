@@ -7,7 +7,7 @@ function of the backbone, which is public to a new client, and of the run's seed
 import torch
 from torch import Tensor
 
-from spire_core.adaptation.one_release import offsets
+from spire_core.adaptation.adapt_privately import offsets
 from spire_core.adaptation.private_gradients import (
     PartGradients,
     embedding_gradients,
@@ -17,8 +17,7 @@ from spire_core.adaptation.private_gradients import (
 from spire_core.config.privacy import PrivateAdaptConfig
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.errors import ConfigError
-from spire_core.federated.private_state import PrivateState
-from spire_core.methods import CLIENT_EMB
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.network.flat_model import FlatModel, train_only
 from spire_core.rng import torch_generator
 from spire_core.training.context import ClientContext
@@ -62,37 +61,25 @@ def public_clip_norm(
     A contribution is what private fits clip: a gradient at the start, or with one release an
     offset. ConfigError if it is zero, so that nothing can be trained with it.
     """
-    model.load(weights)
+    [part] = model.method.record.adapt_parts
+    emb = load_client(model, weights, start)
+    own = model.weights[model.layout.parts[part]] if emb is None else emb
     model.net.eval()
     train_only(model.net, model.layout, ())
-    vectors = _contributions(model, client, start, settings, objective, lr)
-    found = float(torch.linalg.vector_norm(vectors.double(), dim=1).median())
-    if not 0 < found < float("inf"):
+    size = images_at_once(settings.draws, len(own))
+    shown = pieces(client, settings.draws, size, 0, objective)
+    if emb is None:
+        gradients = PartGradients(model, objective, part)
+        found = [gradients(own, piece).norm(dim=1, keepdim=True) for piece in shown]
+    elif settings.mechanism == "dp_sgd":
+        rows = ((own.expand(len(piece.images), -1), piece) for piece in shown)
+        found = [embedding_gradients(model, objective, *pair) for pair in rows]
+    else:
+        found = [offsets(model, objective, client, own, settings, lr)]
+    median = float(torch.linalg.vector_norm(torch.cat(found).double(), dim=1).median())
+    if not 0 < median < float("inf"):
         raise ConfigError(
-            f"expected a positive clip norm from images of the backbone, got {found}: it has "
+            f"expected a positive clip norm from images of the backbone, got {median}: it has "
             "learned nothing, so set privacy.adapt.clip_norm"
         )
-    return found
-
-
-def _contributions(
-    model: FlatModel,
-    client: ClientContext,
-    start: PrivateState,
-    settings: PrivateAdaptConfig,
-    objective: TrainingObjective,
-    lr: float,
-) -> Tensor:
-    [part] = model.method.record.adapt_parts
-    if part != CLIENT_EMB:
-        gradients = PartGradients(model, objective, part)
-        size = gradients.images_at_once(settings.draws)
-        own = model.weights[model.layout.parts[part]]
-        found = pieces(client, settings.draws, size, 0, objective)
-        return torch.cat([gradients(own, piece).norm(dim=1, keepdim=True) for piece in found])
-    emb = start.parts[CLIENT_EMB].to(model.weights.device)
-    if settings.mechanism == "one_release":
-        return offsets(model, objective, client, emb, settings, lr)
-    found = pieces(client, settings.draws, images_at_once(settings.draws), 0, objective)
-    rows = ((emb.expand(len(piece.images), -1), piece) for piece in found)
-    return torch.cat([embedding_gradients(model, objective, *pair) for pair in rows])
+    return median

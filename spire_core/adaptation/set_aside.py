@@ -45,6 +45,12 @@ def set_aside(
     return client.chosen(train), client.chosen(val) if config.early_stopping else None
 
 
+def set_aside_split(split: ClientSplit, seed: int) -> ClientSplit:
+    """Return a new client's split whose held-out images are those that it sets aside."""
+    at_train, at_val = split_validation(split.client_id, len(split.train), seed)
+    return ClientSplit(split.client_id, split.train[at_train.numpy()], split.train[at_val.numpy()])
+
+
 def fitted_split(split: ClientSplit, sets_aside: bool, seed: int) -> ClientSplit:
     """Return a new client's split with the training images that its fit steps on alone.
 
@@ -52,11 +58,4 @@ def fitted_split(split: ClientSplit, sets_aside: bool, seed: int) -> ClientSplit
     """
     if not sets_aside:
         return split
-    at, _ = split_validation(split.client_id, len(split.train), seed)
-    return ClientSplit(split.client_id, split.train[at.numpy()], split.test)
-
-
-def set_aside_split(split: ClientSplit, seed: int) -> ClientSplit:
-    """Return a new client's split whose held-out images are those that it sets aside."""
-    at_train, at_val = split_validation(split.client_id, len(split.train), seed)
-    return ClientSplit(split.client_id, *(split.train[at.numpy()] for at in (at_train, at_val)))
+    return ClientSplit(split.client_id, set_aside_split(split, seed).train, split.test)

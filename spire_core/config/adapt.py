@@ -23,7 +23,8 @@ class AdaptConfig:
     noise draws per image and step; None takes as many as fill a batch, so that a few images give a
     step as steady as many do. `schedule`: the rate stays, or falls along half a cosine from the
     first step to the last. `average`: the share of the last steps whose mean takes the place of the
-    last iterate (Polyak & Juditsky 1992).
+    last iterate (Polyak & Juditsky 1992). `pull`: the factor mu of mu/2 ||w - w_0||^2, which holds
+    the parts w of the network that a new client trains near those of the backbone, w_0.
 
     `early_stopping`: a fifth of its images is set aside, the epoch with the lowest denoising loss
     on them is kept (0 is the start), and training ends after 5 epochs without a better one.
@@ -46,6 +47,7 @@ class AdaptConfig:
     draws: Annotated[int | None, Range(1, 10_000)] = 1
     schedule: Annotated[str, Choice("constant", "cosine")] = "constant"
     average: Annotated[float, Range(0, 1)] = 0.0
+    pull: Annotated[float, Range(0, 1000)] = 0.0
     early_stopping: bool = False
     guidance: Annotated[tuple[float, ...] | None, Range(0, MAX_GUIDANCE)] = None
     eval_every: Annotated[int, Range(1)] = 1

@@ -1,7 +1,8 @@
-"""The proximal term of FedProx: mu/2 ||w - w_0||^2 in a client's objective (Li et al. 2020, eq. 2).
+"""The pull to given weights: mu/2 ||w - w_0||^2 in a client's objective (Li et al. 2020, eq. 2).
 
-w: the weights that a client shares in a round; w_0: the same weights as the server handed them out.
-P: length of the flat weight vector; S <= P: length of its shared stretch.
+In a round (FedProx), w are the weights that a client shares, and w_0 the same weights as the server
+handed them out. In the fit of a new client, w are the parts that it trains, and w_0 the backbone.
+P: length of the flat weight vector; S <= P: length of the stretch that is pulled.
 """
 
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from spire_core.network.flat_model import Layout
 
 @dataclass(frozen=True, eq=False)
 class ProximalTerm:
-    """The factor `mu`, and the broadcast weights w_0 (S,) in `anchor`."""
+    """The factor `mu`, and the weights w_0 (S,) in `anchor`."""
 
     mu: float
     anchor: Tensor
@@ -22,7 +23,7 @@ class ProximalTerm:
     def add_gradient(
         self, weights: Tensor, grads: Tensor, layout: Layout, parts: Collection[str]
     ) -> None:
-        """Add mu (w - w_0) to the gradients of those of the parts that are shared, in place.
+        """Add mu (w - w_0) to the gradients of those of the parts that are pulled, in place.
 
         `weights` and `grads` (..., P) may be those of several clients.
         """

@@ -23,8 +23,9 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
+from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective
+from spire_core.training.fit import TrainingObjective, fit, trained_leaves
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(), cond_dim=16)
 OBJECTIVE = TrainingObjective(Diffusion.of(DiffusionConfig()))
@@ -146,6 +147,35 @@ def test_the_mean_of_the_last_iterates_is_observed_and_kept(method: str, part: s
     assert torch.equal(seen[4], kept)
     torch.testing.assert_close(kept, (iterates[3] + iterates[4]) / 2, rtol=1e-5, atol=1e-7)
     assert not torch.equal(kept, last)
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep"])
+def test_without_a_pull_it_is_plain_training(method: str) -> None:
+    """Adam on the denoising loss alone, bit for bit."""
+    _, result, _ = adapt(method, lr=0.01, pull=0.0)
+    model, client = FlatModel(MODEL, MethodConfig(name=method), 1), ClientContext(7, 2, IMAGES)
+    model.load(trained_weights(method))
+    [part] = METHODS[method].adapt_parts
+    optimizer = Adam(trained_leaves(model, None, (part,)), {part: 0.01}, {})
+    for epoch in (1, 2, 3):
+        batches, noise = epoch_streams(client, AdaptConfig(batch_size=8), epoch)
+        fit(model, None, batches, optimizer, OBJECTIVE, noise)
+    assert torch.equal(result.state.parts[part], model.weights[model.layout.parts[part]])
+
+
+@pytest.mark.parametrize("method", ["fedavg_ft", "shared_rep", "bias"])
+def test_a_pull_keeps_a_fit_near_the_shared_weights(method: str) -> None:
+    weights, moved = trained_weights(method), []
+    for pull in (0.0, 1.0, 1000.0):
+        model, _, _ = adapt(method, lr=0.01, epochs=10, pull=pull)
+        moved.append(float((model.weights - weights).norm()))
+    assert moved[0] > moved[1] > moved[2] > 0
+    assert moved[2] < moved[0] / 3
+
+
+def test_an_embedding_is_pulled_nowhere() -> None:
+    (_, plain, _), (_, pulled, _) = adapt("spire"), adapt("spire", pull=1000.0)
+    assert torch.equal(plain.state.parts["client_emb"], pulled.state.parts["client_emb"])
 
 
 def test_more_draws_make_the_steps_of_a_few_images_steadier() -> None:

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.adaptation.adapt import Adapted
-from spire_core.adaptation.adapt_privately import adapt_privately
-from spire_core.adaptation.one_release import offsets
-from spire_core.adaptation.private_descent import AVERAGING, Protection
+from spire_core.adaptation.adapt_privately import AVERAGING, Protection, adapt_privately, offsets
 from spire_core.adaptation.private_gradients import (
     PartGradients,
     embedding_gradients,

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from spire_core.adaptation.adapt import Adapted, adapt_client
-from spire_core.adaptation.adapt_together import adapt_embeddings
+from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig

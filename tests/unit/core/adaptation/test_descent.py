@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spire_core.adaptation.descent import Descent
+from spire_core.adaptation.adapt import Descent
 from spire_core.config.adapt import AdaptConfig
 from spire_core.diffusion.process import sample_timesteps
 from spire_core.rng import torch_generator

@@ -9,8 +9,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from spire_core.adaptation.adapt_privately import adapt_privately
-from spire_core.adaptation.private_descent import Protection
+from spire_core.adaptation.adapt_privately import Protection, adapt_privately
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clients.process import prepare_torch
+from pipeline.clients.context import prepare_torch
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.config.meaning import fingerprint, pretrain_fingerprint
@@ -88,7 +88,7 @@ def test_new_clients_train_in_the_same_precision(tmp_path: Path) -> None:
     for precision in ("float32", "bf16"):
         worker = worker_of(config_of(precision, "loop"), tmp_path / precision)
         settings = AdaptConfig(epochs=2, batch_size=8, eval_every=2)
-        (fitted,) = worker.fit_embeddings([2], initial_with_projection(), settings, None)
+        (fitted,) = worker.adapt([2], initial_with_projection(), settings, None)
         found.append(fitted.curve[-1].train_loss)
     assert found[1] == pytest.approx(found[0], rel=0.02)
     assert found[1] != found[0]

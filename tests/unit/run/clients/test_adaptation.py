@@ -1,6 +1,7 @@
 """A new client is fitted by itself: no worker, no partition and no file of a run is needed."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clients.adaptation import ClientAdapter
+from pipeline.clients.adaptation import ClientAdapter, report_of
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
@@ -36,13 +37,14 @@ def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) 
     setup = WorkerSetup(config, {1: mixture}, Partition(others, (new,)), extractor, folder)
     worker = ClientWorker(setup, images)
     pooled = worker.real_features(0)
-    expected = worker.adapt(1, weights, config.adapt, None, pooled)
+    [fitted] = worker.adapt((1,), weights, config.adapt, None, pooled)
+    expected = report_of(fitted, fitted.looks)
 
     context = ModelContext.start(config, images.shape[1:])
     adapter = ClientAdapter(ClientEvaluator(context, extractor, tmp_path / "features"))
-    report, state = adapter.adapt(
-        ClientData(new, images, mixture), weights, config.adapt, None, pooled
-    )
+    known, unknown = ClientData(new, images, mixture), ClientData(new, images)
+    [(fitted, state)] = adapter.fit([known], weights, config.adapt, None, pooled)
+    report = report_of(fitted, fitted.looks)
     kept = worker.private_state(1).to_tensors()
     assert state.to_tensors().keys() == kept.keys() != set()
     assert all(torch.equal(kept[name], own) for name, own in state.to_tensors().items())
@@ -50,10 +52,11 @@ def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) 
     assert torch.equal(report.after.features, expected.after.features)
     assert "tv" in report.scores_after
 
-    unknown, _ = adapter.adapt(ClientData(new, images), weights, config.adapt, None, pooled)
+    [(fitted, _)] = adapter.fit([unknown], weights, config.adapt, None, pooled)
+    without = report_of(fitted, fitted.looks)
     scores = {name: score for name, score in report.scores_after.items() if name != "tv"}
-    assert unknown.scores_after == scores
-    assert unknown.after.histogram is None
+    assert without.scores_after == scores
+    assert without.after.histogram is None
 
 
 LOOK_S = 0.25
@@ -77,11 +80,26 @@ def test_a_fit_is_timed_without_the_looks_at_it(
     monkeypatch.setattr(evaluator, "generate", slowly)
     clients = [ClientData(ClientSplit(i, np.arange(16), np.arange(16, 30)), images) for i in (0, 1)]
     pooled = evaluator.real_features(clients[0])
-    report, _ = adapter.adapt(clients[0], weights, config.adapt, None, pooled)
+    [(fitted, _)] = adapter.fit(clients[:1], weights, config.adapt, None, pooled)
+    report = report_of(fitted, fitted.looks)
     assert 0 < report.fit_duration_s <= report.duration_s - 2 * LOOK_S  # before, and after
     if method == "spire":  # side by side
         began = time.monotonic()
-        fits = [one for one, _ in adapter.fit_embeddings(clients, weights, config.adapt, None)]
+        fits = [one for one, _ in adapter.fit(clients, weights, config.adapt, None)]
         elapsed_s = time.monotonic() - began
         assert fits[0].fit_duration_s == fits[1].fit_duration_s > 0
         assert sum(one.fit_duration_s for one in fits) <= elapsed_s
+
+
+def test_a_client_that_shares_no_backbone_is_pulled_nowhere(tmp_path: Path) -> None:
+    config = load_config("smoke", [*WORDS, "method=local", "eval.extractor=none"])
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 16, 16), np.uint8)
+    context = ModelContext.start(config, images.shape[1:])
+    adapter = ClientAdapter(ClientEvaluator(context, "none", tmp_path))
+    client = ClientData(ClientSplit(0, np.arange(16), np.arange(16, 30)), images)
+    weights, found = np.zeros(context.model.layout.size, np.float32), []
+    for pull in (0.0, 100.0):
+        settings = replace(config.adapt, pull=pull)
+        [(_, state)] = adapter.fit([client], weights, settings, None, torch.zeros(1, 0))
+        found.append(state.parts["body"])
+    assert torch.equal(*found)

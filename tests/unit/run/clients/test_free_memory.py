@@ -5,8 +5,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.clients import free_memory
-from pipeline.clients.free_memory import available_bytes, container_room, oom_kills
+from pipeline.clients import memory
+from pipeline.clients.memory import available_bytes, container_room
 
 GIB = 2**30
 NO_LIMIT = 9223372036854771712  # of version 1
@@ -18,33 +18,29 @@ def group(folder: Path, **files: str | int) -> None:
         (folder / name.replace("__", ".")).write_text(f"{text}\n")
 
 
-def version_1(folder: Path, limit: int, use: int, cache: int = 0, kills: int = 0) -> None:
+def version_1(folder: Path, limit: int, use: int, cache: int = 0) -> None:
     stat = f"cache 5\ninactive_file 1\ntotal_inactive_file {cache}"
     group(folder, memory__limit_in_bytes=limit, memory__usage_in_bytes=use, memory__stat=stat)
-    group(folder, memory__oom_control=f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}")
 
 
-def version_2(folder: Path, limit: str | int, use: int, cache: int = 0, kills: int = 0) -> None:
+def version_2(folder: Path, limit: str | int, use: int, cache: int = 0) -> None:
     group(folder, memory__max=limit, memory__current=use)
     group(folder, memory__stat=f"anon 7\ninactive_file {cache}\nactive_file 1")
-    group(folder, memory__events=f"oom 9\noom_kill {kills}\noom_group_kill 0")
 
 
 def test_the_narrowest_of_the_groups_above_counts(tmp_path: Path) -> None:
     member = tmp_path / "cgroup"
     member.write_text("0::/pods/one\n")
-    version_2(tmp_path / "fs/pods/one", "max", 1 * GIB, kills=3)
+    version_2(tmp_path / "fs/pods/one", "max", 1 * GIB)
     version_2(tmp_path / "fs/pods", 3 * GIB, 2 * GIB, cache=GIB // 2)
     assert list(container_room(member, tmp_path / "fs")) == [3 * GIB // 2]
-    assert oom_kills(member, tmp_path / "fs", tmp_path / "none") == 3
 
 
 def test_a_container_sees_its_group_at_the_mount_under_another_path(tmp_path: Path) -> None:
     member = tmp_path / "cgroup"
     member.write_text("9:name=systemd:/\n4:cpu,memory:/docker/4f\n3:cpuset:/docker/4f\n0::/\n")
-    version_1(tmp_path / "fs/memory", 4 * GIB, 3 * GIB, cache=2 * GIB, kills=2)
+    version_1(tmp_path / "fs/memory", 4 * GIB, 3 * GIB, cache=2 * GIB)
     assert list(container_room(member, tmp_path / "fs")) == [3 * GIB]
-    assert oom_kills(member, tmp_path / "fs", tmp_path / "none") == 2
 
 
 def test_no_limit_of_version_1_is_a_number_beyond_any_machine(tmp_path: Path) -> None:
@@ -71,18 +67,12 @@ def test_a_group_over_its_limit_has_no_room(tmp_path: Path) -> None:
 
 
 def test_without_groups_the_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_memory, "MEMBERSHIP", tmp_path / "none")
+    monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "none")
     total = psutil.virtual_memory().total
     assert 0 < available_bytes() < total
     member = tmp_path / "cgroup"
     member.write_text("0::/\n")
     version_2(tmp_path / "fs", 3, 1)
-    monkeypatch.setattr(free_memory, "MEMBERSHIP", member)
-    monkeypatch.setattr(free_memory, "MOUNT", tmp_path / "fs")
+    monkeypatch.setattr(memory, "MEMBERSHIP", member)
+    monkeypatch.setattr(memory, "MOUNT", tmp_path / "fs")
     assert available_bytes() == 2
-
-
-def test_a_machine_without_groups_counts_its_kills(tmp_path: Path) -> None:
-    (tmp_path / "vmstat").write_text("pgfault 3\noom_kill 7\n")
-    assert oom_kills(tmp_path / "none", tmp_path, tmp_path / "vmstat") == 7
-    assert oom_kills(tmp_path / "none", tmp_path, tmp_path / "none") == 0

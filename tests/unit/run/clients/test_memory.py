@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.clients import memory
+from pipeline.clients.context import KEPT_BYTES
 from pipeline.clients.memory import (
     NO_ROUNDS,
     Footprint,
@@ -20,7 +21,6 @@ from pipeline.clients.memory import (
     peak_bytes,
     resident_bytes,
 )
-from pipeline.clients.process import KEPT_BYTES
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup

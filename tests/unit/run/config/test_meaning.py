@@ -23,6 +23,9 @@ def fingerprints(words: str) -> tuple[str, str]:
         ("method=fedavg_ft", "model.d_emb=7 client.emb_lr=1 client.private_moments=none"),
         ("method=fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
         ("method=fedavg_ft", "adapt.group_size=3"),  # only embeddings are fitted together
+        ("", "adapt.pull=0.5"),  # an embedding is pulled nowhere
+        ("method=local", "adapt.pull=0.5"),  # nor is whoever shares no backbone
+        (f"method=fedavg_ft {FIT}", "adapt.pull=0.5"),
         ("method=fedavg", "adapt.epochs=99 adapt.tune_epochs=2"),
         ("method=local", "client.lr=9 federation.num_rounds=99 federation.drop_rate=0.5"),
         ("method=local", "client.prox_mu=0.1 federation.tau=1"),
@@ -96,6 +99,8 @@ def test_what_rounds_read_is_another_pretraining(given: str, read: str) -> None:
         ("method=shared_rep", "adapt.local_init=mean"),
         ("method=fedavg", "adapt.num_images=5"),
         ("method=local", "adapt.average=0.5"),
+        ("method=fedavg_ft", "adapt.pull=0.5"),
+        ("method=shared_rep", "adapt.pull=0.5"),
         (FIT, "privacy.adapt.epsilon=5"),
         (FIT, "privacy.adapt.clip_norm=0.1"),
         (FIT, "privacy.adapt.mechanism=one_release"),
@@ -130,6 +135,7 @@ def test_a_label_stands_for_its_key() -> None:
         ("model.words=[a]", ["model.words counts with model.text=words alone"]),
         ("partition.alpha=0.5 server.momentum=0.5", ["partition.alpha", "server.momentum"]),
         (f"{FIT} adapt.epochs=9", ["privacy.adapt.steps counts"]),
+        (f"{FIT} method=fedavg_ft adapt.pull=1", ["adapt.pull counts", "privacy.adapt.epsilon"]),
         ("resources.pool=local resources.num_actors=2", ["resources.pool=ray"]),
         ("method=fedavg_ft model.d_emb=7", []),  # all methods may be given the same settings
         ("client.group_size=3 data.root=a", []),

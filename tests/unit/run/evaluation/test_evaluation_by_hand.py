@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.clients.adaptation import report_of
 from pipeline.evaluation import scores
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import (
@@ -18,13 +19,7 @@ from pipeline.evaluation.scores import (
     draw_pretraining,
     pooled_features,
 )
-from pipeline.experiment.adaptation import _report
-from pipeline.federation.messages import (
-    EpochEvaluation,
-    FittedClient,
-    GeneratedSamples,
-    HeldoutLosses,
-)
+from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
 from pipeline.results.metrics import adaptation_metrics
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.eval import EvalConfig
@@ -134,20 +129,29 @@ def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
 
 
 def test_an_adapted_client_is_reported_before_and_after() -> None:
-    def look(epoch: int) -> EpochEvaluation:
-        images = np.full((1, 1, 2, 2), epoch)
-        seen = GeneratedSamples(7, features("drawn", epoch, 20), None, images)
-        scores, nearest = {"own_kid": float(epoch)}, (epoch + 0.25, epoch + 0.5)
-        return EpochEvaluation(
-            seen, scores, torch.full((3,), float(epoch)), nearest, duration_s=1.0
+    def look(epoch: int, shown: int, guidance: float | None = None) -> Look:
+        images = np.full((1, 1, 2, 2), shown)
+        return Look(
+            epoch=epoch,
+            guidance=guidance,
+            scores={"own_kid": float(shown)},
+            heldout=torch.full((3,), float(shown)),
+            duration_s=1.0,
+            drawn=GeneratedSamples(7, features("drawn", shown, 20), None, images),
+            distances=(shown + 0.25, shown + 0.5),
         )
 
-    looks = {epoch: look(epoch) for epoch in (0, 2, 3)}
+    looks = {epoch: look(epoch, epoch) for epoch in (0, 2, 3)}
     curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
     fitted = FittedClient(
-        7, curve, 2, tuple(looks), num_trained=5, fit_duration_s=3.0, duration_s=4.0
+        client_id=7,
+        curve=curve,
+        kept_epoch=2,
+        num_trained=5,
+        fit_duration_s=3.0,
+        duration_s=4.0,
     )
-    report = _report(fitted, list(looks.values()))
+    report = report_of(fitted, list(looks.values()))
     assert report.before.images is not None
     assert report.after.images is not None
     assert (report.before.images.max(), report.after.images.max()) == (0, 2)
@@ -157,7 +161,7 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
     assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 7.0)
     # With a guidance of its own the client is looked at once more, and its curve stays as it is.
-    guided = _report(replace(fitted, guidance=3.0), [*looks.values(), look(9)])
+    guided = report_of(replace(fitted, guidance=3.0), [*looks.values(), look(2, 9, 3.0)])
     assert guided.after.images is not None
     assert (guided.scores_after, guided.after.images.max()) == ({"own_kid": 9.0}, 9)
     assert [point.observed for point in guided.curve] == observed

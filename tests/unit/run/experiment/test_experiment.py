@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.cli.result_text import result_table
+from pipeline.clients.adaptation import report_of
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
@@ -557,7 +558,8 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     client_id, pooled = setting.new_ids[0], worker.real_features(0)
-    report = worker.adapt(client_id, weights.numpy(), config.adapt, None, pooled)
+    [fitted] = worker.adapt((client_id,), weights.numpy(), config.adapt, None, pooled)
+    report = report_of(fitted, fitted.looks)
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
     client, evaluator = worker.client_data(client_id), worker.evaluator

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.guidance import choose_guidance
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
@@ -25,6 +25,7 @@ from pipeline.results.result import Result
 from pipeline.results.world_rows import with_world
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.extractors import make_extractor
+from spire_core.federated.private_state import PrivateState
 from spire_core.methods import METHODS
 from spire_core.partition.split import ClientSplit
 from spire_core.rng import torch_generator
@@ -168,21 +169,24 @@ def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
     split = ClientSplit(1, np.arange(10), np.arange(10, 14))
     client = ClientData(split, images, tokens=np.arange(14)[:, None])
     method = SimpleNamespace(record=METHODS["spire"])
-    evaluator: Any = SimpleNamespace(
-        context=SimpleNamespace(config=SimpleNamespace(method=method, seed=0)),
-        extractor=Extractor(),
-        real_features=lambda own: to_float(own.test_images()).flatten(1),
-    )
-    asked = list[list[int]]()
+    network = SimpleNamespace(load=lambda _: None, weights=torch.zeros(1))
+    config, asked = SimpleNamespace(method=method, seed=0), list[list[int]]()
 
-    def draw(own: list[ClientData], scale: float) -> list[Tensor]:
-        prompts = own[0].prompts(8)
+    def draw(own: list[ClientData], *more: Any) -> list[Tensor]:
+        prompts, (_, _, [scale], _) = own[0].prompts(8), more
         assert prompts is not None
         asked.append(prompts.flatten().tolist())
         return [torch.full((8, 1, 2, 2), scale - 1.0)]
 
-    settings = AdaptConfig(guidance=(1.9, 0.03, 1.0))
-    chosen = choose_guidance(evaluator, [client], settings, draw)
+    evaluator: Any = SimpleNamespace(
+        context=SimpleNamespace(config=config, model=network),
+        extractor=Extractor(),
+        real_features=lambda own: to_float(own.test_images()).flatten(1),
+        generate_all=draw,
+    )
+    settings, state = AdaptConfig(guidance=(1.9, 0.03, 1.0)), PrivateState()
+    adapter, start = ClientAdapter(evaluator), torch.zeros(1)
+    chosen = adapter.choose_guidance([client], settings, [state], start, None)
     order = torch.randperm(10, generator=torch_generator(0, "validation", 1))
     aside = order[:2].tolist()
     assert asked == [[*aside * 4]] * 3

@@ -14,8 +14,8 @@ from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
+from pipeline.experiment.reuse import with_participants
 from pipeline.experiment.run import resume_experiment, run_experiment
-from pipeline.experiment.scored_clients import with_participants
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.partitioning import partitioned
 from pipeline.inference.saved_run import SavedRun

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.config.federation import FederationConfig
-from pipeline.experiment.round_recorder import RoundRecorder
+from pipeline.experiment.pretraining import RoundRecorder
 from pipeline.federation.rounds import RoundStats
 from spire_core.config.privacy import PrivateRoundsConfig
 from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee

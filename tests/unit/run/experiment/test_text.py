@@ -17,7 +17,7 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.messages import LookAt, WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.new_client_rows import new_client_rows
@@ -221,13 +221,12 @@ def test_no_message_of_a_client_holds_its_captions(
     weights = initial_weights(config.model, config.method, 1, 0).numpy()
     plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=3)
     content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
-    content += pickle.dumps(worker.fit_group((0, 1), Broadcast(weights), plan))
+    content += pickle.dumps(worker.fit((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
     chooses = replace(config.adapt, guidance=(1.0, 2.0))
-    new, adapting = setting.new_ids[0], (weights, chooses, None)
-    content += pickle.dumps(worker.fit_embeddings((new,), *adapting))
-    pooled = worker.real_features(0)
-    content += pickle.dumps(worker.look((new,), weights, pooled, [0], [True], [2.0]))
+    new, pooled = setting.new_ids[0], worker.real_features(0)
+    content += pickle.dumps(worker.adapt((new,), weights, chooses, None))
+    content += pickle.dumps(worker.look((new,), weights, pooled, [LookAt(new, 0, True, 2.0)]))
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from pipeline.config.load import load_config
-from pipeline.evaluation.forgetting import ForgettingCurve, forgetting_curve, mean_over_clients
+from pipeline.evaluation.forgetting import (
+    ForgettingCurve,
+    forgetting_curve,
+    mean_over_clients,
+    population_kid,
+)
 from pipeline.evaluation.scores import Evaluation, RealData
-from pipeline.experiment.population_scores import population_kid
 from pipeline.federation.messages import AdaptReport, GeneratedSamples, HeldoutLosses
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kstest
 
-from pipeline.clients.round_worker import RoundWorker
+from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import promise_to_clients
@@ -29,7 +29,7 @@ def test_the_noise_of_a_round_is_a_summand_of_its_own(mnist_root: Path, tmp_path
     setting = prepare(load_config("smoke", [*WORDS, f"data.root={mnist_root}"]))
     keep_noise_key(tmp_path, setting.config.privacy)
     parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path)
-    worker = RoundWorker(WorkerSetup(setting.config, *parts), setting.images)
+    worker = ClientWorker(WorkerSetup(setting.config, *parts), setting.images)
     promise = promise_to_clients(setting.config)
     assert promise is not None
     private = promise.round(0.25)
