@@ -12,7 +12,7 @@ from pipeline.results.metrics import round_metrics
 from pipeline.tracking.system_load import SystemLoad
 from pipeline.tracking.tracker import Tracker
 from spire_core.federated.server import ServerState
-from spire_core.privacy.rounds import RoundsGuarantee
+from spire_core.privacy.guarantee import RoundsGuarantee
 
 NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled
 
