@@ -35,7 +35,7 @@ from sweeps import cli
 
 TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
 TINY += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
-TINY += ("adapt.num_images=16", "tracking.log_model=false", "eval.num_clients=2")
+TINY += ("adapt.num_images=8", "tracking.log_model=false", "eval.num_clients=2")
 TINY += ("eval.extractor=none",)
 SECURE = "federation.secure_aggregation=true"
 
@@ -92,7 +92,7 @@ def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: 
     assert 0.3 < leak["cos"] < 0.93  # signs alone have 0.80
     assert leak["span_members"] > leak["span_others"]
     models = values["models"]
-    assert models["num_members"] == models["num_others"] == 2 * 16
+    assert models["num_members"] == models["num_others"] == 2 * 8
     attack = models["attack"]
     assert 0.0 <= attack["auc_low"] <= attack["auc"] <= attack["auc_high"] <= 1.0
     assert metrics["privacy/mia_auc"] == attack["auc"]
@@ -143,18 +143,18 @@ def test_a_secure_sum_of_sixteen_hides_single_embeddings(run_dir: Path) -> None:
 
 
 def test_members_are_the_images_that_a_client_was_fitted_to(run_dir: Path) -> None:
-    """What it set aside for a choice, a fifth of its 16 images here, it never stepped on."""
+    """What it set aside for a choice, a fifth of its 8 images here, it never stepped on."""
     began, _ = load_start(run_dir)
     setting = prepare(overridden(began, ["adapt.early_stopping=true"]))
     saved, worker = SavedRun.load(run_dir), audit_worker(setting, run_dir)
     leak = attack_models(worker, saved.weights.numpy(), [18, 19], saved.client_state)
-    assert leak.num_members == leak.num_others == 2 * 13
+    assert leak.num_members == leak.num_others == 2 * 6
 
 
 def test_eight_images_that_a_client_has_learnt_by_heart_are_found(
     mnist_root: Path, tmp_path: Path
 ) -> None:
-    words = ("adapt.num_images=8", "adapt.epochs=200", "adapt.eval_every=200", "adapt.lr=0.003")
+    words = ("adapt.epochs=200", "adapt.eval_every=200", "adapt.lr=0.003")
     words += ("model.width=8", "model.attention=[]", "federation.num_new_clients=1")
     words += ("tracking.enabled=false", "method=fedavg_ft")
     by_heart = finished(tmp_path, mnist_root, *words)
