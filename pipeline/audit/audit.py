@@ -1,13 +1,14 @@
-"""An audit of a finished run, from its folder to its outcome. It changes nothing that is stored."""
+"""An audit of a finished run, from its folder to its record. It changes nothing else there."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pipeline.audit.embedding_attacks import MessageLeak, attack_messages
-from pipeline.audit.membership import attack_models
-from pipeline.audit.outcome import Audit
-from pipeline.audit.round_messages import observe_rounds
+from pipeline.audit.messages import ATTACKS, MessageLeak, attack_messages
+from pipeline.audit.models import ModelLeak, attack_models
+from pipeline.audit.rounds import observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.meaning import pretrain_fingerprint
@@ -15,12 +16,56 @@ from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import held_back
 from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.files.json_files import write_json
 from pipeline.inference.saved_run import SavedRun
+from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
+from pipeline.runs.layout import AUDIT
+from pipeline.runs.record import read_record
 from pipeline.runs.start import check_same
+from pipeline.tracking.run_log import RunLog
+from pipeline.tracking.tracker import NullTracker
 from spire_core.errors import RunError
 from spire_core.partition.split import Partition
 
-Say = Callable[[str], None]
+
+@dataclass(frozen=True)
+class Audit:
+    """What a run gives away: by its messages, and by its adapted models.
+
+    `messages` is None for a method without embeddings or rounds, `models` for one whose new clients
+    train nothing. `overrides`: settings other than the run's own.
+    """
+
+    run_id: str
+    method: str
+    messages: MessageLeak | None
+    models: ModelLeak | None
+    overrides: tuple[str, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """Return the tracked numbers by name."""
+        found: dict[str, float] = {}
+        if leak := self.messages:
+            found |= {"privacy/emb_cos": leak.cos, "privacy/emb_cos_chance": leak.chance}
+            found |= {"privacy/emb_identified": leak.identified}
+            found |= {"privacy/emb_span": leak.span_members}
+            found |= {"privacy/emb_span_others": leak.span_others}
+        if self.models:
+            attack = self.models.attack
+            found |= {"privacy/mia_auc": attack.auc, "privacy/mia_tpr": attack.tpr}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values; a number that is not finite becomes None."""
+        return _plain(asdict(self) | {"metrics": self.metrics()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def audit_run(
@@ -29,7 +74,7 @@ def audit_run(
     audited: Config,
     overrides: Sequence[str],
     num_rounds: int,
-    say: Say,
+    say: Callable[[str], None],
 ) -> Audit:
     """Return what a finished run gives away.
 
@@ -39,19 +84,27 @@ def audit_run(
     """
     setting = prepare(audited)
     check_same(run_dir, setting.hashes)
-    saved, worker = SavedRun.load(run_dir), _worker(setting, run_dir)
-    weights, method = saved.weights.numpy(), audited.method.record
-    messages = models = None
+    saved, worker = SavedRun.load(run_dir), audit_worker(setting, run_dir)
+    method, messages, models = audited.method.record, None, None
     if method.has_embedding and method.is_federated:
         say(f"simulating {num_rounds} rounds of {audited.federation.cohort_size} clients")
-        messages = _messages(worker, run_dir, began, num_rounds)
+        state = newest_checkpoint(run_dir, pretrain_fingerprint(began))
+        if state is None:
+            raise RunError(
+                f"expected a checkpoint in {run_dir}, got none: audit a run whose checkpoints were "
+                "kept"
+            )
+        rounds = observe_rounds(worker, state, num_rounds)
+        times = audited.diffusion.num_timesteps
+        messages = attack_messages(worker.context.model, rounds, times)
     if method.adapt_parts and setting.new_ids:
         say(f"attacking the models of {len(setting.new_ids)} new clients")
+        weights = saved.weights.numpy()
         models = attack_models(worker, weights, setting.new_ids, saved.client_state)
     return Audit(run_dir.name, audited.method.name, messages, models, tuple(overrides))
 
 
-def _worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
+def audit_worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:
     """Return a worker with the run's clients; it is asked for nothing that stores a state."""
     fields = (without_hidden(setting), setting.extractor, run_dir, setting.tokens)
     setup = WorkerSetup(setting.config, {}, *fields, backbone_hash=setting.backbone_hash)
@@ -77,13 +130,25 @@ def without_hidden(setting: FederationSetup) -> Partition:
     return replace(partition, new_clients=new)
 
 
-def _messages(worker: ClientWorker, run_dir: Path, began: Config, num_rounds: int) -> MessageLeak:
-    state = newest_checkpoint(run_dir, pretrain_fingerprint(began))
-    if state is None:
-        raise RunError(
-            f"expected a checkpoint in {run_dir}, got none: audit a run whose checkpoints were kept"
-        )
-    config = worker.setup.config
-    rounds = observe_rounds(worker, state, num_rounds)
-    times = config.diffusion.num_timesteps
-    return attack_messages(worker.context.model, rounds, times)
+def record_audit(run_dir: Path, audit: Audit) -> Path:
+    """Write an audit into its run's folder and append it to the run's entries; return the file.
+
+    Metrics are those of the first audit: a step of a metric is recorded once. The file and the
+    tables are replaced. An audit of other settings than the run's own is in the file alone.
+    """
+    path = run_dir / AUDIT
+    write_json(path, audit.as_dict())
+    if audit.overrides:
+        return path
+    record = read_record(run_dir)
+    is_tracked = record["tracked"]
+    log = RunLog(run_dir, False) if is_tracked else NullTracker(record["run_id"], run_dir)
+    log.log_metrics(audit.metrics(), FINAL_STEP)
+    if leak := audit.messages:
+        columns: dict[str, list[Any]] = {"client_id": [c.client_id for c in leak.clients]}
+        columns |= {f"cos_{name}": [c.cos[name] for c in leak.clients] for name in ATTACKS}
+        log.log_table("tables/privacy_messages.json", columns)
+    if models := audit.models:
+        aucs = {"mia_auc": list(models.attack.client_aucs)}
+        log.log_table(AUDITED_TABLE, {"client_id": list(models.client_ids)} | aucs)
+    return path

@@ -9,7 +9,7 @@ from pipeline.cli.sync import sync_runs
 from pipeline.cli.words import allowed
 
 if TYPE_CHECKING:
-    from pipeline.audit.outcome import Audit
+    from pipeline.audit.audit import Audit
 
 NUM_ROUNDS = 4
 PLACES = ("tracking.", "data.root=", "eval.extractor_weights=")
@@ -36,8 +36,7 @@ def audit(args: argparse.Namespace) -> Answer:
         raise RunError(f"expected a finished run, got {args.run}: spire resume {args.run} first")
     began, _ = load_start(run_dir, given, places)
     fetch_if_missing(began.data.name, began.data.root, began.data.path)
-    from pipeline.audit.audit import audit_run
-    from pipeline.audit.recording import record_audit
+    from pipeline.audit.audit import audit_run, record_audit
 
     with run_lock(run_dir):
         changed = overridden(began, changes)
@@ -58,7 +57,7 @@ def audit_text(outcome: "Audit") -> str:
 
 
 def _messages_text(outcome: "Audit") -> str:
-    from pipeline.audit.embedding_attacks import ATTACKS
+    from pipeline.audit.messages import ATTACKS
     from pipeline.cli.tables import aligned, number
 
     leak = outcome.messages
@@ -79,25 +78,18 @@ def _messages_text(outcome: "Audit") -> str:
 
 
 def _models_text(outcome: "Audit") -> str:
-    from pipeline.cli.tables import aligned, number
+    from pipeline.cli.tables import number
 
     leak = outcome.models
     if leak is None:
         return "Adapted models: new clients of this method train nothing"
-    rows = [
-        [
-            name,
-            number(result.auc),
-            f"{number(result.auc_low)} to {number(result.auc_high)}",
-            number(result.tpr),
-            f"{number(result.tpr_low)} to {number(result.tpr_high)}",
-        ]
-        for name, result in leak.attacks.items()
-    ]
-    header = ["attack", "AUC", "95 %", "TPR at 1 % FPR", "95 %"]
-    sizes = f"{leak.num_members} training images of {len(leak.client_ids)} clients"
-    table = aligned(header, rows)
-    return f"Adapted models: {sizes} against {leak.num_others} held-out ones\n{table}"
+    found = leak.attack
+    return (
+        f"Adapted models: {leak.num_members} training images of {len(leak.client_ids)} clients "
+        f"against {leak.num_others} held-out ones, by their loss before and after\n"
+        f"AUC {number(found.auc)} (95 %: {number(found.auc_low)} to {number(found.auc_high)})\n"
+        f"TPR at 1 % FPR {number(found.tpr)} ({number(found.tpr_low)} to {number(found.tpr_high)})"
+    )
 
 
 def add_audit(verbs: Any) -> None:

@@ -46,7 +46,7 @@ def export_models(
     if setting.text_hash is not None:
         extra["text_sha256"] = setting.text_hash
     promise = promise_to_clients(setting.config)
-    texts = None if promise is None else promise.as_header()
+    texts = None if promise is None else promise.as_texts()
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]
     hashes = pool.run_all("export", client_ids, folder)
     sync_tree(folder)

@@ -43,7 +43,7 @@ from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DivergenceError
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
-from spire_core.privacy.rounds import RoundsGuarantee
+from spire_core.privacy.guarantee import RoundsGuarantee
 from spire_core.training.fixed_entrance import fixed_entrance
 
 NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled

@@ -14,8 +14,7 @@ from spire_core.errors import ConfigError, DataError
 from spire_core.federated.messages import RoundPlan
 from spire_core.partition.natural import HeldBack, NaturalClients, natural_partition
 from spire_core.partition.split import Partition, make_partition
-from spire_core.privacy.guarantee import guarantee_of
-from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
+from spire_core.privacy.guarantee import RoundsGuarantee, guarantee_of, rounds_guarantee
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from spire_core.federated.messages import RoundPlan
 from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState
 from spire_core.federated.sums import MeanUpdate
-from spire_core.privacy.rounds import RoundsGuarantee
+from spire_core.privacy.guarantee import RoundsGuarantee
 
 
 class PrivateRounds:

@@ -16,7 +16,7 @@ from spire_core.config.server import ServerConfig
 from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.sums import SecureFormat, UpdateShape
-from spire_core.privacy.rounds import RoundsGuarantee
+from spire_core.privacy.guarantee import RoundsGuarantee
 
 if TYPE_CHECKING:
     from spire_core.network.flat_model import Layout

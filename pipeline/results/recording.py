@@ -47,7 +47,7 @@ from pipeline.tracking.attachments import NOTE
 from pipeline.tracking.run_log import EACH_ITS_OWN
 from pipeline.tracking.tracker import Tracker
 from spire_core.plugins import Plugin
-from spire_core.privacy.guarantee import UNIT
+from spire_core.privacy.guarantee import IMAGE_UNIT
 
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
@@ -84,12 +84,12 @@ def _privacy_tags(config: Config) -> dict[str, str]:
     """Return what is promised to whom, and whether it is a simulation."""
     privacy, promise = config.privacy, promise_to_clients(config)
     if promise is not None:
-        return promise.as_texts()
+        return promise.tags()
     if not privacy.adapt.is_on or config.federation.num_new_clients == 0:  # nobody's images
         return {}
     return {
         "dp": "secret" if privacy.noise_key is None else "simulated",
-        "privacy.unit": UNIT,
+        "privacy.unit": IMAGE_UNIT,
         "privacy.epsilon": f"{privacy.adapt.epsilon:g}",
         "privacy.mechanism": privacy.adapt.mechanism,
     }

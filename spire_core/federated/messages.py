@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.privacy.rounds import PrivateRound
+from spire_core.privacy.guarantee import PrivateRound
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 
 from spire_core.federated.messages import Broadcast, ClientUpdate
 from spire_core.federated.sums import HiddenSum, MeanUpdate
+from spire_core.privacy.guarantee import PrivateRound
 from spire_core.privacy.noise import GRID, LONGEST, SecretNoise, noise_steps
-from spire_core.privacy.rounds import PrivateRound
 
 NOISE = -1  # stands in the place of a client's id for the summand that is the noise
 

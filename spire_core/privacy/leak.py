@@ -3,11 +3,8 @@
 The embedding e enters the network through a linear layer W without bias, so a step's gradient of W
 is g e^T with one vector g: rank one, and its row space is e. Sums of such gradients, as Adam's
 first moment, keep that row space. Length and sign of e stay open, hence |cos| as the measure.
-V: width of the conditioning vector; D: numbers of an embedding; R: rows of other layers; K: clients
-or directions.
+V: width of the conditioning vector; D: numbers of an embedding; K: clients.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,40 +26,12 @@ def top_direction(matrix: np.ndarray) -> np.ndarray | None:
     return np.linalg.svd(matrix.astype(np.float64), full_matrices=False)[2][0]
 
 
-def direction_behind(
-    rows: np.ndarray, features: np.ndarray, entrance: np.ndarray
-) -> np.ndarray | None:
-    """Return a direction (D,) estimated from gradients (R, V) of layers that read the conditioning.
-
-    Each row is a sum of conditioning vectors h(t) = h_0(t) + J e + ..., with h_0 the vector of time
-    alone and J (V, D) the `entrance`, its derivative by e. Least squares explain the rows by
-    `features` (K, V), a basis of h_0, and by the columns of J. The coefficients of J are a (D, R)
-    matrix of rank one, whose left factor is e. None if the rows are zero.
-    """
-    if not rows.any():
-        return None
-    basis = np.concatenate([features.T, entrance], axis=1).astype(np.float64)  # (V, K + D)
-    coefficients = np.linalg.lstsq(basis, rows.T.astype(np.float64), rcond=None)[0]
-    return top_direction(coefficients[len(features) :].T)
-
-
 def abs_cos(direction: np.ndarray | None, emb: np.ndarray) -> float:
     """Return |cos| of a direction (D,) and an embedding (D,); 0 for no direction or a zero one."""
     if direction is None:
         return 0.0
     norms = float(np.linalg.norm(direction) * np.linalg.norm(emb))
     return abs(float(direction @ emb)) / norms if norms > 0 else 0.0
-
-
-def same_sign_mean(directions: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Return the mean (D,) of unit directions, each turned to agree with the first.
-
-    Estimates whose errors are independent are better together. None without any.
-    """
-    known = [d / np.linalg.norm(d) for d in directions if d is not None]
-    if not known:
-        return None
-    return np.mean([d if d @ known[0] >= 0 else -d for d in known], axis=0)
 
 
 def chance_cos(embs: np.ndarray) -> float:

@@ -75,8 +75,10 @@ def evaluate_attack(clients: Sequence[ClientScores], seed: int) -> AttackResult:
 
     Intervals: percentile bootstrap over clients and, within each, over its images.
     """
-    rng = np.random.default_rng(seed)
-    draws = [_both([_resampled(c, rng) for c in _drawn(clients, rng)]) for _ in range(RESAMPLES)]
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        drawn = [clients[i] for i in rng.integers(len(clients), size=len(clients))]
+        draws.append(_both([_resampled(client, rng) for client in drawn]))
     tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
     (auc_low, tpr_low), (auc_high, tpr_high) = np.percentile(draws, tails, axis=0)
     auc_mean, tpr = _both(clients)
@@ -88,16 +90,10 @@ def _both(clients: Sequence[ClientScores]) -> tuple[float, float]:
     return float(np.mean([auc(client) for client in clients])), hit_rate(pooled(clients))
 
 
-def _drawn(clients: Sequence[ClientScores], rng: np.random.Generator) -> list[ClientScores]:
-    return [clients[i] for i in rng.integers(len(clients), size=len(clients))]
-
-
 def _resampled(client: ClientScores, rng: np.random.Generator) -> ClientScores:
-    members, others = client.members, client.others
-    return ClientScores(
-        members[rng.integers(len(members), size=len(members))],
-        others[rng.integers(len(others), size=len(others))],
-    )
+    members = client.members[rng.integers(len(client.members), size=len(client.members))]
+    others = client.others[rng.integers(len(client.others), size=len(client.others))]
+    return ClientScores(members, others)
 
 
 def best_elsewhere(choices: Sequence[Sequence[ClientScores]]) -> list[ClientScores]:

@@ -1,18 +1,10 @@
 """Private noise: a function of a secret key and counters, never of the run's seed.
 
-Everything else that a run draws follows from its public seed. Noise drawn that way would protect
-nothing, since everybody could subtract it.
-
-The stream of a purpose is SHAKE-256 over the key, the purpose and the counters. Keccak with its key
-in front is a pseudorandom function (Bertoni et al. 2011, section 4), so that streams of different
-counters are independent for whoever lacks the key, however many are published. A generator for
-simulations, such as Philox or PCG, promises nothing of the kind. Counters in place of a state make
-the noise of a step the same in any process and after any resume.
-
-Uniforms of 53 bits become normals by Box and Muller (1958) in float64. Their precision is finite
-and they end at 8.7 standard deviations, beyond which a normal has a probability of 1e-17. Sums are
-published on a grid that is far coarser than the last bits (`release`), which hides what these bits
-could tell (Mironov 2012). Tails and grid are not part of the accounted delta.
+Everybody could subtract noise that follows from the public seed. SHAKE-256 over the key, the
+purpose and the counters is a pseudorandom function (Bertoni et al. 2011, section 4), so that
+streams are independent for whoever lacks the key. Counters in place of a state make the noise of a
+step the same in any process and after any resume. Uniforms of 53 bits become normals by Box and
+Muller (1958) in float64; docs/privacy.md has what this leaves out.
 """
 
 import hashlib
@@ -30,14 +22,6 @@ _VERSION = b"spire private noise 1"
 def new_key() -> bytes:
     """Return a fresh key from the system's secret source."""
     return secrets.token_bytes(KEY_BYTES)
-
-
-def noise_steps(deviations: float | np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Return noise of these standard deviations, in clip norms, as whole steps of the grid (int64).
-
-    `normals`: independent standard normals.
-    """
-    return np.rint(GRID * deviations * normals).astype(np.int64)
 
 
 def key_of(text: str) -> bytes:
@@ -78,3 +62,11 @@ class SecretNoise:
         context = "/".join([purpose, *(str(int(counter)) for counter in counters)])
         stream = hashlib.shake_256(_VERSION + self._key + context.encode()).digest(8 * size)
         return ((np.frombuffer(stream, "<u8") >> 11) + 0.5) * 2.0**-53
+
+
+def noise_steps(deviations: float | np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Return noise of these standard deviations, in clip norms, as whole steps of the grid (int64).
+
+    `normals`: independent standard normals.
+    """
+    return np.rint(GRID * deviations * normals).astype(np.int64)

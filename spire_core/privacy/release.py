@@ -30,15 +30,13 @@ class BoundedSum:
         among the images, and zero is a contribution within the bound.
         """
         for several in vectors.split(max(1, CACHED // max(1, len(self.steps)))):
-            self._add(several.double())
-
-    def _add(self, vectors: Tensor) -> None:
-        norms = torch.linalg.vector_norm(vectors, dim=1)
-        scales = LONGEST / norms.clamp(min=self.clip_norm)
-        finite = torch.isfinite(norms)
-        if not finite.all():
-            vectors, scales = vectors[finite], scales[finite]
-        self.steps += (vectors * scales[:, None]).long().sum(0)  # towards zero
+            exact = several.double()
+            norms = torch.linalg.vector_norm(exact, dim=1)
+            scales = LONGEST / norms.clamp(min=self.clip_norm)
+            finite = torch.isfinite(norms)
+            if not finite.all():
+                exact, scales = exact[finite], scales[finite]
+            self.steps += (exact * scales[:, None]).long().sum(0)  # towards zero
 
     def release(self, noise_multiplier: float, normals: np.ndarray) -> Tensor:
         """Return the sum with noise of standard deviation sigma C, as float64 (P,).

@@ -16,7 +16,7 @@ from pipeline.results.metric_names import (
 )
 from pipeline.tracking.mlflow_queries import TrackedRun, histories
 from spire_core.config.method import find_method
-from spire_core.privacy.rounds import CLIENT_UNIT
+from spire_core.privacy.guarantee import CLIENT_UNIT
 from sweeps.report.groups import method_of
 
 UP, DOWN, DROPPED = "comm/up_bytes", "comm/down_bytes", "pretrain/dropped"

@@ -1,20 +1,20 @@
 """Private rounds: what one client can change, what the noise is, and what an auditor can prove."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from canaries import proven_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, kstest
+from scipy.stats import kstest
 
 from spire_core.config.privacy import SMALLEST_CLIP, PrivateRoundsConfig
 from spire_core.federated.messages import Broadcast, ClientUpdate
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.sums import HiddenSum, MeanUpdate
+from spire_core.privacy.guarantee import PrivateRound, rounds_guarantee
 from spire_core.privacy.noise import GRID, SecretNoise, key_of
-from spire_core.privacy.rounds import PrivateRound, RoundsGuarantee, rounds_guarantee
 
 SIZE = 6
 numbers = st.one_of(
@@ -104,86 +104,7 @@ def test_noise_has_the_accounted_deviation_and_is_the_same_when_it_is_asked_agai
     assert kstest(np.array(counts) / 7.0, "norm").pvalue > 0.01
 
 
-# --- what is promised ---
-
-
-def promise(cohort_size: int = 1000, **words: object) -> RoundsGuarantee:
-    found = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, **words), 1000, cohort_size, 20)  # type: ignore[arg-type]
-    assert found is not None
-    return found
-
-
-def test_a_promise_follows_from_its_settings() -> None:
-    found = promise()
-    assert found.delta == pytest.approx(1000**-1.1)
-    assert (found.sampling_rate, promise(cohort_size=500).sampling_rate) == (1.0, 0.5)
-    assert found.spent(0) == 0.0
-    spent = [found.spent(t) for t in (1, 10, 20)]
-    assert spent == sorted(spent)
-    assert 1.9 < spent[-1] <= 2.0
-    assert (found.source, found.is_scaled) == ("secret", False)
-    assert found.round(0.3) == PrivateRound(0.3, found.noise_multiplier, None, 1000)
-
-
-def test_noise_of_a_larger_cohort_is_scaled_and_labelled() -> None:
-    plain, found = promise(), promise(cohort_size=40, noise_cohort=1000)
-    assert found.sampling_rate == plain.sampling_rate
-    assert found.spent(20) == plain.spent(20)
-    assert found.round(0.3).sum_noise == pytest.approx(0.04 * found.noise_multiplier)
-    assert found.round(0.3).expected == 40  # the noise in the mean is that of 1000 clients
-    assert (found.source, found.as_texts()["privacy.noise_cohort"]) == ("simulated", "1000")
-    assert found.as_texts()["dp"] == "simulated"
-    assert "privacy.noise_cohort" not in plain.as_texts()
-
-
-def test_adaptive_clipping_pays_for_its_count() -> None:
-    found = promise(clip_quantile=0.5)
-    z, one = found.noise_multiplier, found.round(1.0)
-    assert one.count_noise == 50
-    assert one.sum_noise**-2 + (2 * one.count_noise) ** -2 == pytest.approx(z**-2)
-    assert found.next_clip(1.0, 0.5) == 1.0
-    assert found.next_clip(1.0, 1.0) == pytest.approx(math.exp(-0.1))
-    assert found.next_clip(1.0, 0.0) == pytest.approx(math.exp(0.1))
-    assert promise().next_clip(1.0, None) == 1.0
-    clip_norm = 0.5
-    for _ in range(10_000):  # of clients whose weights never move
-        clip_norm = found.next_clip(clip_norm, 1.0)
-    assert clip_norm == SMALLEST_CLIP
-
-
-def test_adaptive_clipping_finds_the_quantile() -> None:
-    """Without noise the clip norm goes to the median of the clients' norms."""
-    norms = np.linspace(0.1, 2.1, 41)
-    found, clip_norm = promise(clip_quantile=0.5), 0.01
-    for _ in range(150):
-        clip_norm = found.next_clip(clip_norm, float((norms <= clip_norm).mean()))
-    assert clip_norm == pytest.approx(1.1, abs=0.06)
-
-
-# --- an audit: canaries among the clients ---
-
 CANARIES, REPEATS, EPSILON = 200, 20, 1.0
-
-
-def epsilon_lower(num_right: int, num_guesses: int, num_canaries: int, delta: float) -> float:
-    """Return the epsilon that so many right guesses prove with 95 % confidence.
-
-    Steinke, Nasr & Jagielski 2023, theorem 5.2, as in `tests/unit/core/privacy/test_release.py`.
-    """
-
-    def p_value(epsilon: float) -> float:
-        chance = 1 / (1 + math.exp(-epsilon))
-        tail = binom.sf(num_right - 1 - np.arange(num_right + 1), num_guesses, chance)
-        more = (tail[1:] - tail[0]) / np.arange(1, num_right + 1)
-        return tail[0] + 2 * num_canaries * delta * max(0.0, more.max(initial=0.0))
-
-    low, high = 0.0, 20.0
-    if p_value(low) > 0.05:
-        return 0.0
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        low, high = (middle, high) if p_value(middle) < 0.05 else (low, middle)
-    return low
 
 
 def audited(repeat: int, clip_norm: float, has_noise: bool) -> float:
@@ -203,11 +124,9 @@ def audited(repeat: int, clip_norm: float, has_noise: bool) -> float:
     form, key = form_for(np.zeros(CANARIES), private), SecretNoise(key_of(f"audit {repeat}"))
     changes = [encoded(form, 10.0 * np.eye(CANARIES)[c]) for c in np.flatnonzero(inside)]
     seen = np.zeros(CANARIES)
-    for round_idx in range(found.num_rounds):
+    for round_idx in range(found.num_steps):
         seen += mean_of(form, [*changes, form.noise(key, round_idx)]).weights
-    order, quarter = np.argsort(seen), CANARIES // 4
-    right = (~inside[order[:quarter]]).sum() + inside[order[-quarter:]].sum()
-    return epsilon_lower(int(right), 2 * quarter, CANARIES, found.delta)
+    return proven_epsilon(seen, inside, found.delta)
 
 
 def test_an_audit_proves_less_than_epsilon() -> None:

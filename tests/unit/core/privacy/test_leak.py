@@ -6,9 +6,7 @@ import pytest
 from spire_core.privacy.leak import (
     abs_cos,
     chance_cos,
-    direction_behind,
     gradients_in_moment,
-    same_sign_mean,
     span_shares,
     top_direction,
 )
@@ -34,27 +32,6 @@ def test_a_matrix_of_rank_one_shows_its_factor() -> None:
     assert abs_cos(top_direction(matrix), RNG.normal(size=D_EMB)) < 0.7
     assert top_direction(np.zeros((WIDTH, D_EMB))) is None
     assert abs_cos(None, EMB) == abs_cos(EMB, np.zeros(D_EMB)) == 0.0
-
-
-def test_layers_that_read_the_conditioning_show_what_is_in_it() -> None:
-    """Rows are gradients times (time vector + J e): J e is found beside the time vectors."""
-    features, entrance = RNG.normal(size=(6, WIDTH)), RNG.normal(size=(WIDTH, D_EMB))
-    times = RNG.normal(size=(100, 6)) @ features  # (100, V)
-    inputs = times + entrance @ EMB
-    rows = RNG.normal(size=(30, 100)) @ inputs
-    assert abs_cos(direction_behind(rows, features, entrance), EMB) == pytest.approx(1.0)
-    without = RNG.normal(size=(30, 100)) @ times
-    assert abs_cos(direction_behind(without, features, entrance), EMB) < 0.9
-    assert direction_behind(np.zeros_like(rows), features, entrance) is None
-
-
-def test_estimates_with_other_errors_are_better_together() -> None:
-    unit = EMB / np.linalg.norm(EMB)
-    noisy = [sign * unit + 0.2 * RNG.normal(size=D_EMB) for sign in (1, -1) * 10]
-    together = abs_cos(same_sign_mean(noisy), EMB)
-    assert together > max(abs_cos(d, EMB) for d in noisy)
-    assert same_sign_mean([None]) is None
-    np.testing.assert_allclose(same_sign_mean([None, 2 * unit]), unit)
 
 
 def test_a_sum_shows_the_span_of_its_clients() -> None:

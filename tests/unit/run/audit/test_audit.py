@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.audit.audit import _worker, without_hidden
-from pipeline.audit.embedding_attacks import CuriousServer
-from pipeline.audit.membership import ModelLeak
-from pipeline.audit.round_messages import ObservedRound, observe_rounds
+from pipeline.audit.audit import audit_run, audit_worker, without_hidden
+from pipeline.audit.messages import CuriousServer, MessageLeak, attack_messages
+from pipeline.audit.models import attack_models
+from pipeline.audit.rounds import ObservedRound, observe_rounds
 from pipeline.checkpoint.snapshots import newest_checkpoint
+from pipeline.cli.tables import number
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config, overridden
 from pipeline.config.meaning import pretrain_fingerprint
@@ -25,17 +26,18 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import prepare
+from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE
 from pipeline.runs.start import load_start
 from pipeline.tracking.mlflow_queries import table_rows
 from spire_core.errors import RunError
-from spire_core.privacy.membership import AttackResult
 from sweeps import cli
 
 TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
 TINY += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
-TINY += ("adapt.num_images=16", "tracking.log_model=false", "eval.num_clients=2")
-ATTACKS_ON_MODELS = ("reference loss", "SecMI", "nearest neighbour")
+TINY += ("adapt.num_images=8", "tracking.log_model=false", "eval.num_clients=2")
+TINY += ("eval.extractor=none",)
+SECURE = "federation.secure_aggregation=true"
 
 
 def finished(root: Path, data: Path, *overrides: str) -> Path:
@@ -45,6 +47,7 @@ def finished(root: Path, data: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def run_dir(mnist_root: Path, new_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nearly all tests audit."""
     root = tmp_path_factory.mktemp("audited")
     shutil.copy(new_database, root)
     return finished(root, mnist_root, "federation.num_clients=18")
@@ -55,16 +58,19 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture
-def _messages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An audit leaves the models of new clients out, which do not depend on what is sent."""
-    monkeypatch.setattr("pipeline.audit.audit.attack_models", lambda *_: None)
+def observed(run_dir: Path, *words: str) -> tuple[ClientWorker, ObservedRound]:
+    """Return a further round of a run under other settings, and the worker that has trained it."""
+    began, _ = load_start(run_dir)
+    worker = audit_worker(prepare(overridden(began, words)), run_dir)
+    state = newest_checkpoint(run_dir, pretrain_fingerprint(began))
+    assert state is not None
+    [found] = observe_rounds(worker, state, 1)
+    return worker, found
 
 
-def audited(capsys: Any, run_dir: Path, *words: str) -> dict[str, Any]:
-    root = f"tracking.root={run_dir.parent.parent}"
-    assert cli.main(["audit", run_dir.name, root, "--rounds", "1", "--json", *words]) == 0
-    return json.loads(capsys.readouterr().out)
+def leak_of(run_dir: Path, *words: str) -> MessageLeak:
+    worker, found = observed(run_dir, *words)
+    return attack_messages(worker.context.model, [found], 1000)
 
 
 def hashes(folders: Sequence[Path]) -> dict[str, str]:
@@ -74,8 +80,10 @@ def hashes(folders: Sequence[Path]) -> dict[str, str]:
 
 def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: Any) -> None:
     folders = [run_dir / name for name in ("clients", "checkpoints", "model")]
-    before = hashes(folders)
-    values = audited(capsys, run_dir)
+    before, root = hashes(folders), run_dir.parent.parent
+    words = ["audit", run_dir.name, f"tracking.root={root}", "--rounds", "1"]
+    assert cli.main([*words, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
     assert hashes(folders) == before
     leak, metrics = values["messages"], values["metrics"]
     assert [len(leak["clients"]), leak["cohort_size"], leak["d_emb"]] == [4, 4, 16]
@@ -83,105 +91,88 @@ def test_an_audit_finds_what_is_sent_and_changes_nothing(run_dir: Path, capsys: 
     assert leak["best"] != "moments"
     assert 0.3 < leak["cos"] < 0.93  # signs alone have 0.80
     assert leak["span_members"] > leak["span_others"]
-    assert values["models"]["num_members"] == values["models"]["num_others"] == 2 * 16
-    for attack in values["models"]["attacks"].values():
-        assert 0.0 <= attack["auc_low"] <= attack["auc"] <= attack["auc_high"] <= 1.0
+    models = values["models"]
+    assert models["num_members"] == models["num_others"] == 2 * 8
+    attack = models["attack"]
+    assert 0.0 <= attack["auc_low"] <= attack["auc"] <= attack["auc_high"] <= 1.0
+    assert metrics["privacy/mia_auc"] == attack["auc"]
     stored = json.loads((run_dir / "audit.json").read_text())
     assert stored == {k: v for k, v in values.items() if k != "artifacts"}
-    store = MlflowClient(f"sqlite:///{run_dir.parent.parent}/mlflow.db")
+    store = MlflowClient(f"sqlite:///{root}/mlflow.db")
     run = store.get_run(run_dir.name)
     assert run.info.status == "FINISHED"
     assert {k: v for k, v in run.data.metrics.items() if k.startswith("privacy/")} == metrics
     tables = [file.path for file in store.list_artifacts(run_dir.name, "tables")]
-    assert {"tables/privacy_messages.json", "tables/privacy_models.json"} <= {*tables}
-    config = TrackingConfig(root=str(run_dir.parent.parent))
-    clients = table_rows(config, run_dir.name, AUDITED_TABLE)
-    assert [row["client_id"] for row in clients] == values["models"]["client_ids"] == [18, 19]
+    assert "tables/privacy_messages.json" in tables
+    clients = table_rows(TrackingConfig(root=str(root)), run_dir.name, AUDITED_TABLE)
+    assert [row["client_id"] for row in clients] == models["client_ids"] == [18, 19]
     assert fmean(row["mia_auc"] for row in clients) == pytest.approx(metrics["privacy/mia_auc"])
 
 
-def test_members_are_the_images_that_a_client_was_fitted_to(
-    mnist_root: Path, new_database: Path, tmp_path: Path, capsys: Any
-) -> None:
-    """What it set aside for a choice, a fifth of its 16 images here, it never stepped on."""
-    shutil.copy(new_database, tmp_path)
-    fitted = finished(tmp_path, mnist_root, "method=fedavg_ft", "adapt.early_stopping=true")
-    leak = audited(capsys, fitted)["models"]
-    assert leak["num_members"] == leak["num_others"] == len(leak["client_ids"]) * 13
-
-
-def test_eight_images_that_a_client_has_learnt_by_heart_are_found(
-    mnist_root: Path, tmp_path: Path, capsys: Any
-) -> None:
-    by_heart = ("adapt.num_images=8", "adapt.epochs=200", "adapt.eval_every=200", "adapt.lr=0.003")
-    by_heart += ("model.width=8", "model.attention=[]", "federation.num_new_clients=1")
-    words = ("tracking.enabled=false", "method=fedavg_ft", *by_heart)
-    values = audited(capsys, finished(tmp_path, mnist_root, *words))
-    assert values["messages"] is None
-    attacks = values["models"]["attacks"]
-    assert set(attacks) == {*ATTACKS_ON_MODELS}
-    assert attacks["reference loss"]["auc_low"] > 0.7
-    assert attacks["nearest neighbour"]["auc"] > 0.6
-    assert values["metrics"]["privacy/mia_auc"] == attacks["reference loss"]["auc"]
-
-
-@pytest.mark.usefixtures("_messages_alone")
-def test_to_keep_the_projections_moments_alone_would_hide_nothing(
-    run_dir: Path, capsys: Any
-) -> None:
-    """The layers that read the conditioning vector give the embedding away as well."""
-    leak = audited(capsys, run_dir, "client.private_moments=emb_proj")["messages"]
-    assert all(client["cos"]["moments"] == 0.0 for client in leak["clients"])
-    assert leak["best"] == "search"
-    assert leak["cos"] > 0.95
-
-
-@pytest.mark.usefixtures("_messages_alone")
 def test_the_old_messages_give_every_embedding_away(run_dir: Path, capsys: Any) -> None:
-    """The question "what if" is answered, and recorded in the run's folder alone."""
-    outbox = (run_dir / "outbox.jsonl").read_bytes()
-    values = audited(capsys, run_dir, "client.private_moments=none")
-    leak = values["messages"]
+    """The question "what if" is answered in words, and recorded in the run's folder alone."""
+    outbox, root = (run_dir / "outbox.jsonl").read_bytes(), f"tracking.root={run_dir.parent.parent}"
+    words = ["audit", run_dir.name, root, "--rounds", "1", "client.private_moments=none"]
+    assert cli.main(words) == 0
+    text, values = capsys.readouterr().out, json.loads((run_dir / "audit.json").read_text())
+    leak, attack = values["messages"], values["models"]["attack"]
     assert min(client["cos"]["moments"] for client in leak["clients"]) >= 0.99
     assert (leak["best"], leak["identified"]) == ("moments", 1.0)
     assert leak["span_members"] >= 0.99
     assert values["overrides"] == ["client.private_moments=none"]
     assert (run_dir / "outbox.jsonl").read_bytes() == outbox
+    assert "moments" in text
+    for value in (leak["cos"], leak["span_others"], attack["auc"], attack["tpr"]):
+        assert number(value) in text
 
 
-@pytest.mark.usefixtures("_messages_alone")
-def test_a_secure_sum_of_sixteen_hides_single_embeddings(run_dir: Path, capsys: Any) -> None:
+def test_to_keep_the_projections_moments_alone_would_hide_nothing(run_dir: Path) -> None:
+    """The layers that read the conditioning vector give the embedding away as well."""
+    leak = leak_of(run_dir, "client.private_moments=emb_proj")
+    assert all(client.cos["moments"] == 0.0 for client in leak.clients)
+    assert leak.best == "search"
+    assert leak.cos > 0.95
+
+
+def test_a_secure_sum_of_sixteen_hides_single_embeddings(run_dir: Path) -> None:
     """In the open, the same attacks tell every embedding from all others, at 0.83."""
-    words = ("federation.cohort_size=16", "federation.secure_aggregation=true")
-    hidden = audited(capsys, run_dir, *words)["messages"]
-    assert hidden["cohort_size"] == 16
-    assert hidden["identified"] <= 2 / 16  # by chance 1 / 16
-    assert hidden["cos"] < 0.45 < hidden["chance"]  # two random vectors of 16 numbers: 0.2
+    hidden = leak_of(run_dir, "federation.cohort_size=16", SECURE)
+    assert hidden.cohort_size == 16
+    assert hidden.identified <= 2 / 16  # by chance 1 / 16
+    assert hidden.cos < 0.45 < hidden.chance  # two random vectors of 16 numbers: 0.2
 
 
-@pytest.mark.parametrize("method", ["shared_rep", "fedavg", "local"])
-def test_every_method_is_audited_by_the_same_attacks(
-    method: str, mnist_root: Path, tmp_path: Path, capsys: Any
+def test_members_are_the_images_that_a_client_was_fitted_to(run_dir: Path) -> None:
+    """What it set aside for a choice, a fifth of its 8 images here, it never stepped on."""
+    began, _ = load_start(run_dir)
+    setting = prepare(overridden(began, ["adapt.early_stopping=true"]))
+    saved, worker = SavedRun.load(run_dir), audit_worker(setting, run_dir)
+    leak = attack_models(worker, saved.weights.numpy(), [18, 19], saved.client_state)
+    assert leak.num_members == leak.num_others == 2 * 6
+
+
+def test_eight_images_that_a_client_has_learnt_by_heart_are_found(
+    mnist_root: Path, tmp_path: Path
 ) -> None:
-    untracked = ("tracking.enabled=false", f"method={method}", "adapt.epochs=1")
-    values = audited(capsys, finished(tmp_path, mnist_root, *untracked))
-    assert values["messages"] is None
-    if method == "fedavg":  # its new clients train nothing
-        assert (values["models"], values["metrics"]) == (None, {})
-        return
-    assert set(values["models"]["attacks"]) == {*ATTACKS_ON_MODELS}
-    assert set(values["metrics"]) == {"privacy/mia_auc", "privacy/mia_tpr"}
+    words = ("adapt.epochs=200", "adapt.eval_every=200", "adapt.lr=0.003")
+    words += ("model.width=8", "model.attention=[]", "federation.num_new_clients=1")
+    words += ("tracking.enabled=false", "method=fedavg_ft")
+    by_heart = finished(tmp_path, mnist_root, *words)
+    began, _ = load_start(by_heart)
+    found = audit_run(by_heart, began, began, (), 1, print)
+    assert found.messages is None
+    assert found.models is not None
+    assert found.models.attack.auc_low > 0.7
+    assert set(found.metrics()) == {"privacy/mia_auc", "privacy/mia_tpr"}
 
 
-def test_text_for_people(run_dir: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    score = AttackResult(0.75, 0.5, 1.0, 0.25, 0.0, 0.5, (0.75,))
-    leak = ModelLeak(dict.fromkeys(ATTACKS_ON_MODELS, score), (18,), 16, 16)
-    monkeypatch.setattr("pipeline.audit.audit.attack_models", lambda *_: leak)
-    root = f"tracking.root={run_dir.parent.parent}"
-    assert cli.main(["audit", run_dir.name, root, "--rounds", "1"]) == 0
-    text = capsys.readouterr().out
-    for part in ("Messages: |cos|", "sum over 4 clients", "reference loss", "audit.json"):
-        assert part in text
+def test_new_clients_that_train_nothing_have_nothing_to_attack(
+    mnist_root: Path, tmp_path: Path
+) -> None:
+    fedavg = finished(tmp_path, mnist_root, "tracking.enabled=false", "method=fedavg")
+    began, _ = load_start(fedavg)
+    found = audit_run(fedavg, began, began, (), 1, print)
+    assert (found.messages, found.models, found.metrics()) == (None, None, {})
 
 
 @pytest.mark.parametrize(
@@ -238,22 +229,12 @@ def test_images_that_are_hidden_are_no_held_out_images_of_an_attack(fonts_root: 
         without_hidden(replace(setting, partition=bare))
 
 
-def observed(run_dir: Path, *words: str) -> tuple[ClientWorker, ObservedRound]:
-    """Return a further round of a run under other settings, and the worker that has trained it."""
-    began, _ = load_start(run_dir)
-    worker = _worker(prepare(overridden(began, words)), run_dir)
-    state = newest_checkpoint(run_dir, pretrain_fingerprint(began))
-    assert state is not None
-    [found] = observe_rounds(worker, state, 1)
-    return worker, found
-
-
 def test_a_secure_sum_shows_the_mean_of_what_single_messages_show(run_dir: Path) -> None:
     """Of clients that take different numbers of steps."""
-    words = ("client.private_moments=none", "client.batch_size=4")
+    words = ("client.private_moments=none", "client.batch_size=128", "federation.cohort_size=3")
     words += ("federation.tau=null", "federation.local_epochs=1")
     worker, open_round = observed(run_dir, *words)
-    _, masked = observed(run_dir, *words, "federation.secure_aggregation=true")
+    _, masked = observed(run_dir, *words, SECURE)
     steps = [message.update.num_steps for message in open_round.messages]
     assert len(set(steps)) > 1
     assert [message.decay for message in open_round.messages] == [0.9**tau for tau in steps]
@@ -268,7 +249,7 @@ def test_a_masked_sum_of_a_private_round_is_that_of_clipped_changes(run_dir: Pat
     words = ("client.opt_state=reset", "client.engine=loop", "federation.cohort_size=18")
     words += ("privacy.rounds.epsilon=8", "privacy.rounds.clip_norm=0.001")
     _, open_round = observed(run_dir, *words)
-    _, masked = observed(run_dir, *words, "federation.secure_aggregation=true")
+    _, masked = observed(run_dir, *words, SECURE)
     before = masked.broadcast.weights.astype(np.float64)
     changes = [m.update.weights - before for m in open_round.messages]
     lengths = [np.linalg.norm(change) for change in changes]

@@ -18,8 +18,8 @@ from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.network.flat_model import initial_weights
 from spire_core.partition.split import ClientSplit
+from spire_core.privacy.guarantee import PrivateRound
 from spire_core.privacy.noise import GRID
-from spire_core.privacy.rounds import PrivateRound
 
 WORDS = ["model.width=8", "model.d_emb=4", "client.batch_size=4", "client.opt_state=reset"]
 PRIVATE = PrivateRound(0.5, 1.0, None, 2.0)

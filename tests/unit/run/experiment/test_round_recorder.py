@@ -9,7 +9,7 @@ from pipeline.config.federation import FederationConfig
 from pipeline.experiment.pretraining import RoundRecorder
 from pipeline.federation.rounds import RoundStats
 from spire_core.config.privacy import PrivateRoundsConfig
-from spire_core.privacy.rounds import RoundsGuarantee, rounds_guarantee
+from spire_core.privacy.guarantee import RoundsGuarantee, rounds_guarantee
 
 PRIVATE = PrivateRoundsConfig(epsilon=2.0)
 LOAD = {"system/network_transmit_megabytes": 7.0}

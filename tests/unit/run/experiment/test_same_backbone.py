@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_backbone import write_backbone
 
-from pipeline.audit.audit import _worker
+from pipeline.audit.audit import audit_worker
 from pipeline.config.load import load_config
 from pipeline.experiment.pools import open_pool
 from pipeline.federation.setup import FederationSetup, prepare
@@ -37,13 +37,13 @@ def change_one_number(file: Path) -> None:
 def test_a_worker_refuses_another_model(setting: FederationSetup, tmp_path: Path) -> None:
     with open_pool(setting, tmp_path) as (pool, _):
         assert pool.num_workers == 1
-    assert _worker(setting, tmp_path).setup.backbone_hash == setting.backbone_hash
+    assert audit_worker(setting, tmp_path).setup.backbone_hash == setting.backbone_hash
     change_one_number(weights_of(setting))
     message = r"expected the run's pre-trained model at .*, got another .*: put the run"
     with pytest.raises(ConfigError, match=message), open_pool(setting, tmp_path):
         pass
     with pytest.raises(ConfigError, match=message):
-        _worker(setting, tmp_path)
+        audit_worker(setting, tmp_path)
 
 
 def test_a_process_reads_files_for_their_hash_once(

@@ -139,7 +139,7 @@ def test_private_rounds_that_are_killed_publish_the_same_again(
     with safe_open(resumed.run_dir / "model" / "backbone.safetensors", "pt") as file:
         header = file.metadata()
     assert (header["privacy.unit"], header["privacy.dp"]) == ("one client", "simulated")
-    assert (header["privacy.epsilon"], header["privacy.rounds"]) == ("8", "3")
+    assert (float(header["privacy.epsilon"]), header["privacy.num_steps"]) == (8.0, "3")
     assert float(header["privacy.delta"]) == pytest.approx(6**-1.1)
     assert not list(tmp_path.rglob(NOISE_KEY))
     mean, images = replace(config.adapt, init="mean"), expected.setting.images[:8]

@@ -4,15 +4,13 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.audit.audit import audit_run
-from pipeline.audit.round_messages import ObservedRound, observe_rounds
+from pipeline.audit.audit import audit_run, audit_worker
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
@@ -193,19 +191,12 @@ def worker_setup(setting: FederationSetup, folder: Path) -> WorkerSetup:
     return WorkerSetup(setting.config, *fields, setting.tokens, setting.data.labels)
 
 
-def test_an_audit_trains_with_captions(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_trains_with_captions(result: Result) -> None:
     """Each simulated round shows those of its clients."""
-    workers = list[ClientWorker]()
-
-    def rounds(worker: ClientWorker, *more: Any) -> list[ObservedRound]:
-        workers.append(worker)
-        return observe_rounds(worker, *more)
-
-    monkeypatch.setattr("pipeline.audit.audit.observe_rounds", rounds)
     began, _ = load_start(result.run_dir)
-    audit_run(result.run_dir, began, began, (), 1, print)
-    [worker] = workers
+    worker = audit_worker(prepare(began), result.run_dir)
     assert worker.client_data(0).for_training(0).tokens is not None
+    assert audit_run(result.run_dir, began, began, (), 1, print).messages is not None
 
 
 @pytest.mark.parametrize("compression", ["none", "int8"])

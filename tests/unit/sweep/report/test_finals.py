@@ -5,8 +5,7 @@ import pytest
 from pipeline.config.tracking import TrackingConfig
 from pipeline.results.metric_names import CLIENTS_DELTA, CLIENTS_EPSILON, DELTA, EPSILON
 from pipeline.tracking.mlflow_queries import TrackedRun
-from spire_core.privacy.guarantee import UNIT
-from spire_core.privacy.rounds import CLIENT_UNIT
+from spire_core.privacy.guarantee import CLIENT_UNIT, IMAGE_UNIT
 from sweeps.report.finals import with_finals
 
 
@@ -17,7 +16,8 @@ def test_the_time_of_a_fit_is_out_of_its_tag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "names"), [(CLIENT_UNIT, (CLIENTS_EPSILON, CLIENTS_DELTA)), (UNIT, (EPSILON, DELTA))]
+    ("unit", "names"),
+    [(CLIENT_UNIT, (CLIENTS_EPSILON, CLIENTS_DELTA)), (IMAGE_UNIT, (EPSILON, DELTA))],
 )
 def test_the_privacy_of_clients_is_not_that_of_a_new_clients_images(
     unit: str, names: tuple[str, str]

@@ -2,7 +2,7 @@
 
 The server is honest but curious: it follows the protocol, knows the network and what it has handed
 out, and computes. V: width of the conditioning vector, or of all maps of the entrance into a
-pre-trained network; D_emb: numbers of an embedding.
+pre-trained network; D_emb: numbers of an embedding; R: rows of gradients; T: timesteps.
 """
 
 import math
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.audit.embedding_search import search_embedding
-from pipeline.audit.round_messages import Message, ObservedRound
+from pipeline.audit.rounds import Message, ObservedRound
 from spire_core.federated.messages import Broadcast, ClientUpdate
 from spire_core.methods import EMB_PROJ
 from spire_core.network.flat_model import FlatModel
@@ -22,18 +22,17 @@ from spire_core.network.unet import UNet, timestep_features
 from spire_core.privacy.leak import (
     abs_cos,
     chance_cos,
-    direction_behind,
     gradients_in_moment,
-    same_sign_mean,
     span_shares,
     top_direction,
 )
 
-MOMENTS, CHANGE, CONDITIONING, TOGETHER = "moments", "change", "conditioning", "together"
-SEARCH = "search"
-ATTACKS = (MOMENTS, CHANGE, CONDITIONING, TOGETHER, SEARCH)
+MOMENTS, CHANGE, SEARCH = "moments", "change", "search"
+ATTACKS = (MOMENTS, CHANGE, SEARCH)
 NUM_TIMES = 48  # timesteps at which the time conditioning is looked at
-MAX_FEATURES = 16  # of the time conditioning; its curve over t lies almost within these
+NUM_STEPS, RATE = 80, 0.05  # of the search's Adam, from each start
+UNCONDITIONAL = 0.3  # weight of the vectors without e: some examples are shown without it
+RIDGE = 0.01  # of the largest singular value: directions below it count as outside of the span
 
 
 @dataclass(frozen=True)
@@ -65,78 +64,34 @@ class MessageLeak:
     d_emb: int
 
 
-class ConditionReader:
-    """Computes embeddings from the layers of our U-Net that read the conditioning vector."""
-
-    def __init__(self, model: FlatModel, max_t: int) -> None:
-        """Take the network, which holds the broadcast's weights."""
-        assert isinstance(model.net, UNet)
-        assert model.net.emb_proj is not None
-        self.layout, net = model.layout, model.net
-        self.weight = model.net.emb_proj.weight.detach().double().cpu()  # W (V, D_emb)
-        t = torch.linspace(0, max_t - 1, NUM_TIMES, device=model.weights.device).long()
-        with torch.no_grad():  # the time conditioning (T, V) before its silu
-            before = net.time_mlp(timestep_features(t, net.config.width))
-        self.before = before.double().cpu()
-        self.features, self.entrance = self._linearised()
-
-    def _linearised(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features of the time conditioning (K, V), and its derivative by e (V, D_emb)."""
-        width, d_emb = self.weight.shape
-        num_features = max(1, min(MAX_FEATURES, width - d_emb))
-        features = torch.linalg.svd(F.silu(self.before), full_matrices=False)[2][:num_features]
-        gate = self.before.sigmoid()
-        slope = (gate * (1 + self.before * (1 - gate))).mean(dim=0)  # of silu
-        return features.numpy(), (slope[:, None] * self.weight).numpy()
-
-    def added(
-        self,
-        found: dict[str, np.ndarray | None],
-        change: np.ndarray,
-        gradients: np.ndarray | None,
-    ) -> dict[str, np.ndarray | None]:
-        """Return the directions (D_emb,) found so far, and those of the further attacks."""
-        rows = self._conditioned(gradients) if gradients is not None else None
-        if rows is None or not rows.any():  # moments that are not sent
-            rows = self._conditioned(change)
-        behind = direction_behind(rows, self.features, self.entrance)
-        together = same_sign_mean([found[CHANGE], behind])
-        directions = [d for d in (together, found[CHANGE]) if d is not None]
-        length = self.weight.shape[1] ** 0.5  # of an embedding from N(0, 1)
-        starts = [direction * length / np.linalg.norm(direction) for direction in directions]
-        searched = search_embedding(rows, self.before, self.weight, starts)
-        return found | {CONDITIONING: behind, TOGETHER: together, SEARCH: searched}
-
-    def _conditioned(self, vector: np.ndarray) -> np.ndarray:
-        """Return the stretches (R, V) of the layers that read the conditioning vector."""
-        return np.concatenate(
-            [
-                vector[start : start + shape.numel()].reshape(tuple(shape))
-                for name, start, shape in self.layout.names
-                if name.endswith(".cond.weight")
-            ]
-        )
-
-
 class CuriousServer:
     """Computes embeddings from updates to one broadcast."""
 
     def __init__(self, model: FlatModel, broadcast: Broadcast, max_t: int) -> None:
         """Take the network, whose weights are overwritten with the broadcast's."""
-        self.model, self.broadcast = model, broadcast
+        self.layout, self.net, self.broadcast = model.layout, model.net, broadcast
         model.load(torch.tensor(broadcast.weights, device=model.weights.device))
         self.d_emb = model.net.config.d_emb
-        # In a pre-trained network the attacks by other layers than the entrance are not tried.
-        self.reader = ConditionReader(model, max_t) if isinstance(model.net, UNet) else None
+        if isinstance(self.net, UNet):
+            assert self.net.emb_proj is not None
+            self.weight = self.net.emb_proj.weight.detach().double().cpu()  # W (V, D_emb)
+            t = torch.linspace(0, max_t - 1, NUM_TIMES, device=model.weights.device).long()
+            with torch.no_grad():  # the time conditioning a(t) (T, V) before its silu
+                time = self.net.time_mlp(timestep_features(t, self.net.config.width))
+            self.time = time.double().cpu()
 
     def directions(self, message: Message) -> dict[str, np.ndarray | None]:
         """Return the direction (D_emb,) that each attack finds in one client's update."""
         change, gradients = self._change(message.update), self._gradients(message)
-        found = dict.fromkeys(ATTACKS) | {
-            MOMENTS: None if gradients is None else top_direction(self._entrance_of(gradients)),
-            CHANGE: top_direction(self._entrance_of(change)),
-        }
-        return found if self.reader is None else self.reader.added(found, change, gradients)
+        moments = None if gradients is None else top_direction(self._entrance_of(gradients))
+        start, searched = top_direction(self._entrance_of(change)), None
+        # A pre-trained network has no layers that read the conditioning vector alone.
+        if isinstance(self.net, UNet) and start is not None:
+            rows = None if gradients is None else self._conditioned(gradients)
+            if rows is None or not rows.any():  # moments that are not sent
+                rows = self._conditioned(change)
+            searched = search_embedding(rows, self.time, self.weight, start)
+        return {MOMENTS: moments, CHANGE: start, SEARCH: searched}
 
     def summed(self, messages: Sequence[Message]) -> np.ndarray:
         """Return the cohort's mean gradient, or change, of the embedding's entrance (V, D_emb).
@@ -165,7 +120,62 @@ class CuriousServer:
         return gradients_in_moment(after, before, message.decay)
 
     def _entrance_of(self, vector: np.ndarray) -> np.ndarray:
-        return vector[self.model.layout.parts[EMB_PROJ]].reshape(-1, self.d_emb)
+        return vector[self.layout.parts[EMB_PROJ]].reshape(-1, self.d_emb)
+
+    def _conditioned(self, vector: np.ndarray) -> np.ndarray:
+        """Return the stretches (R, V) of the layers that read the conditioning vector."""
+        return np.concatenate(
+            [
+                vector[start : start + shape.numel()].reshape(tuple(shape))
+                for name, start, shape in self.layout.names
+                if name.endswith(".cond.weight")
+            ]
+        )
+
+
+def search_embedding(
+    rows: np.ndarray, time: Tensor, weight: Tensor, direction: np.ndarray
+) -> np.ndarray | None:
+    """Return the embedding (D_emb,) whose conditioning vectors explain gradients (R, V) best.
+
+    The gradient of a layer that reads h = silu(a(t) + W e) is a sum of outer products with h at the
+    timesteps of the batches. Its row space therefore lies in the span of h over all t, which is a
+    function of e alone: the server knows a and W. Adam starts from a direction (D_emb,) with either
+    sign. `time` (T, V) float64 is a(t), `weight` (V, D_emb) float64 is W. None for rows of zeros.
+    """
+    if not rows.any():
+        return None
+    values, vectors = torch.linalg.svd(torch.from_numpy(rows).double(), full_matrices=False)[1:]
+    shares = values.square() / values.square().sum()
+    start = torch.from_numpy(direction * len(direction) ** 0.5)  # as long as one from N(0, 1)
+    best, least = None, math.inf
+    for sign in (1.0, -1.0):
+        emb, left = (sign * start).requires_grad_(), math.inf
+        optimizer = torch.optim.Adam([emb], lr=RATE)
+        for _ in range(NUM_STEPS):
+            optimizer.zero_grad()
+            loss = _unexplained(emb, vectors, shares, time, weight)
+            loss.backward()
+            optimizer.step()
+            left = loss.item()
+        if left < least:
+            best, least = emb.detach().numpy(), left
+    return best
+
+
+def _unexplained(
+    emb: Tensor, vectors: Tensor, shares: Tensor, time: Tensor, weight: Tensor
+) -> Tensor:
+    """Return the share of the gradients' squares outside the span of an embedding's h.
+
+    `vectors` (min(R, V), V) are right singular vectors of the gradients, `shares` their weights.
+    """
+    basis = torch.cat([F.silu(time + weight @ emb), UNCONDITIONAL * F.silu(time)])  # (2T, V)
+    gram = basis @ basis.T
+    ridge = RIDGE**2 * torch.linalg.matrix_norm(gram.detach(), 2)
+    inside = basis @ vectors.T  # (2T, n)
+    solved = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), inside)
+    return 1 - (shares * (inside * solved).sum(dim=0)).sum()
 
 
 def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: int) -> MessageLeak:
@@ -176,16 +186,17 @@ def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: in
         server = CuriousServer(model, one.broadcast, max_t)
         embs = np.stack([message.client_emb for message in one.messages])
         everybody = np.concatenate([embs, one.others])
-        found += [(m, server.directions(m), everybody) for m in one.messages]
+        looked_at = one.messages[:1] if one.is_summed else one.messages
+        by_attack = [server.directions(message) for message in looked_at]
+        if one.is_summed:  # the same for all of its clients
+            by_attack *= len(one.messages)
+        found += [(m, by, everybody) for m, by in zip(one.messages, by_attack, strict=True)]
         total, rank = server.summed(one.messages), len(one.messages)
         members.append(span_shares(total, rank, embs))
         others.append(span_shares(total, rank, one.others))
     clients = tuple(
-        ClientLeak(
-            message.update.client_id,
-            {name: abs_cos(direction, message.client_emb) for name, direction in by_attack.items()},
-        )
-        for message, by_attack, _ in found
+        ClientLeak(m.update.client_id, {name: abs_cos(d, m.client_emb) for name, d in by.items()})
+        for m, by, _ in found
     )
     medians = {name: float(np.median([c.cos[name] for c in clients])) for name in ATTACKS}
     best = max(ATTACKS, key=medians.__getitem__)

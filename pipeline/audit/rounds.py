@@ -1,4 +1,4 @@
-"""A round from the finished state of a run, as the server sees it. Nothing of it is stored.
+"""Rounds from the finished state of a run, as the server sees them. Nothing of them is stored.
 
 K: clients that do not take part; D_emb: numbers of an embedding.
 """
@@ -25,7 +25,6 @@ class Message:
     """A client's update as the server knows it, and the embedding (D_emb,) behind it.
 
     `decay`: the part of the first moments that were handed out which is left in the update's.
-    In a secure sum the mean update of its cohort is all that the server knows of each client.
     """
 
     update: ClientUpdate
@@ -37,12 +36,14 @@ class Message:
 class ObservedRound:
     """The server's view of a round, and beside it the truth.
 
-    `others` (K, D_emb): the embeddings of clients that did not take part.
+    `others` (K, D_emb): the embeddings of clients that did not take part. `is_summed`: each message
+    has the cohort's mean update, which is all that the server knows of a secure sum.
     """
 
     broadcast: Broadcast
     messages: tuple[Message, ...]
     others: np.ndarray
+    is_summed: bool
 
 
 def observe_rounds(
@@ -53,41 +54,27 @@ def observe_rounds(
 
 
 def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> ObservedRound:
-    config = worker.setup.config
-    federation, done = config.federation, state.round_idx
+    config, done = worker.setup.config, state.round_idx
+    federation, is_summed = config.federation, config.federation.secure_aggregation
     cohort = choose_cohort(federation.num_clients, federation.cohort_size, config.seed, round_idx)
     plan = _plan(worker, state, round_idx)
-    messages = [
-        message
-        for group in config.resolved_client.groups(cohort)
-        for message in _messages(worker, group, state.broadcast, plan, done)
-    ]
-    if config.federation.secure_aggregation:
+    messages = []
+    for group in config.resolved_client.groups(cohort):
+        clients = [worker.client_data(client_id) for client_id in group]
+        states = [worker.private_state(client_id, done) for client_id in group]
+        for update, after in worker.trainer.train(clients, states, state.broadcast, plan):
+            assert after.client_emb is not None  # methods without one are not audited here
+            decay = BETAS[0] ** update.num_steps
+            messages.append(Message(update, after.client_emb.double().numpy(), decay))
+    if is_summed:
         messages = _summed(worker, messages, state.broadcast, plan)
     outside = [c for c in range(federation.num_clients) if c not in set(cohort)][:MAX_OTHERS]
-    others = [_embedding(worker, client_id, done) for client_id in outside]
-    d_emb = config.model.d_emb
-    return ObservedRound(
-        state.broadcast, tuple(messages), np.stack(others) if others else np.zeros((0, d_emb))
-    )
-
-
-def _summed(
-    worker: ClientWorker, messages: Sequence[Message], broadcast: Broadcast, plan: RoundPlan
-) -> list[Message]:
-    """Return the messages with the cohort's mean update in the place of each client's own.
-
-    In a private round it is that of clipped changes, without noise: the server has drawn it.
-    """
-    weights = [1 if plan.private else m.update.num_examples for m in messages]
-    form = worker.settings.update_format(replace(plan, num_examples=sum(weights)), broadcast)
-    total = HiddenSum(form.size)
-    for message, weight in zip(messages, weights, strict=True):
-        total.add(message.update.client_id, weight, form.encode(message.update))
-    mean = form.decode(total)
-    decay = float(np.average([message.decay for message in messages], weights=weights))
-    own = [replace(m.update, weights=mean.weights, moments=mean.moments) for m in messages]
-    return [replace(m, update=u, decay=decay) for m, u in zip(messages, own, strict=True)]
+    others = np.zeros((len(outside), config.model.d_emb))
+    for row, client_id in zip(others, outside, strict=True):
+        emb = worker.private_state(client_id, done).client_emb
+        assert emb is not None
+        row[:] = emb.numpy()
+    return ObservedRound(state.broadcast, tuple(messages), others, is_summed)
 
 
 def _plan(worker: ClientWorker, state: ServerState, round_idx: int) -> RoundPlan:
@@ -109,25 +96,19 @@ def _plan(worker: ClientWorker, state: ServerState, round_idx: int) -> RoundPlan
     )
 
 
-def _messages(
-    worker: ClientWorker,
-    client_ids: Sequence[int],
-    broadcast: Broadcast,
-    plan: RoundPlan,
-    num_rounds_done: int,
+def _summed(
+    worker: ClientWorker, messages: Sequence[Message], broadcast: Broadcast, plan: RoundPlan
 ) -> list[Message]:
-    clients = [worker.client_data(client_id) for client_id in client_ids]
-    states = [worker.private_state(client_id, num_rounds_done) for client_id in client_ids]
-    finished = worker.trainer.train(clients, states, broadcast, plan)
-    found = []
-    for update, state in finished:
-        assert state.client_emb is not None  # methods without one are not audited here
-        decay = BETAS[0] ** update.num_steps
-        found.append(Message(update, state.client_emb.double().numpy(), decay))
-    return found
+    """Return the messages with the cohort's mean update in the place of each client's own.
 
-
-def _embedding(worker: ClientWorker, client_id: int, num_rounds_done: int) -> np.ndarray:
-    emb = worker.private_state(client_id, num_rounds_done).client_emb
-    assert emb is not None
-    return emb.double().numpy()
+    In a private round it is that of clipped changes, without noise: the server has drawn it.
+    """
+    weights = [1 if plan.private else m.update.num_examples for m in messages]
+    form = worker.settings.update_format(replace(plan, num_examples=sum(weights)), broadcast)
+    total = HiddenSum(form.size)
+    for message, weight in zip(messages, weights, strict=True):
+        total.add(message.update.client_id, weight, form.encode(message.update))
+    mean = form.decode(total)
+    decay = float(np.average([message.decay for message in messages], weights=weights))
+    own = [replace(m.update, weights=mean.weights, moments=mean.moments) for m in messages]
+    return [replace(m, update=u, decay=decay) for m, u in zip(messages, own, strict=True)]

@@ -1,0 +1,178 @@
+"""Promises to new clients and to the clients of a run: their noise, their price, their refusals."""
+
+import math
+import sys
+from dataclasses import replace
+
+import dp_accounting
+import numpy as np
+import pytest
+from dp_accounting import pld
+
+from spire_core.config.privacy import SMALLEST_CLIP, PrivateAdaptConfig, PrivateRoundsConfig
+from spire_core.errors import BudgetError, ConfigError
+from spire_core.privacy.accounting import epsilon_spent, noise_for
+from spire_core.privacy.guarantee import (
+    MAX_NOISE,
+    PrivateRound,
+    RoundsGuarantee,
+    guarantee_of,
+    rounds_guarantee,
+)
+
+
+def test_a_guarantee_names_what_it_rests_on() -> None:
+    found = guarantee_of(PrivateAdaptConfig(epsilon=4.0), 64)
+    assert found is not None
+    assert (found.delta, found.num_steps, found.sampling_rate) == (1 / 640, 40, 1.0)
+    assert (found.batch, found.source, found.mechanism) == (64, "secret", "dp_sgd")
+    assert found.epsilon == 4.0, "that of every client of one budget"
+    assert found.noise_multiplier == noise_for(4.0, 1 / 640, 40, 1.0)
+    one = guarantee_of(PrivateAdaptConfig(epsilon=4.0, mechanism="one_release"), 1000, True)
+    assert one is not None
+    assert (one.num_steps, one.sampling_rate, one.source) == (1, 1.0, "simulated")
+    many = guarantee_of(PrivateAdaptConfig(epsilon=1.0, batch_size=100), 400)
+    assert many is not None
+    assert (many.sampling_rate, many.batch) == (0.25, 100)
+    assert many.noise_multiplier < noise_for(1.0, 1 / 4000, 40, 1.0)
+    assert guarantee_of(PrivateAdaptConfig(), 64) is None
+    assert rounds_guarantee(PrivateRoundsConfig(), 5, 5, 9) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"epsilon": 4.0, "delta": 1 / 64}, r"privacy\.adapt\.delta below 1/64, got"),
+        ({"epsilon": 1e-12, "delta": 1e-14}, r"privacy\.adapt\.epsilon and .* needs 1\.09e\+13"),
+        ({"delta": 1e-15, "steps": 100, "batch_size": 10}, "a delta of at least 1e-10 where"),
+    ],
+)
+def test_what_cannot_be_promised_to_a_new_client_is_refused(words: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        guarantee_of(PrivateAdaptConfig(**{"epsilon": 2.0, **words}), 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "num_clients", "told"),
+    [
+        ({"delta": 1 / 500}, 500, r"privacy\.rounds\.delta below 1/500, got"),
+        ({"epsilon": 0.01, "clip_quantile": 0.5}, 500, "a noise multiplier below 50 with"),
+        ({"epsilon": 1e-12, "delta": 1e-14}, 500, r"privacy\.rounds\.epsilon and .* at most 1e"),
+        ({}, 1, r"federation\.num_clients of at least 2 .*got 1"),
+    ],
+)
+def test_what_cannot_be_promised_to_clients_is_refused(
+    words: dict, num_clients: int, told: str
+) -> None:
+    settings = PrivateRoundsConfig(**{"epsilon": 2.0, **words})
+    with pytest.raises(ConfigError, match=told):
+        rounds_guarantee(settings, num_clients, num_clients, 12)
+
+
+def test_the_largest_noise_that_a_sum_can_hold_is_taken() -> None:
+    found = guarantee_of(PrivateAdaptConfig(epsilon=1e-5, delta=1e-6), 64)
+    assert found is not None
+    assert 5e5 < found.noise_multiplier < MAX_NOISE
+
+
+def test_a_missing_package_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    assert guarantee_of(PrivateAdaptConfig(epsilon=4.0), 256) is not None  # whole batches
+    with pytest.raises(ConfigError, match=r"^expected the package dp-accounting.*: pip install"):
+        guarantee_of(PrivateAdaptConfig(epsilon=4.5), 257)
+
+
+# --- rounds ---
+
+
+def promise(cohort_size: int = 1000, **words: object) -> RoundsGuarantee:
+    found = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, **words), 1000, cohort_size, 20)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("share", "num_rounds"), [(0.02, 40), (0.3, 12), (1.0, 7)])
+def test_rounds_spend_what_googles_accountant_says(share: float, num_rounds: int) -> None:
+    noise = 2.5
+    found = replace(promise(), noise_multiplier=noise, sampling_rate=share, epsilon=math.inf)
+    if share == 1.0:
+        expected = dp_accounting.get_epsilon_gaussian(noise / num_rounds**0.5, found.delta)
+    else:
+        step = dp_accounting.PoissonSampledDpEvent(share, dp_accounting.GaussianDpEvent(noise))
+        event = dp_accounting.SelfComposedDpEvent(step, num_rounds)
+        expected = pld.PLDAccountant().compose(event).get_epsilon(found.delta)
+    assert found.spent(num_rounds) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_a_promise_follows_from_its_settings() -> None:
+    found = promise()
+    assert found.delta == pytest.approx(1000**-1.1)
+    assert (found.sampling_rate, promise(cohort_size=500).sampling_rate) == (1.0, 0.5)
+    assert found.round(0.3) == PrivateRound(0.3, found.noise_multiplier, None, 1000)
+    assert (found.source, found.tags()["dp"]) == ("secret", "secret")
+    single = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, delta=1e-5), 1, 1, 3)
+    assert single is not None
+    assert single.spent(3) <= 2.0
+
+
+def test_a_run_stops_before_the_round_that_would_exceed_its_budget() -> None:
+    found = promise()
+    spent = [found.spent(t) for t in (0, 1, 10, 20)]
+    assert spent == sorted(spent)
+    assert (spent[0], spent[-1]) == (0.0, pytest.approx(2.0, abs=0.1))
+    assert spent[-1] <= 2.0 < found.spent(21)
+    found.check(19)
+    with pytest.raises(BudgetError, match=r"^expected at most 20 noisy sums, .*, got 20 that are"):
+        found.check(20)
+
+
+def test_noise_of_a_larger_cohort_is_scaled_and_labelled() -> None:
+    plain, found = promise(), promise(cohort_size=40, noise_cohort=1000)
+    assert found.sampling_rate == plain.sampling_rate
+    assert found.spent(20) == plain.spent(20)
+    assert found.round(0.3).sum_noise == pytest.approx(0.04 * found.noise_multiplier)
+    assert found.round(0.3).expected == 40  # the noise in the mean is that of 1000 clients
+    assert (found.tags()["dp"], found.tags()["privacy.noise_cohort"]) == ("simulated", "1000")
+    assert "privacy.noise_cohort" not in plain.tags()
+
+
+def test_adaptive_clipping_pays_for_its_count() -> None:
+    """Also where both sums have the noise of more clients than are simulated."""
+    for found, scale in (
+        (promise(clip_quantile=0.5), 1.0),
+        (promise(cohort_size=100, noise_cohort=1000, clip_quantile=0.5), 0.1),
+    ):
+        z, one = found.noise_multiplier, found.round(2.0)
+        assert one.count_noise == pytest.approx(scale * 50)  # a twentieth of a cohort
+        whole = (one.sum_noise / scale) ** -2 + (2 * 50) ** -2
+        assert whole == pytest.approx(z**-2)
+
+
+def test_adaptive_clipping_finds_the_quantile() -> None:
+    """Without noise the clip norm goes to the median of the clients' norms."""
+    norms = np.linspace(0.1, 2.1, 41)
+    found, clip_norm = promise(clip_quantile=0.5), 0.01
+    assert found.next_clip(1.0, 1.0) == pytest.approx(math.exp(-0.1))
+    assert promise().next_clip(1.0, None) == 1.0
+    for _ in range(150):
+        clip_norm = found.next_clip(clip_norm, float((norms <= clip_norm).mean()))
+    assert clip_norm == pytest.approx(1.1, abs=0.06)
+    for _ in range(10_000):  # of clients whose weights never move
+        clip_norm = found.next_clip(clip_norm, 1.0)
+    assert clip_norm == SMALLEST_CLIP
+
+
+# --- what docs/privacy.md says of the default delta, and of copies of an image ---
+
+
+def test_the_default_delta_is_lax() -> None:
+    noises = [noise_for(epsilon, 1 / 640, 40, 1.0) for epsilon in (1.0, 4.0, 8.0)]
+    strict = [epsilon_spent(noise, 40, 1.0, 1e-5) for noise in noises]
+    assert strict == pytest.approx([1.59, 5.72, 10.88], abs=0.005)
+
+
+def test_copies_of_an_image_cost_more() -> None:
+    """k copies that are left out together change a sum by k C: the noise of one, over k."""
+    noise = noise_for(4.0, 1 / 640, 40, 1.0)
+    of_copies = [epsilon_spent(noise / k, 40, 1.0, 1 / 640) for k in (2, 4)]
+    assert of_copies == pytest.approx([9.95, 26.75], abs=0.01)
