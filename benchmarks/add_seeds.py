@@ -42,7 +42,7 @@ def add_seeds(name: str, tracking: TrackingConfig, folder: Path = STUDIES) -> li
     new = sorted({seed for seed, n in finished.items() if n == num_trials} - {*old.seed})
     if new:
         added = [with_finals(tracking, run) for run in runs if seed_of(run) in new]
-        rows = columns(pd.DataFrame(client_rows(tracking, added)), known=[*old])
+        rows = columns(pd.DataFrame(client_rows(tracking, added)), known=[*map(str, old)])
         write(rows if old.empty else pd.concat([old, rows], ignore_index=True), path)
     return new
 

@@ -105,7 +105,7 @@ def listed_rows(
     for column in needed | ({caption} - {"caption"}):  # a caption's column that the user named
         if column not in table:
             raise DataError(
-                f"expected a column {column!r} in {file}, got {', '.join(table)}: add it, or name "
+                f"expected a column {column!r} in {file}, got {', '.join(map(str, table))}: add it, or name "
                 "the columns in data.clients and data.captions"
             )
 

@@ -545,7 +545,7 @@ def _unsent(residual: torch.Tensor) -> bytes:
 
 
 def test_an_actors_error_keeps_its_type_and_sentence(opened: Opened) -> None:
-    with pytest.raises(RunError, match=r"^expected the noise key"):
+    with pytest.raises(RunError, match=r"^expected a noise key"):
         opened[1].run_all("private_cohort", [0], 0)
 
 
