@@ -105,8 +105,8 @@ def listed_rows(
     for column in needed | ({caption} - {"caption"}):  # a caption's column that the user named
         if column not in table:
             raise DataError(
-                f"expected a column {column!r} in {file}, got {', '.join(map(str, table))}: add it, or "
-                "name the columns in data.clients and data.captions"
+                f"expected a column {column!r} in {file}, got {', '.join(map(str, table))}: "
+                "add it, or name the columns in data.clients and data.captions"
             )
 
     def texts(column: str) -> list[str]:
