@@ -91,15 +91,19 @@ def test_a_fit_is_timed_without_the_looks_at_it(
         assert sum(one.fit_duration_s for one in fits) <= elapsed_s
 
 
-def test_a_client_that_shares_no_backbone_is_pulled_nowhere(tmp_path: Path) -> None:
-    config = load_config("smoke", [*WORDS, "method=local", "eval.extractor=none"])
+@pytest.mark.parametrize(("method", "is_pulled"), [("fedavg_ft", True), ("local", False)])
+def test_a_client_is_pulled_to_a_backbone_that_it_shares(
+    method: str, is_pulled: bool, tmp_path: Path
+) -> None:
+    config = load_config("smoke", [*WORDS, f"method={method}", "eval.extractor=none"])
     images = np.random.default_rng(0).integers(0, 256, (30, 1, 16, 16), np.uint8)
     context = ModelContext.start(config, images.shape[1:])
     adapter = ClientAdapter(ClientEvaluator(context, "none", tmp_path))
     client = ClientData(ClientSplit(0, np.arange(16), np.arange(16, 30)), images)
-    weights, found = np.zeros(context.model.layout.size, np.float32), []
+    weights = initial_weights(config.model, config.method, 1, 0).numpy()
+    found = []
     for pull in (0.0, 100.0):
-        settings = replace(config.adapt, pull=pull)
+        settings = replace(config.adapt, batch_size=4, pull=pull)
         [(_, state)] = adapter.fit([client], weights, settings, None, torch.zeros(1, 0))
         found.append(state.parts["body"])
-    assert torch.equal(*found)
+    assert torch.equal(*found) != is_pulled
