@@ -76,11 +76,6 @@ class AdaptConfig:
         sizes = [min(self.batch_size, num_images - start) for start in starts]
         return sum(size * self.draws_of(size) for size in sizes)
 
-    @property
-    def largest_step(self) -> int:
-        """The most rows that a step has."""
-        return self.batch_size * (self.draws or 1)
-
     def lr_scale(self, step: int, num_steps: int) -> float:
         """Return the factor on the rate of a step, counted from 0."""
         if self.schedule == "constant":
