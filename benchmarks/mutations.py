@@ -162,8 +162,8 @@ MUTATIONS = (
     _mutation(
         "a worker adds zeros in place of a private round's noise",
         "pipeline/clients/worker.py",
-        "IntegerMessage(unit, 1, 0, form.noise(noise, plan.round_idx))",
-        "IntegerMessage(unit, 1, 0, 0 * form.noise(noise, plan.round_idx))",
+        "total.add(NOISE, 0, form.noise(self._noise(), plan.round_idx))",
+        "total.add(NOISE, 0, 0 * form.noise(self._noise(), plan.round_idx))",
         f"{RUN}/clients/test_worker.py",
     ),
     # files and resuming
