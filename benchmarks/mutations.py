@@ -54,15 +54,15 @@ MUTATIONS = (
     _mutation(
         "the mean is subtracted",
         "spire_core/federated/exact_sum.py",
-        "mean[at] = total / total_weight",
-        "mean[at] = -total / total_weight",
+        "self.levels[0, at] += whole.astype(np.int64)",
+        "self.levels[0, at] -= whole.astype(np.int64)",
         BY_HAND,
     ),
     _mutation(
         "the mean ignores the numbers of examples",
         "spire_core/federated/exact_sum.py",
-        "math.ldexp(weight, -self.scale.unit(0))",
-        "math.ldexp(1, -self.scale.unit(0))",
+        "scale = math.ldexp(weight, -self.unit)",
+        "scale = math.ldexp(1, -self.unit)",
         BY_HAND,
     ),
     _mutation(
@@ -268,13 +268,6 @@ MUTATIONS = (
         'c if c.isprintable() or c == "\\n" else ascii(c)[1:-1]',
         "c",
         "tests/unit/sweep/report/test_make.py::test_a_terminal_obeys_no_name",
-    ),
-    _mutation(
-        "1:30 means 90",
-        "pipeline/config/safe_yaml.py",
-        "if event.implicit[0] and _BASE_60.fullmatch(event.value):",
-        "if False:",
-        f"{RUN}/config/test_load.py",
     ),
     # walls
     _mutation(
