@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from pipeline.cli.completion import complete
 from pipeline.cli.words import check_words, meant_option, meant_setting, option_as_setting
+from pipeline.federation.pool import lacks_memory
 from pipeline.files.paths import is_ray_job
 from spire_core.config.checks import hint
 from spire_core.errors import SpireError
@@ -70,7 +71,7 @@ def _answered(args: argparse.Namespace) -> int:
         say(f"spire {args.verb}: {one_line(str(error))}")
         return USER_ERROR
     except (OSError, MemoryError, RuntimeError) as error:  # of the machine: no right, space, memory
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not lacks_memory(error):
             raise
         reason = one_line(str(error)) or "too little memory"
         say(

@@ -58,9 +58,15 @@ def names_of(unit: Unit) -> str:
     return f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a machine or of a GPU is full."""
+    text = str(error)  # of torch, for a GPU or for a machine
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
 def cause_of(error: BaseException) -> tuple[str, str]:
     """Return the cause of a task's error, and its remedy, in words."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if lacks_memory(error):
         return f"too little memory ({first_line(error)})", LESS_MEMORY
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""

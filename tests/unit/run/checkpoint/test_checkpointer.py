@@ -1,4 +1,4 @@
-"""Checkpoints beside the rounds: what is on its way is kept, bounded, hurried and told of."""
+"""Checkpoints beside the rounds: what is on its way is kept, bounded and told of."""
 
 import contextlib
 import threading
@@ -19,11 +19,10 @@ from spire_core.federated.server import ServerState
 
 
 class SlowDriver:
-    """Writes its state at once and answers when it is told to, or `flush` is called."""
+    """Writes its state at once and answers when it may."""
 
     def __init__(self) -> None:
         self.may_answer = {done: threading.Event() for done in (1, 2, 3)}
-        self.num_hurries = 0
         self.fault: Exception | None = None
 
     def save_state(self, path: Path) -> Callable[[], int]:
@@ -39,8 +38,7 @@ class SlowDriver:
 
         return written
 
-    def flush(self) -> None:
-        self.num_hurries += 1
+    def answer_all(self) -> None:
         for may_answer in self.may_answer.values():
             may_answer.set()
 
@@ -57,7 +55,7 @@ def test_what_is_on_its_way_counts_as_kept_and_is_whole_in_the_end(tmp_path: Pat
             taker.take(driver, done)
         assert taker.kept_rounds() == (1, 2)  # so clients keep their states of both
         assert kept_rounds(tmp_path) == ()
-    assert driver.num_hurries == 1
+        driver.answer_all()
     assert kept_rounds(tmp_path) == (1, 2)
     assert [p.name for p in (tmp_path / "checkpoints").glob(".*")] == []
 
@@ -76,6 +74,7 @@ def test_a_third_waits_for_the_first(tmp_path: Path) -> None:
         third.join(60)
         assert not third.is_alive()
         assert kept_rounds(tmp_path) == (1,)  # the second has not been answered
+        driver.answer_all()
     assert kept_rounds(tmp_path) == (2, 3)
 
 
@@ -83,6 +82,7 @@ def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | 
     with ending([taker]):
         for done in rounds:
             taker.take(driver, done)
+            driver.answer_all()
         if error is not None:
             raise error
 
@@ -90,7 +90,6 @@ def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | 
 @pytest.mark.parametrize("rounds", [(1,), (1, 2), (1, 2, 3)])
 def test_what_became_of_one_is_raised_later(rounds: tuple[int, ...], tmp_path: Path) -> None:
     driver = SlowDriver()
-    driver.flush()
     driver.fault = RunError("expected room, got none")
     with pytest.raises(RunError, match="expected room"):
         take(checkpointer(tmp_path), driver, *rounds, error=None)
