@@ -12,7 +12,6 @@ S: length of the shared weights.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -113,14 +112,6 @@ class HiddenSum:
         self.numbers += other.numbers
         self.client_ids += other.client_ids
         self.num_examples += other.num_examples
-
-
-def merged(sums: Sequence[Any]) -> Any:
-    """Return the sum of all that are there, in the first of them; None if none is."""
-    first, *others = [one for one in sums if one is not None] or [None]
-    for other in others:
-        first.merge(other)
-    return first
 
 
 def require_examples(num_examples: int) -> None:
