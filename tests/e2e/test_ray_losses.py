@@ -67,7 +67,7 @@ def assert_lost(command: Command, sentence: str) -> None:
     """It ends with a sentence, and leaves no process behind."""
     code, told, _ = command.end(END_S)
     assert code == 2, command.err.read_text()
-    assert told.startswith(f"spire run: {sentence}")
+    assert sentence in told  # told by the command, or by the watch where Ray holds the main thread
     assert "spire resume goes on" in told
     assert command.left_behind(LEFT_S)[0] == []
 
