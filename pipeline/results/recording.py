@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 
 from pipeline.config.meaning import fingerprint
 from pipeline.config.plugins import plugins_of
@@ -93,6 +94,10 @@ def _privacy_tags(config: Config) -> dict[str, str]:
     }
 
 
+def _log_table(tracker: Tracker, path: str, table: pd.DataFrame) -> None:
+    tracker.log_table(path, {str(name): [*column] for name, column in table.items()})
+
+
 def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] = ()) -> None:
     """Write parameters, configuration, data and partition, before the first round.
 
@@ -135,14 +140,14 @@ def log_evaluation(
         metrics[names.KID_FLOOR] = real.floor_mean(evaluation.client_ids)
     tracker.log_metrics(metrics | dict(extra_metrics or {}), step=evaluation.round_idx)
     table = tables.pretraining_clients(evaluation, real)
-    tracker.log_table(names.pretraining_table(evaluation.round_idx), table.to_dict("list"))
+    _log_table(tracker, names.pretraining_table(evaluation.round_idx), table)
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grid(images, 8), evaluation.round_idx)
 
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:
     """Write one row per pre-training client that has trained on for its score."""
-    tracker.log_table(names.TUNED_TABLE, tables.pretraining_clients(tuned, real).to_dict("list"))
+    _log_table(tracker, names.TUNED_TABLE, tables.pretraining_clients(tuned, real))
 
 
 def log_profile(tracker: Tracker, run_dir: Path) -> None:
@@ -165,7 +170,7 @@ def log_adaptation(
     config = setting.config
     clients = tables.new_clients(adaptation, real, config.eval.kid_subset_size)
     clients = tables.with_worlds(clients, setting, adaptation)
-    tracker.log_table(names.NEW_CLIENTS_TABLE, clients.to_dict("list"))
+    _log_table(tracker, names.NEW_CLIENTS_TABLE, clients)
     if tags := copies_tags(adaptation, config.seed):
         tracker.log_tags(tags)
     if adaptation.reports:
@@ -173,7 +178,7 @@ def log_adaptation(
         tracker.log_tags({names.FIT_TAG: repr(fit_duration_s)})
     if adaptation.image_controls:
         controls = tables.image_controls(adaptation, real, setting)
-        tracker.log_table(names.CONTROLS_TABLE, controls.to_dict("list"))
+        _log_table(tracker, names.CONTROLS_TABLE, controls)
         tracker.log_tags(image_tags(controls, clients))
     if not tracker.keeps_files:
         return
@@ -189,7 +194,7 @@ def log_adaptation(
         tracker.log_figure(picture, "plots/forgetting.png")
     if (kid := adaptation.cross_kid) is not None:
         table = tables.cross_clients(kid, "samples_of", "data_of")
-        tracker.log_table("tables/cross_client.json", table.to_dict("list"))
+        _log_table(tracker, "tables/cross_client.json", table)
         title = "KID of samples of one client against data of another"
         picture = plots.matrix_figure(kid.values, kid.names, kid.names, title)
         tracker.log_figure(picture, "plots/cross_client.png")
@@ -232,7 +237,7 @@ def log_cross_losses(tracker: Tracker, losses: CrossClientMatrix) -> None:
     best = own_is_best(losses.values)
     tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
     table = tables.cross_clients(losses, "data_of", "with_part_of")
-    tracker.log_table("tables/cross_losses.json", table.to_dict("list"))
+    _log_table(tracker, "tables/cross_losses.json", table)
     ids, title = losses.names, "Held-out loss with another client's part"
     axes = ("own part of client", "data of client")
     picture = plots.matrix_figure(losses.values, ids, ids, title, "held-out loss", axes, ".3g")
