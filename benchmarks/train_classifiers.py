@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config.data import DataConfig
@@ -28,7 +29,6 @@ from spire_core.evaluation.classifier import (
     WEIGHTS_DIR,
     Classifier,
     load_classifier,
-    save_classifier,
     to_network_size,
 )
 from spire_core.rng import derive_seed
@@ -179,6 +179,13 @@ def accuracies(name: str, root: Path) -> dict[str, float]:
         images = load_split(name, root, "test")
         shares = (accuracy(classifier, *images, is_coarse=size) for size in (False, True))
     return dict(zip(("accuracy_native", "accuracy_16px"), shares, strict=True))
+
+
+def save_classifier(classifier: Classifier, path: Path) -> None:
+    """Write the weights: matrices and kernels as float16, biases and statistics as float32."""
+    state = {k: v for k, v in classifier.state_dict().items() if not k.endswith("batches_tracked")}
+    half = {k: v.half() if v.ndim > 1 else v.float() for k, v in state.items()}
+    save_file({k: v.contiguous() for k, v in half.items()}, path)
 
 
 def train(name: str, root: Path, epochs: int | None) -> dict[str, object]:

@@ -18,6 +18,7 @@ from pipeline.federation.partitioning import held_back
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.json_files import write_json
 from pipeline.inference.saved_run import SavedRun
+from pipeline.results.files import finite_values
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
 from pipeline.runs.layout import AUDIT
 from pipeline.runs.record import read_record
@@ -57,15 +58,7 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values; a number that is not finite becomes None."""
-        return _plain(asdict(self) | {"metrics": self.metrics()})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return finite_values(asdict(self) | {"metrics": self.metrics()})
 
 
 def audit_run(

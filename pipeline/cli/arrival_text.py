@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.cli.result_text import diagnoses_text
 from pipeline.cli.tables import aligned, number
 from pipeline.inference.arrival import Arrival
-from pipeline.results.files import finite
+from pipeline.results.files import finite_values
 from spire_core.adaptation.adapt import AdaptPoint
 
 
@@ -16,7 +16,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
             "epoch": point.epoch,
             "train_loss": point.train_loss,
             "val_loss": point.val_loss,
-            **finite(point.observed or {}),
+            **finite_values(point.observed or {}),
         }
         for point in arrival.curve
     ]

@@ -10,8 +10,8 @@ from pipeline.evaluation.scores import Evaluation
 from pipeline.results.files import grid_path
 from pipeline.results.metric_names import CONTROL_NAMES
 from pipeline.results.metrics import params_counts
-from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
+from pipeline.results.tables import new_clients
 from pipeline.runs.layout import PROFILE, PROFILE_TABLE, trace_path
 from pipeline.runs.record import experiment_of
 
@@ -56,7 +56,7 @@ def _pretraining_row(evaluation: Evaluation) -> list[str]:
 
 def _new_clients_table(result: Result) -> str:
     kid_subset_size = result.setting.config.eval.kid_subset_size
-    rows = new_client_rows(result.adaptation, result.real, kid_subset_size)
+    rows = new_clients(result.adaptation, result.real, kid_subset_size).to_dict("records")
     if not rows:
         return ""
     header = ["client", "KID", "floor", "kept epoch", "TV", "held-out loss", "NN train", "NN test"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.config.schema import Config
 from spire_core.config.client import ClientConfig
 from spire_core.diffusion.process import Diffusion
-from spire_core.evaluation.feature_cache import cached
+from spire_core.evaluation.extractors import cached
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.fit import TrainingObjective, to_float

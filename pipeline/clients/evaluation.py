@@ -25,8 +25,12 @@ from pipeline.federation.messages import (
 from pipeline.federation.other_metrics import score
 from spire_core.diffusion.generation import client_denoiser, draw_together
 from spire_core.diffusion.process import Denoiser
-from spire_core.evaluation.extractors import Extractor, is_classifier_of, make_extractor
-from spire_core.evaluation.feature_cache import cached_features
+from spire_core.evaluation.extractors import (
+    Extractor,
+    cached_features,
+    is_classifier_of,
+    make_extractor,
+)
 from spire_core.evaluation.image_metrics import (
     class_histogram,
     nearest_neighbour_distance,

@@ -1,1 +1,1 @@
-"""Scores of an experiment, computed from numbers alone; no file is read or written."""
+"""Evaluation of an experiment: scores, forgetting, controls, diagnoses. Numbers out of numbers."""

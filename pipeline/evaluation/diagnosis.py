@@ -7,12 +7,17 @@ r: evaluations of pre-training, m: clients, n: held-out images of one client.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from torch import Tensor
 
+from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
+from pipeline.federation.setup import FederationSetup
 from spire_core.errors import DivergenceError
+from spire_core.evaluation.image_metrics import total_variation
+from spire_core.federated.messages import steps_per_epoch
 
 DIAGNOSIS, NONE = "spire.diagnosis", "none"  # a run's tag, and its value without a known failure
 NOT_LEARNING, DIVERGING = "backbone_not_learning", "backbone_diverging"
@@ -63,6 +68,31 @@ class Diagnosis:
         return {"name": self.name, "evidence": self.evidence, "advice": self.advice}
 
 
+def diagnose(
+    setting: FederationSetup,
+    real: RealData,
+    losses: Sequence[float],
+    evaluations: Sequence[Evaluation],
+    cross_losses: CrossClientMatrix | None,
+    reports: Sequence[AdaptReport],
+) -> tuple[Diagnosis, ...]:
+    """Return the known failures of an experiment, root causes only.
+
+    `losses` of rounds and `evaluations`: of pre-training. Personal parts are checked if the
+    backbone learned, and the matrix's diagonal if the embedding is used.
+    """
+    failure = None
+    if evaluations:
+        heldout = np.array([[loss.own for loss in one.losses] for one in evaluations])
+        kids = np.array([[score.mean for score in one.scores] for one in evaluations])
+        is_scored = all(score.is_known for one in evaluations for score in one.scores)
+        rounds = [one.round_idx for one in evaluations]
+        failure = backbone_diagnosis(losses, rounds, heldout, kids if is_scored else None)
+        failure = failure or _own_parts_diagnosis(setting, real, evaluations[-1], cross_losses)
+    overfitting = adaptation_diagnosis(reports)
+    return tuple(one for one in (failure, overfitting) if one is not None)
+
+
 # --- pre-training ---------------------------------------------------------------------------------
 
 
@@ -77,15 +107,19 @@ def backbone_diagnosis(
     """
     if rounds[-1] < MIN_ROUNDS:
         return None
-    rise = _loss_rise(losses) or _above_start(heldout)
+    scores = {"held-out loss": heldout.mean(axis=1)}
     if kids is not None:
-        rise = rise or _kid_rise(rounds, kids)
+        scores["KID"] = kids.mean(axis=1)
+    first, last = scores["held-out loss"][[0, -1]]
+    rise = _loss_rise(losses)
+    if not rise and last > (1 + MAX_RISE) * first:
+        rise = f"the held-out loss is {last:.3g} after the last round, {first:.3g} before the first"
+    if not rise and kids is not None:
+        rise = _kid_rise(rounds, kids)
     if rise:
         return Diagnosis(DIVERGING, rise)
-    for name, scores in (("held-out loss", heldout), ("KID", kids)):
-        if scores is None:
-            continue
-        first, last = scores[0].mean(), scores[-1].mean()
+    for name, means in scores.items():
+        first, last = means[[0, -1]]
         if first > 0 and last > (1 - MIN_FALL) * first:
             text = f"{name} went from {first:.3g} to {last:.3g} in {rounds[-1]} rounds"
             return Diagnosis(NOT_LEARNING, f"the pre-training clients' {text}")
@@ -114,13 +148,6 @@ def _loss_rise(losses: Sequence[float]) -> str | None:
     )
 
 
-def _above_start(heldout: np.ndarray) -> str | None:
-    first, last = heldout[0].mean(), heldout[-1].mean()
-    if last <= (1 + MAX_RISE) * first:
-        return None
-    return f"the held-out loss is {last:.3g} after the last round, {first:.3g} before the first"
-
-
 def _kid_rise(rounds: Sequence[int], kids: np.ndarray) -> str | None:
     means = kids.mean(axis=1)
     low = int(np.argmin(means))
@@ -135,6 +162,42 @@ def _kid_rise(rounds: Sequence[int], kids: np.ndarray) -> str | None:
 
 
 # --- clients' own parts ---------------------------------------------------------------------------
+
+
+def _own_parts_diagnosis(
+    setting: FederationSetup,
+    real: RealData,
+    last: Evaluation,
+    cross_losses: CrossClientMatrix | None,
+) -> Diagnosis | None:
+    """Clients with the same kind of data have nothing of their own to learn: no diagnosis."""
+    pairs = combinations([real.mixtures[c] for c in last.client_ids], 2)
+    distances = [total_variation(p, q) for p, q in pairs]
+    if not distances or float(np.mean(distances)) < MIN_TV:
+        return None
+    if _num_own_steps(setting, last.client_ids) < MIN_STEPS:
+        return None
+    ignored = None
+    if setting.config.method.record.has_embedding:
+        own, zero, swapped = (
+            np.array([getattr(loss, name) for loss in last.losses])
+            for name in ("own", "zero", "swapped")
+        )
+        ignored = embedding_diagnosis(own, zero, swapped)
+    if ignored is None and cross_losses is not None:
+        return consistency_diagnosis(cross_losses.values, cross_losses.client_ids)
+    return ignored
+
+
+def _num_own_steps(setting: FederationSetup, client_ids: Sequence[int]) -> float:
+    """Return how many steps one of these clients has trained its own part for, on average."""
+    config, federation = setting.config, setting.config.federation
+    sizes = [len(setting.partition.split(c).train) for c in client_ids]
+    epoch = float(np.mean([steps_per_epoch(size, config.client.batch_size) for size in sizes]))
+    steps = federation.tau or (federation.local_epochs or 0) * epoch
+    share = federation.cohort_size / federation.num_clients
+    rounds = federation.num_rounds - config.method.first_own_round(federation.num_rounds)
+    return rounds * share * steps
 
 
 def own_is_best(matrix: np.ndarray) -> np.ndarray:

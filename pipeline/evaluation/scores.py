@@ -82,6 +82,11 @@ class CrossClientMatrix:
     client_ids: tuple[int, ...]
     values: np.ndarray
 
+    @property
+    def names(self) -> list[str]:
+        """The clients as texts."""
+        return [str(client_id) for client_id in self.client_ids]
+
 
 def pooled_features(features: Sequence[Tensor], limit: int, seed: int) -> Tensor:
     """Return all these clients' features (n, D) together, a random choice of `limit` at most."""
@@ -129,23 +134,6 @@ class Evaluation:
             if values:
                 metrics[f"pretrain/heldout/{name}"] = float(np.mean(values))
         return metrics
-
-    def table(self, real: RealData) -> dict[str, list[Any]]:
-        """Return one row per client, as columns; None for a score that is not known."""
-        floors = [real.floors[c] for c in self.client_ids]
-        return {
-            "client_id": list(self.client_ids),
-            "kid": [s.mean if s.is_known else None for s in self.scores],
-            "kid_std": [s.std if s.is_known else None for s in self.scores],
-            "kid_floor": [f.mean if f.is_known else None for f in floors],
-            "num_real": [s.num_real for s in self.scores],
-            "num_generated": [s.num_fake for s in self.scores],
-            "subset_size": [s.subset_size for s in self.scores],
-            "tv": list(self.tv or [None] * len(self.scores)),
-            "heldout_own": [loss.own for loss in self.losses],
-            "heldout_zero": [loss.zero for loss in self.losses],
-            "heldout_swapped": [loss.swapped for loss in self.losses],
-        }
 
 
 def draw_pretraining(

@@ -13,6 +13,7 @@ from pipeline.checkpoint.storage import check_storage
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
+from pipeline.evaluation.diagnosis import diagnose
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.experiment.adaptation import adapt, with_mean_layers
 from pipeline.experiment.evaluator import cross_client_losses, finetune_clients
@@ -25,7 +26,6 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.setup import FederationSetup, check_drawing, prepare
 from pipeline.files.atomic import room_for
 from pipeline.files.revision import REVISION, running_code
-from pipeline.results.diagnose import diagnose
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.recording import (
@@ -153,7 +153,8 @@ def _run(
 
         state_fingerprint = export_models(setting, pool, pretraining.weights, run_dir)
 
-    diagnoses = diagnose(setting, real, pretraining, cross_losses, adaptation.reports)
+    losses, reports = pretraining.losses, adaptation.reports
+    diagnoses = diagnose(setting, real, losses, evaluations, cross_losses, reports)
     log_diagnoses(tracker, diagnoses)
     metrics = summary_metrics(setting, real, evaluations, tuned, adaptation)
     log_summary(tracker, setting, metrics, state_fingerprint)

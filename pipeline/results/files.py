@@ -5,22 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pipeline.config.meaning import fingerprint
 from pipeline.config.tracking import ui_command
-from pipeline.figures.image_grids import image_grid
 from pipeline.files.atomic import room_for, sync_tree
 from pipeline.results.metrics import params_counts
-from pipeline.results.prompt_sheet import prompt_sheet
-from pipeline.results.recorded_figures import client_rows
+from pipeline.results.pictures import samples_grid
 from pipeline.results.result import Result
 from pipeline.runs.folder import save_result
 from pipeline.runs.layout import GRID, MODEL, trace_path
 from pipeline.tracking.outbox import sync_outbox
-
-GRID_CLIENTS, GRID_COLUMNS, SHEET_CLIENTS = 4, 16, 8
 
 
 def write_result(result: Result, preset: str | None) -> None:
@@ -29,7 +24,7 @@ def write_result(result: Result, preset: str | None) -> None:
     What the object vouches for, the model and all numbers, reaches the disk before it.
     """
     with room_for(result.run_dir):
-        save_grid(result)
+        Image.fromarray(samples_grid(result)).save(grid_path(result))
         sync_tree(result.run_dir / MODEL)
         sync_outbox(result.run_dir)
         save_result(result.run_dir, result_json(result, preset))
@@ -38,34 +33,6 @@ def write_result(result: Result, preset: str | None) -> None:
 def grid_path(result: Result) -> Path:
     """Return the path of the grid of images."""
     return result.run_dir / GRID
-
-
-def save_grid(result: Result) -> Path:
-    """Write rows of images as a PNG and return its path.
-
-    Three rows per new client: its own images, samples before and after adaptation. Without new
-    clients, one row of samples per pre-training client. With text, `prompt_sheet`.
-    """
-    reports = result.adaptation.reports
-    if result.setting.tokens is not None and reports:
-        picture = prompt_sheet(result.setting, reports[:SHEET_CLIENTS])
-    else:
-        picture = _rows(result)
-    Image.fromarray(picture).save(grid_path(result))
-    return grid_path(result)
-
-
-def _rows(result: Result) -> np.ndarray:
-    rows = [
-        images
-        for report in result.adaptation.reports[:GRID_CLIENTS]
-        for _, images in client_rows(result.setting, report)
-    ]
-    evaluations = result.pretraining.evaluations
-    if not rows and evaluations:
-        rows = [drawn.images for drawn in evaluations[-1].drawn[:GRID_CLIENTS]]
-    width = min(GRID_COLUMNS, min(len(images) for images in rows))
-    return np.concatenate([image_grid(images[:width], width) for images in rows])
 
 
 def result_json(result: Result, preset: str | None) -> dict[str, Any]:
@@ -78,7 +45,7 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
         "method": config.method.name,
         "preset": preset,
         "seed": config.seed,
-        "metrics": finite(result.metrics),
+        "metrics": finite_values(result.metrics),
         "diagnoses": [diagnosis.as_dict() for diagnosis in result.diagnoses],
         "params_total": total,
         "params_trainable_new_client": trained,
@@ -95,6 +62,10 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
     }
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Return numbers as JSON can hold them: None for NaN and infinity."""
-    return {key: v if math.isfinite(v) else None for key, v in values.items()}
+def finite_values(value: Any) -> Any:
+    """Return nested values as JSON can hold them: None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: finite_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,37 +1,24 @@
-"""The metrics of an experiment: of rounds and epochs, of each new client, at the end."""
+"""The metrics of an experiment: of rounds and epochs, at the end; and the numbers that are tags."""
 
 from collections.abc import Sequence
-from typing import Any
+from statistics import fmean
 
 import numpy as np
+import pandas as pd
 
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import OTHER
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import (
-    ADAPT_KID_WORST,
-    ADAPT_SCORES,
-    ADAPT_TRAIN_LOSS,
-    ADAPT_VAL_LOSS,
-    DELTA,
-    DROPPED,
-    EPSILON,
-    FORGETTING,
-    ROUND_S,
-    TRAIN_LOSS,
-    final_name,
-    tuned_name,
-)
-from pipeline.results.new_client_rows import as_columns, new_client_rows
+from pipeline.results import metric_names as names
 from pipeline.results.result import Adaptation
+from pipeline.results.tables import new_client_coverages, new_clients, pooled_p
 from spire_core.adaptation.adapt import AdaptPoint, num_trained
 
-IN_THE_TABLE_ALONE = {"client_id", "num_generated", "num_real", "subset_size", "num_trained"}
-IN_THE_TABLE_ALONE |= {"kid_after_std", "kid_floor_std"}
-IN_THE_TABLE_ALONE |= {"fit_duration_s"}  # a tag has its mean
-IN_THE_TABLE_ALONE |= {"epsilon", "delta", "noise_multiplier"}
-IN_THE_TABLE_ALONE |= {"nn_share", "nn_chance", "nn_auc", "fld_gap"}  # their means are tags
+IN_THE_TABLE_ALONE = ["client_id", "num_generated", "num_real", "subset_size", "num_trained"]
+IN_THE_TABLE_ALONE += ["kid_after_std", "kid_floor_std", "epsilon", "delta", "noise_multiplier"]
+IN_THE_TABLE_ALONE += ["fit_duration_s", "nn_share", "nn_chance", "nn_auc", "fld_gap"]  # tags
+COVERED_TV = 0.05  # the hull TV of a client up to which it counts as covered
 
 
 def params_counts(setting: FederationSetup) -> tuple[int, int]:
@@ -43,10 +30,10 @@ def params_counts(setting: FederationSetup) -> tuple[int, int]:
 
 def round_metrics(stats: RoundStats, track_s: float) -> dict[str, float]:
     """Return the tracked metrics of a round; `track_s`: seconds that it took to record the last."""
-    loss = {} if stats.loss is None else {TRAIN_LOSS: stats.loss}
+    loss = {} if stats.loss is None else {names.TRAIN_LOSS: stats.loss}
     return loss | {
-        DROPPED: stats.num_dropped,
-        ROUND_S: stats.train_s + stats.aggregate_s,
+        names.DROPPED: stats.num_dropped,
+        names.ROUND_S: stats.train_s + stats.aggregate_s,
         "time/train_s": stats.train_s,
         "time/aggregate_s": stats.aggregate_s,
         "time/dispatch_s": stats.dispatch_s,
@@ -55,6 +42,40 @@ def round_metrics(stats: RoundStats, track_s: float) -> dict[str, float]:
         "comm/up_bytes": stats.up_bytes,
         "comm/down_bytes": stats.down_bytes,
     }
+
+
+def adaptation_metrics(adaptation: Adaptation) -> dict[int, dict[str, float]]:
+    """Return, for each epoch of adaptation, the mean over new clients of every tracked number.
+
+    Epochs that some client did not reach are left out: clients may stop early, and a mean over
+    the others would move although none of them does.
+    """
+    by_client = [{p.epoch: _point_metrics(p) for p in one.curve} for one in adaptation.reports]
+    for points, curve in zip(by_client, adaptation.curves, strict=False):
+        for field, name in names.FORGETTING.items():
+            for epoch, value in zip(curve.epochs, getattr(curve, field) or (), strict=False):
+                points[epoch][f"forgetting/{name}"] = value
+    metrics = {}
+    for epoch in sorted(set.intersection(*map(set, by_client))) if by_client else []:
+        known = pd.DataFrame([points[epoch] for points in by_client]).dropna(axis="columns")
+        metrics[epoch] = {name: float(np.mean([*known[name]])) for name in known}
+        if names.ADAPT_KID_WORST in known:
+            metrics[epoch][names.ADAPT_KID_WORST] = float(known[names.ADAPT_KID_WORST].max())
+    return {epoch: found for epoch, found in metrics.items() if found}
+
+
+def _point_metrics(point: AdaptPoint) -> dict[str, float]:
+    """Return one client's numbers after an epoch, by the names of the metrics."""
+    observed = point.observed or {}
+    metrics = {
+        names.ADAPT_SCORES[key]: v for key, v in observed.items() if key in names.ADAPT_SCORES
+    }
+    others = {key: v for key, v in observed.items() if key.startswith(OTHER)}
+    metrics |= {f"adapt/{key.removeprefix(OTHER)}/mean": v for key, v in others.items()}
+    if "own_kid" in observed:
+        metrics[names.ADAPT_KID_WORST] = observed["own_kid"]
+    losses = {names.ADAPT_TRAIN_LOSS: point.train_loss, names.ADAPT_VAL_LOSS: point.val_loss}
+    return metrics | {name: loss for name, loss in losses.items() if loss is not None}
 
 
 def summary_metrics(
@@ -67,15 +88,15 @@ def summary_metrics(
     """Return the final metrics, by which runs are compared."""
     metrics: dict[str, float] = {}
     if evaluations:
-        metrics |= {final_name(k): v for k, v in evaluations[-1].metrics().items()}
+        metrics |= {names.final_name(k): v for k, v in evaluations[-1].metrics().items()}
         best = min(evaluations, key=lambda e: e.kid_mean)
         if setting.has_features:
             metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
             metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
     if tuned is not None:
-        metrics |= {tuned_name(k): v for k, v in tuned.metrics().items()}
-    rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
-    metrics |= _new_client_means(as_columns(rows)) | privacy_metrics(adaptation)
+        metrics |= {names.tuned_name(k): v for k, v in tuned.metrics().items()}
+    clients = new_clients(adaptation, real, setting.config.eval.kid_subset_size)
+    metrics |= _new_client_means(clients) | privacy_metrics(adaptation)
     total, trained = params_counts(setting)
     return metrics | {
         "params/total": float(total),
@@ -84,63 +105,68 @@ def summary_metrics(
     }
 
 
-def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
-    """Return an epsilon and a delta that hold for the images of every new client."""
-    weakest = adaptation.weakest_guarantee
-    return {} if weakest is None else {EPSILON: weakest.epsilon, DELTA: weakest.delta}
-
-
-def _new_client_means(table: dict[str, list[Any]]) -> dict[str, float]:
+def _new_client_means(clients: pd.DataFrame) -> dict[str, float]:
     """Return means of scores that all new clients have; others would be over other clients."""
-    if not table:
-        return {}
-    metrics = {}
-    for column, values in table.items():
-        is_whole = all(isinstance(v, int | float) for v in values)
-        if is_whole and column not in IN_THE_TABLE_ALONE:
-            metrics[f"final/adapt_{column}"] = float(np.mean(values))
-    if "final/adapt_kid_after" in metrics:
+    known = clients.drop(columns=IN_THE_TABLE_ALONE, errors="ignore").dropna(axis="columns")
+    metrics = {f"final/adapt_{name}": float(np.mean([*known[name]])) for name in known}
+    if "kid_after" in known:
         before, after = metrics["final/adapt_kid_before"], metrics["final/adapt_kid_after"]
         if before > 0:
             metrics["final/adapt_kid_ratio"] = after / before
-        metrics["final/adapt_kid_worst"] = max(table["kid_after"])
+        metrics["final/adapt_kid_worst"] = float(known["kid_after"].max())
     return metrics
 
 
-def adaptation_metrics(adaptation: Adaptation) -> dict[int, dict[str, float]]:
-    """Return, for each epoch of adaptation, the mean over new clients of every tracked number.
+def privacy_metrics(adaptation: Adaptation) -> dict[str, float]:
+    """Return an epsilon and a delta that hold for the images of every new client."""
+    weakest = adaptation.weakest_guarantee
+    return {} if weakest is None else {names.EPSILON: weakest.epsilon, names.DELTA: weakest.delta}
 
-    Epochs that some client did not reach are left out: clients may stop early, and a mean over
-    the others would move although none of them does.
+
+# --- tags -----------------------------------------------------------------------------------------
+
+
+def coverage_tags(setting: FederationSetup) -> dict[str, str]:
+    """Return how far new clients' class mixtures are from pre-training clients', on average."""
+    found = new_client_coverages(setting)
+    if not found:
+        return {}
+    hull, nearest = ([one.hull_tv for one in found], [one.nearest_tv for one in found])
+    return {names.HULL_TV: f"{np.mean(hull):.4f}", names.NEAREST_TV: f"{np.mean(nearest):.4f}"}
+
+
+def copies_tags(adaptation: Adaptation, seed: int) -> dict[str, str]:
+    """Return new clients' mean share, that of chance, and the p-value; empty without clients."""
+    known = [one.neighbours for one in adaptation.reports if one.neighbours is not None]
+    if not known:
+        return {}
+    means = fmean(one.share for one in known), fmean(one.chance for one in known)
+    return dict(zip(names.COPIES_TAGS, map(repr, (*means, pooled_p(known, seed))), strict=True))
+
+
+def image_tags(controls: pd.DataFrame, clients: pd.DataFrame) -> dict[str, str]:
+    """Return precision and recall of the adapted models, mean `fld_excess` and `covered_ratio`.
+
+    `controls` as of `image_controls`, `clients` as of `with_worlds`.
     """
-    by_epoch: dict[int, dict[str, list[float]]] = {}
-    for report in adaptation.reports:
-        for point in report.curve:
-            row = by_epoch.setdefault(point.epoch, {})
-            for name, value in _point_metrics(point).items():
-                row.setdefault(name, []).append(value)
-    for curve in adaptation.curves:
-        for field, name in FORGETTING.items():
-            for epoch, value in zip(curve.epochs, getattr(curve, field) or (), strict=False):
-                by_epoch[epoch].setdefault(f"forgetting/{name}", []).append(value)
-    means = {
-        epoch: {
-            name: float(max(values) if name == ADAPT_KID_WORST else np.mean(values))
-            for name, values in row.items()
-            if len(values) == len(adaptation.reports)
-        }
-        for epoch, row in sorted(by_epoch.items())
-    }
-    return {epoch: row for epoch, row in means.items() if row}
+    adapted, excess = controls.iloc[0], clients["fld_excess"].dropna()
+    means = fmean(excess) if len(excess) else None, covered_ratio(clients)
+    named = zip(names.IMAGE_TAGS, (adapted["precision"], adapted["recall"], *means), strict=True)
+    return {tag: repr(value) for tag, value in named if value is not None}
 
 
-def _point_metrics(point: AdaptPoint) -> dict[str, float]:
-    """Return one client's numbers after an epoch, by the names of the metrics."""
-    observed = point.observed or {}
-    metrics = {ADAPT_SCORES[key]: v for key, v in observed.items() if key in ADAPT_SCORES}
-    others = {key: v for key, v in observed.items() if key.startswith(OTHER)}
-    metrics |= {f"adapt/{key.removeprefix(OTHER)}/mean": v for key, v in others.items()}
-    if "own_kid" in observed:
-        metrics[ADAPT_KID_WORST] = observed["own_kid"]
-    losses = {ADAPT_TRAIN_LOSS: point.train_loss, ADAPT_VAL_LOSS: point.val_loss}
-    return metrics | {name: loss for name, loss in losses.items() if loss is not None}
+def covered_ratio(clients: pd.DataFrame) -> float | None:
+    """Return the mean KID of new clients that pre-training clients cover by that of the others.
+
+    None without clients of both kinds. 0 where the others score no KID above zero, which stands for
+    no ratio: comparisons are of ratios alone, and refuse such a run in place of leaving it out for
+    what it scored. All clients share a run's backbone and steps, so that between methods this ratio
+    differs by what coverage does to each.
+    """
+    known = clients.reindex(columns=["hull_tv", "kid_after"]).dropna()
+    is_covered = known["hull_tv"] <= COVERED_TV
+    covered, others = known["kid_after"][is_covered], known["kid_after"][~is_covered]
+    if covered.empty or others.empty:
+        return None
+    mean = fmean(others)
+    return fmean(covered) / mean if mean > 0 else 0.0

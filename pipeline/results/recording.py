@@ -9,46 +9,37 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 
 from pipeline.config.meaning import fingerprint
 from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
+from pipeline.evaluation.forgetting import mean_over_clients
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.federation.messages import AdaptReport
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
-from pipeline.figures import image_grids
-from pipeline.figures import plots as figures
+from pipeline.figures import plots
+from pipeline.figures.image_grids import image_grid, labelled_grids
 from pipeline.files.revision import REVISION, running_code
-from pipeline.results.control_rows import control_rows, image_tags
-from pipeline.results.metric_names import (
-    CONTROLS_TABLE,
-    FINAL_STEP,
-    FIT_TAG,
-    KID_FLOOR,
-    NEW_CLIENTS_TABLE,
-    TUNED_TABLE,
-    pretraining_table,
-)
-from pipeline.results.metrics import adaptation_metrics
-from pipeline.results.neighbour_columns import copies_tags
-from pipeline.results.new_client_rows import as_columns, new_client_rows
-from pipeline.results.note import result_note, setting_note
+from pipeline.results import metric_names as names
+from pipeline.results import tables
+from pipeline.results.metrics import adaptation_metrics, copies_tags, coverage_tags, image_tags
 from pipeline.results.params import params_of
-from pipeline.results.recorded_figures import (
-    log_adaptation_figures,
-    log_cross_losses_figure,
-    log_pretraining_figure,
-)
+from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows
 from pipeline.results.result import Adaptation, Result
-from pipeline.results.world_rows import coverage_texts, with_world
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.attachments import NOTE
 from pipeline.tracking.run_log import EACH_ITS_OWN
 from pipeline.tracking.tracker import Tracker
-from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import IMAGE_UNIT
 
+NOTED = {  # final metrics of a run's description
+    "final/pretrain_kid_mean": "KID of pre-training clients",
+    "final/adapt_kid_before": "KID of new clients before adaptation",
+    "final/adapt_kid_after": "KID of new clients after adaptation",
+}
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
 
@@ -67,17 +58,25 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "extractor": setting.extractor,
         "extractor_hash": setting.extractor_hash,
         REVISION: running_code(),
-        NOTE: setting_note(config, preset),
+        NOTE: _setting_note(config, preset),
         **({"backbone_hash": setting.backbone_hash} if setting.backbone_hash else {}),
         **({"text_hash": setting.text_hash} if setting.text_hash else {}),
-        **{f"plugin.{p.kind}.{p.name}": _origin(p) for p in plugins_of(config)},
+        **{
+            f"plugin.{p.kind}.{p.name}": f"{p.package or 'this process'} {p.version}"
+            for p in plugins_of(config)
+        },
         **_privacy_tags(config),
     }
 
 
-def _origin(plugin: Plugin) -> str:
-    """Return a plug-in's package and version."""
-    return f"{plugin.package or 'this process'} {plugin.version}"
+def _setting_note(config: Config, preset: str | None) -> str:
+    federation = config.federation
+    return (
+        f"**{config.method.name}** on {config.data.name}, seed {config.seed}: "
+        f"{federation.num_clients} clients and {federation.num_new_clients} new ones, "
+        f"{federation.num_rounds} rounds. Preset {preset or 'none'}, all settings in "
+        "`config/resolved.yaml`."
+    )
 
 
 def _privacy_tags(config: Config) -> dict[str, str]:
@@ -95,6 +94,10 @@ def _privacy_tags(config: Config) -> dict[str, str]:
     }
 
 
+def _log_table(tracker: Tracker, path: str, table: pd.DataFrame) -> None:
+    tracker.log_table(path, {str(name): [*column] for name, column in table.items()})
+
+
 def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] = ()) -> None:
     """Write parameters, configuration, data and partition, before the first round.
 
@@ -110,7 +113,7 @@ def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] 
     )
     shown = setting.partition.shown
     counts = shown.class_counts(data.labels, len(data.class_names))
-    picture = figures.partition_figure(
+    picture = plots.partition_figure(
         counts, data.class_names, len(shown.train_clients), shown.client_ids
     )
     tracker.log_figure(picture, "plots/partition.png")
@@ -129,22 +132,22 @@ def log_evaluation(
     time the clients train, so that no start and no resumed run waits for it.
     """
     if evaluation.round_idx == 0:
-        coverage = coverage_texts(setting)
+        coverage = coverage_tags(setting)
         tracker.log_tags(coverage)
         tracker.log_params(coverage)
-    floor = {}
+    metrics = evaluation.metrics()
     if setting.has_features:
-        floor[KID_FLOOR] = real.floor_mean(evaluation.client_ids)
-    metrics = evaluation.metrics() | floor | dict(extra_metrics or {})
-    tracker.log_metrics(metrics, step=evaluation.round_idx)
-    tracker.log_table(pretraining_table(evaluation.round_idx), evaluation.table(real))
+        metrics[names.KID_FLOOR] = real.floor_mean(evaluation.client_ids)
+    tracker.log_metrics(metrics | dict(extra_metrics or {}), step=evaluation.round_idx)
+    table = tables.pretraining_clients(evaluation, real)
+    _log_table(tracker, names.pretraining_table(evaluation.round_idx), table)
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
-    tracker.log_image("samples/pretrain", image_grids.image_grid(images, 8), evaluation.round_idx)
+    tracker.log_image("samples/pretrain", image_grid(images, 8), evaluation.round_idx)
 
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:
     """Write one row per pre-training client that has trained on for its score."""
-    tracker.log_table(TUNED_TABLE, tuned.table(real))
+    _log_table(tracker, names.TUNED_TABLE, tables.pretraining_clients(tuned, real))
 
 
 def log_profile(tracker: Tracker, run_dir: Path) -> None:
@@ -164,21 +167,60 @@ def log_adaptation(
     """Write the new clients' curves over epochs, tables and figures, and the pre-training curve."""
     for epoch, metrics in adaptation_metrics(adaptation).items():
         tracker.log_metrics(metrics, step=epoch)
-    rows = new_client_rows(adaptation, real, setting.config.eval.kid_subset_size)
-    with_worlds = with_world(rows, setting, adaptation)
-    tracker.log_table(NEW_CLIENTS_TABLE, as_columns(with_worlds))
-    if tags := copies_tags([one.neighbours for one in adaptation.reports], setting.config.seed):
+    config = setting.config
+    clients = tables.new_clients(adaptation, real, config.eval.kid_subset_size)
+    clients = tables.with_worlds(clients, setting, adaptation)
+    _log_table(tracker, names.NEW_CLIENTS_TABLE, clients)
+    if tags := copies_tags(adaptation, config.seed):
         tracker.log_tags(tags)
     if adaptation.reports:
         fit_duration_s = fmean(one.fit_duration_s for one in adaptation.reports)
-        tracker.log_tags({FIT_TAG: repr(fit_duration_s)})
+        tracker.log_tags({names.FIT_TAG: repr(fit_duration_s)})
     if adaptation.image_controls:
-        controls = control_rows(adaptation, rows, real, setting)
-        tracker.log_table(CONTROLS_TABLE, as_columns(controls))
-        tracker.log_tags(image_tags(controls, with_worlds))
-    if tracker.keeps_files:
-        log_adaptation_figures(tracker, setting, real, adaptation)
-        log_pretraining_figure(tracker, setting, real, evaluations)
+        controls = tables.image_controls(adaptation, real, setting)
+        _log_table(tracker, names.CONTROLS_TABLE, controls)
+        tracker.log_tags(image_tags(controls, clients))
+    if not tracker.keeps_files:
+        return
+    for report in adaptation.reports[:CLIENTS]:
+        _log_client(tracker, setting, real, report)
+    method, curves = config.method.name, adaptation.curves
+    if curves and setting.has_features:
+        own = {method: mean_over_clients(curves, "own")}
+        lost = {method: mean_over_clients(curves, "lost")}
+        if replaced := mean_over_clients(curves, "replaced"):
+            lost[f"{method}, adapted client alone"] = replaced
+        picture = plots.forgetting_figure(own, lost, "Forgetting during adaptation")
+        tracker.log_figure(picture, "plots/forgetting.png")
+    if (kid := adaptation.cross_kid) is not None:
+        table = tables.cross_clients(kid, "samples_of", "data_of")
+        _log_table(tracker, "tables/cross_client.json", table)
+        title = "KID of samples of one client against data of another"
+        picture = plots.matrix_figure(kid.values, kid.names, kid.names, title)
+        tracker.log_figure(picture, "plots/cross_client.png")
+    if evaluations and setting.has_features:
+        series = {method: [(e.round_idx, e.kid_mean) for e in evaluations]}
+        floor = real.floor_mean(setting.eval_ids)
+        picture = plots.curve_figure(series, "round", "KID", "Pre-training clients", floor)
+        tracker.log_figure(picture, "plots/pretrain_kid.png")
+
+
+def _log_client(
+    tracker: Tracker, setting: FederationSetup, real: RealData, report: AdaptReport
+) -> None:
+    client_id, before, after = report.client_id, report.before, report.after
+    grid = labelled_grids(client_rows(setting, report), COLUMNS)
+    tracker.log_figure(grid, f"samples/client_{client_id}.png")
+    if after.histogram is not None and before.histogram is not None:
+        rows = {
+            "true mixture": real.mixtures[client_id].tolist(),
+            "generated before": before.histogram.tolist(),
+            "generated after": after.histogram.tolist(),
+        }
+        title = f"Client {client_id}: class mixture"
+        picture = plots.histogram_figure(rows, setting.data.class_names, title)
+        tracker.log_figure(picture, f"plots/mixture_client_{client_id}.png")
+    tracker.log_image(f"samples/new_client_{client_id}", image_grid(after.images, 8), step=0)
 
 
 def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
@@ -191,10 +233,15 @@ def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
 
 
 def log_cross_losses(tracker: Tracker, losses: CrossClientMatrix) -> None:
-    """Write the cross-client losses, and in a tag the number of clients whose own part is best."""
+    """Write clients' held-out losses with each other's parts; a tag tells whose own is best."""
     best = own_is_best(losses.values)
     tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
-    log_cross_losses_figure(tracker, losses)
+    table = tables.cross_clients(losses, "data_of", "with_part_of")
+    _log_table(tracker, "tables/cross_losses.json", table)
+    ids, title = losses.names, "Held-out loss with another client's part"
+    axes = ("own part of client", "data of client")
+    picture = plots.matrix_figure(losses.values, ids, ids, title, "held-out loss", axes, ".3g")
+    tracker.log_figure(picture, "plots/cross_losses.png")
 
 
 def log_summary(
@@ -202,12 +249,18 @@ def log_summary(
 ) -> None:
     """Write the final metrics, the fingerprint of the final state, and the model."""
     config, image_shape = setting.config, setting.images.shape[1:]
-    tracker.log_metrics(metrics, step=FINAL_STEP)
+    tracker.log_metrics(metrics, step=names.FINAL_STEP)
     tracker.log_tags({"state_fingerprint": state_fingerprint})
     guidance = config.eval.guidance if config.adapt.guidance is None else EACH_ITS_OWN
     tracker.log_model(tracker.run_dir / MODEL, image_shape, guidance)
 
 
 def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:
-    """Write the description of a finished run."""
-    tracker.log_tags({NOTE: result_note(result, preset)})
+    """Write the description of a finished run: its setting, scores, promise and diagnoses."""
+    metrics, promise = result.metrics, result.adaptation.privacy_sentence
+    lines = [f"{text}: {metrics[key]:.4g}" for key, text in NOTED.items() if key in metrics]
+    lines += [promise] if promise else []
+    found = ", ".join(f"{one.name} (try {one.advice})" for one in result.diagnoses)
+    lines.append(f"diagnosis: {found or 'no known failure recognised'}")
+    note = "\n".join(f"- {line}" for line in lines)
+    tracker.log_tags({NOTE: f"{_setting_note(result.setting.config, preset)}\n\n{note}"})

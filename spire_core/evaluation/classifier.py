@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spire_core.errors import WeightsError
@@ -93,28 +93,13 @@ class Classifier(nn.Module):
         self.head = nn.Linear(sizes.num_features, sizes.num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, D) and logits (B, K) of images (B, C, H, W) in [-1, 1] of any size.
-
-        Raises `WeightsError` if the images do not have the data set's channels.
-        """
-        if images.ndim != 4 or images.shape[1] != self.sizes.in_channels:
-            raise WeightsError(
-                f"the {self.name} classifier expected images (B, {self.sizes.in_channels}, H, W), "
-                f"got {tuple(images.shape)}: choose the extractor of the data set at hand"
-            )
+        """Return features (B, D) and logits (B, K) of images (B, C, H, W) in [-1, 1]."""
         x = to_network_size(images)  # (B, C, 32, 32)
         x = self.trunk(x)  # (B, widths[2], 4, 4)
         # Leaky: weight decay kills some plainly rectified features, which then have no variance.
         x = F.leaky_relu(self.embed(x.flatten(1)), 0.1)  # (B, D)
         features = self.standardise(x)  # (B, D)
         return features, self.head(features)  # (B, D), (B, K)
-
-
-def save_classifier(classifier: Classifier, path: Path) -> None:
-    """Write the weights: matrices and kernels as float16, biases and statistics as float32."""
-    state = {k: v for k, v in classifier.state_dict().items() if not k.endswith("batches_tracked")}
-    half = {k: v.half() if v.ndim > 1 else v.float() for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in half.items()}, path)
 
 
 def load_classifier(name: str, path: Path | None = None) -> Classifier:

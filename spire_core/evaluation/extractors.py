@@ -1,24 +1,31 @@
-"""Feature extractors for KID.
+"""Feature extractors for KID, and a cache on disk for what is computed of real images.
 
 Letters: B images, C channels, H x W pixels, D features.
 """
 
 import hashlib
+import logging
+import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from spire_core.errors import DataError, WeightsError
-from spire_core.evaluation.classifier import CLASSIFIERS, Classifier, load_classifier
-from spire_core.evaluation.inception import INCEPTION, INCEPTION_FEATURES, inception
+from spire_core.evaluation.classifier import CLASSIFIERS, load_classifier
 
+INCEPTION = "inception-v3-compat"
+INCEPTION_FEATURES = 2048
 CLASSIFIER_SUFFIX = "-cnn"
 EXTRACTORS = (*(name + CLASSIFIER_SUFFIX for name in CLASSIFIERS), INCEPTION)
 NO_EXTRACTOR = "none"  # features of no numbers, and so no KID
 _BATCH_SIZE = {INCEPTION: 32}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ def make_extractor(name: str, weights_path: str | Path | None = None) -> Extract
     if name not in EXTRACTORS:
         known = ", ".join((*EXTRACTORS, NO_EXTRACTOR))
         raise WeightsError(f"expected an extractor among {known}, got {name!r}")
-    classifier: Classifier = load_classifier(name.removesuffix(CLASSIFIER_SUFFIX), path)
+    classifier = load_classifier(name.removesuffix(CLASSIFIER_SUFFIX), path)
     channels = classifier.sizes.in_channels
     return Extractor(
         name,
@@ -105,8 +112,13 @@ def auto_extractor(data_name: str, name: str = "auto") -> str:
     return data_name + CLASSIFIER_SUFFIX if data_name in CLASSIFIERS else INCEPTION
 
 
+def is_classifier_of(extractor: str, dataset: str) -> bool:
+    """Return whether an extractor, given by its name, predicts the classes of this data set."""
+    return extractor == dataset + CLASSIFIER_SUFFIX
+
+
 def _inception_extractor(path: Path | None) -> Extractor:
-    network = inception(path)
+    network = _inception(path)
     state = network.state_dict()
     weights = b"".join(state[key].numpy().tobytes() for key in sorted(state))
     return Extractor(
@@ -115,6 +127,32 @@ def _inception_extractor(path: Path | None) -> Extractor:
         INCEPTION_FEATURES,
         compute=lambda images: network(to_uint8_rgb(images))[0],
     )
+
+
+def _inception(path: Path | None) -> nn.Module:
+    """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048),).
+
+    Without a path, torch-fidelity takes the weights (91 MB) from torch's cache or downloads them.
+    """
+    from torch_fidelity.utils import create_feature_extractor
+
+    try:
+        if path is not None:
+            torch.load(path, weights_only=True)  # torch-fidelity would unpickle any content
+        return create_feature_extractor(
+            INCEPTION,
+            [str(INCEPTION_FEATURES)],
+            cuda=False,
+            feature_extractor_weights_path=None if path is None else str(path),
+            verbose=False,
+        )
+    except Exception as error:  # a wrong file can raise anything
+        source = "be downloaded" if path is None else f"be loaded from {path}"
+        raise WeightsError(
+            f"the weights of {INCEPTION} cannot {source} ({type(error).__name__}): pass "
+            "eval.extractor_weights=PATH, choose cifar10-cnn as "
+            "eval.extractor, or none for scores without features"
+        ) from error
 
 
 def _coloured(images: Tensor, channels: int) -> Tensor:
@@ -128,6 +166,44 @@ def to_uint8_rgb(images: Tensor) -> Tensor:
     return as_bytes.expand(-1, 3, -1, -1).contiguous()
 
 
-def is_classifier_of(extractor: str, dataset: str) -> bool:
-    """Return whether an extractor, given by its name, predicts the classes of this data set."""
-    return extractor == dataset + CLASSIFIER_SUFFIX
+# --- cache ----------------------------------------------------------------------------------------
+
+
+def cached_features(extractor: Extractor, images: Tensor, cache_dir: Path | None) -> Tensor:
+    """Return `extractor.features(images)` (B, D), read from `cache_dir` if it is stored there."""
+    if extractor.num_features == 0:
+        return extractor.features(images)
+    name = f"{extractor.name} {extractor.weights_hash}"
+    return cached(extractor.features, name, images, cache_dir)
+
+
+def cached(
+    compute: Callable[[Tensor], Tensor], name: str, images: Tensor, cache_dir: Path | None
+) -> Tensor:
+    """Return `compute(images)` on the CPU, read from `cache_dir` if it is stored there.
+
+    The file's name is a hash of the images' values and shape and of `name`, which tells what is
+    computed, and with which weights: changed data or other weights never match an old file. A file
+    that was cut off is computed again, and a disk that takes no file costs no result. `cache_dir`
+    None turns the cache off.
+    """
+    if cache_dir is None:
+        return compute(images)
+    values = images.detach().cpu().contiguous()
+    head = f"{name} {values.dtype} {tuple(values.shape)} "
+    key = hashlib.sha256(head.encode() + values.numpy().tobytes()).hexdigest()
+    path = cache_dir / f"{key}.safetensors"
+    try:
+        return load_file(path)["features"]
+    except (OSError, SafetensorError):
+        result = compute(images)
+    # Several actors may write the same file: each writes its own copy, and the last rename wins.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        save_file({"features": result.contiguous()}, temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        logger.warning("cannot keep features of real images in %s: %s", cache_dir, error)
+    return result

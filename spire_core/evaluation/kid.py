@@ -6,7 +6,7 @@ Letters: N real and M fake features, each of D numbers; n features in a subset.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,8 +16,6 @@ from torch import Tensor
 
 from spire_core.errors import DataError
 from spire_core.rng import numpy_generator
-
-Subset = tuple[np.ndarray, np.ndarray]  # positions of real and of fake features, n of each
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,9 @@ def _check(real: Tensor, fake: Tensor) -> None:
                 "give every client more images"
             )
         if not torch.isfinite(features).all():
-            raise DataError(
-                f"KID expected finite {name} features, got NaN or infinity: look at the images, "
-                "training may have diverged"
-            )
+            raise DataError(f"KID expected finite {name} features, got NaN or infinity")
     if real.shape[1] != fake.shape[1]:
-        raise DataError(
-            f"KID expected features of one size, got {real.shape[1]} real and {fake.shape[1]} "
-            "fake: compute both with the same extractor"
-        )
+        raise DataError(f"KID expected features of one size, got {real.shape[1]}, {fake.shape[1]}")
 
 
 @cache
@@ -72,87 +64,59 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.matmul(x, y.T) * (1.0 / x.shape[1]) + 1) ** 3
 
 
-@dataclass(frozen=True)
-class SubsetRule:
-    """The random subsets of KID: a function of the seed and the sizes of the two sets alone."""
-
-    size: int
-    num_subsets: int
-    seed: int
-
-    def draw(self, num_real: int, num_fake: int) -> list[Subset]:
-        """Return pairs of subsets of at most `size` features; one pair if that is both whole sets.
-
-        DataError for a size below 2.
-        """
-        size = min(self.size, num_real, num_fake)
-        if size < 2:
-            raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
-        rounds = 1 if size == num_real == num_fake else self.num_subsets
-        rng, sizes = np.random.RandomState(self.seed % 2**32), (num_real, num_fake)
-        draws = [[rng.choice(n, size, replace=False) for n in sizes] for _ in range(rounds)]
-        return [(at_real, at_fake) for at_real, at_fake in draws]
-
-
-class SubsetSums:
-    """A set of features (N, D), and the kernel's sums within its subsets.
-
-    All sets of one size are compared with the same subsets of this one, so that their sums are
-    computed once.
-    """
-
-    def __init__(self, features: Tensor) -> None:
-        self.features = features.float().cpu().numpy()
-        self._within: dict[int, list[np.floating]] = {}
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def within(self, subsets: Sequence[np.ndarray], num_other: int) -> list[np.floating]:
-        """Return for each subset the kernel's sum over pairs of different features.
-
-        `num_other` is the size of the set that this one is compared with.
-        """
-        if num_other not in self._within:
-            kernels = (_kernel(rows, rows) for rows in (self.features[at] for at in subsets))
-            sums = [(kernel.sum(axis=1) - np.diagonal(kernel)).sum() for kernel in kernels]
-            self._within[num_other] = sums
-        return self._within[num_other]
-
-
-def _score(real: SubsetSums, fake: SubsetSums, subsets: Sequence[Subset]) -> KidScore:
-    """Return the KID of one set against another over the given pairs of subsets."""
-    size, of_real, of_fake = len(subsets[0][0]), *zip(*subsets, strict=True)
-    sums = zip(real.within(of_real, len(fake)), fake.within(of_fake, len(real)), strict=True)
-    mmds = np.zeros(len(subsets))
-    for k, ((in_real, in_fake), (at_real, at_fake)) in enumerate(zip(sums, subsets, strict=True)):
-        across = _kernel(real.features[at_real], fake.features[at_fake]).sum(axis=0).sum()
-        mmds[k] = (in_real + in_fake) / (size * (size - 1)) - 2 * across / (size * size)
-    mean, std = float(np.mean(mmds)), float(np.std(mmds))
-    return KidScore(mean, std, size, len(subsets), len(real), len(fake))
-
-
 def _unknown(num_real: int, num_fake: int) -> KidScore:
     """Return the score of features without any number: NaN."""
     return KidScore(math.nan, math.nan, 0, 0, num_real, num_fake)
 
 
 def _scores(
-    fakes: Sequence[Tensor], reals: Sequence[Tensor], rule: SubsetRule
+    fakes: Sequence[Tensor],
+    reals: Sequence[Tensor],
+    subset_size: int,
+    num_subsets: int,
+    seed: int,
 ) -> list[list[KidScore]]:
-    """Return the score of every fake set (rows) against every real one (columns)."""
+    """Return the score of every fake set (rows) against every real one (columns).
+
+    The random subsets are a function of the seed and the sizes of the two sets alone. All sets of
+    one size therefore meet the same subsets of another set, whose own sums are computed once.
+    """
     for fake, real in itertools.product(fakes, reals):
         _check(real, fake)
     if all(features.shape[1] == 0 for features in (*fakes, *reals)):
         return [[_unknown(len(real), len(fake)) for real in reals] for fake in fakes]
-    real_sets, fake_sets = ([SubsetSums(f) for f in some] for some in (reals, fakes))
-    sizes = {(len(real), len(fake)) for real in real_sets for fake in fake_sets}
-    subsets = {pair: rule.draw(*pair) for pair in sizes}
+    sets = [[features.float().cpu().numpy() for features in some] for some in (reals, fakes)]
+
+    @cache
+    def subsets(*sizes: int) -> list[list[np.ndarray]]:
+        """Return positions of n real and n fake features, so often; once if n is all of both."""
+        size = min(subset_size, *sizes)
+        if size < 2:
+            raise DataError(f"KID expected a subset size of at least 2, got {size}: raise it")
+        rng = np.random.RandomState(seed % 2**32)
+        rounds = 1 if {*sizes} == {size} else num_subsets
+        return [[rng.choice(n, size, replace=False) for n in sizes] for _ in range(rounds)]
+
+    @cache
+    def within(side: int, i: int, *sizes: int) -> list[np.floating]:
+        """Return for each subset of a set the kernel's sum over pairs of different features."""
+        rows = (sets[side][i][at[side]] for at in subsets(*sizes))
+        kernels = (_kernel(x, x) for x in rows)
+        return [(kernel.sum(axis=1) - np.diagonal(kernel)).sum() for kernel in kernels]
+
+    def score(i: int, j: int) -> KidScore:
+        real, fake = sets[0][j], sets[1][i]
+        sizes = len(real), len(fake)
+        pairs = subsets(*sizes)
+        size, mmds = len(pairs[0][0]), np.zeros(len(pairs))
+        sums = zip(within(0, j, *sizes), within(1, i, *sizes), pairs, strict=True)
+        for k, (in_real, in_fake, (at_real, at_fake)) in enumerate(sums):
+            across = _kernel(real[at_real], fake[at_fake]).sum(axis=0).sum()
+            mmds[k] = (in_real + in_fake) / (size * (size - 1)) - 2 * across / (size * size)
+        return KidScore(float(np.mean(mmds)), float(np.std(mmds)), size, len(pairs), *sizes)
+
     with _numpy_blas().limit(limits=1):
-        return [
-            [_score(real, fake, subsets[len(real), len(fake)]) for real in real_sets]
-            for fake in fake_sets
-        ]
+        return [[score(i, j) for j in range(len(reals))] for i in range(len(fakes))]
 
 
 def kid(
@@ -168,7 +132,7 @@ def kid(
     `calculate_metrics(kid=True, rng_seed=seed)`. Raises `DataError` for fewer than 2 features,
     differing D, or values that are not finite.
     """
-    return _scores([fake], [real], SubsetRule(subset_size, num_subsets, seed))[0][0]
+    return _scores([fake], [real], subset_size, num_subsets, seed)[0][0]
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
@@ -208,16 +172,13 @@ def kid_floor(
             f"the floor of KID expected at least 4 real features (N, D), got {tuple(real.shape)}: "
             "give every client more images"
         )
-    half = min(len(real) // 2, max_images or len(real))
-    scores: list[KidScore] = []
+    half, scores = min(len(real) // 2, max_images or len(real)), list[KidScore]()
     for split in range(num_splits):
         order = torch.from_numpy(numpy_generator(seed, "kid_floor", split).permutation(len(real)))
-        scores.append(
-            kid(real[order[:half]], real[order[half : 2 * half]], subset_size, num_subsets, seed)
-        )
+        halves = real[order[:half]], real[order[half : 2 * half]]
+        scores.append(kid(*halves, subset_size, num_subsets, seed))
     means = [score.mean for score in scores]
-    size, rounds = scores[0].subset_size, scores[0].num_subsets
-    return KidScore(float(np.mean(means)), float(np.std(means)), size, rounds, half, half)
+    return replace(scores[0], mean=float(np.mean(means)), std=float(np.std(means)))
 
 
 def kid_matrix(
@@ -232,6 +193,6 @@ def kid_matrix(
     Entry (i, j) is `kid(reals[j], fakes[i], ...).mean`. A row whose smallest entry is off the
     diagonal belongs to a client that is drawn as another.
     """
-    scores = _scores(fakes, reals, SubsetRule(subset_size, num_subsets, seed))
+    scores = _scores(fakes, reals, subset_size, num_subsets, seed)
     means = [[score.mean for score in row] for row in scores]
     return np.array(means, dtype=np.float64).reshape(len(fakes), len(reals))

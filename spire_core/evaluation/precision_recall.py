@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.errors import DataError
 from spire_core.rng import numpy_generator
 
 NEIGHBOURHOOD = 3
@@ -22,19 +21,16 @@ def pooled_precision_recall(
     generated: Sequence[Tensor],
     real: Sequence[Tensor],
     seed: int,
-    images: Sequence[np.ndarray] | None = None,
+    images: Sequence[np.ndarray],
 ) -> tuple[float, float] | None:
     """Return precision and recall of several clients' features (n, D) together.
 
     Balls shrink with the number of images. Both sets therefore have equally many of each client,
     chosen at random, and at most `MAX_IMAGES` in all: of more clients, as many have an image each,
-    chosen at random too. `images`: for each client, the numbers (n,) of its real images, None where
-    clients share none; one that several have counts for one of them, since at distance 0 from
-    itself it would shrink its own ball. None where too few are left for a ball, or where features
-    have no numbers. DataError if the clients differ in number.
+    chosen at random too. `images`: for each client, the numbers (n,) of its real images. One that
+    several have counts for one of them, since at distance 0 from itself it would shrink its own
+    ball. None where too few are left for a ball, or where features have no numbers.
     """
-    if len(generated) != len(real):
-        raise DataError(f"expected as many clients, got {len(generated)} and {len(real)}")
     if not real or real[0].shape[1] == 0:
         return None
     limit = per_client(len(real))
@@ -42,15 +38,10 @@ def pooled_precision_recall(
     order = numpy_generator(seed, "precision_recall_clients").permutation(len(counts))
     for left_out in order[MAX_IMAGES:]:
         counts[left_out] = 0
-    rows = [_order(len(own), seed, i) for i, own in enumerate(real)]
-    if images is None:
-        rows = [own[:num] for own, num in zip(rows, counts, strict=True)]
-    else:
-        rows = _each_once(rows, images, counts)
+    rows = _each_once([_order(len(own), seed, i) for i, own in enumerate(real)], images, counts)
     if sum(map(len, rows)) <= NEIGHBOURHOOD:
         return None
-    pairs = enumerate(zip(generated, rows, strict=True))
-    drawn = [some(f, len(own), seed, i) for i, (f, own) in pairs]
+    drawn = [some(f, len(rows[i]), seed, i) for i, f in enumerate(generated)]
     known = [f[torch.from_numpy(own)] for f, own in zip(real, rows, strict=True)]
     return _precision_recall(torch.cat(drawn).double(), torch.cat(known).double())
 
@@ -74,15 +65,13 @@ def _each_once(
     """
     taken, chosen = set[int](), [list[int]() for _ in rows]
     pairs = zip(rows, images, strict=True)
-    rests = [iter(zip(own.tolist(), numbers[own].tolist(), strict=True)) for own, numbers in pairs]
-    for turn in range(max(counts, default=0)):
+    rests = [iter(zip(own, numbers[own], strict=True)) for own, numbers in pairs]
+    for turn in range(max(counts)):
         for own, num, rest in zip(chosen, counts, rests, strict=True):
-            if turn < num:
-                for row, image in rest:
-                    if image not in taken:
-                        own.append(row)
-                        taken.add(image)
-                        break
+            left = (pair for pair in rest if pair[1] not in taken)
+            if turn < num and (found := next(left, None)) is not None:
+                own.append(found[0])
+                taken.add(found[1])
     return [np.array(own, dtype=np.int64) for own in chosen]
 
 

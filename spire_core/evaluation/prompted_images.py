@@ -80,17 +80,11 @@ def _by_image(
     The distance is 0 to who has none.
     """
     num_owners = int(gallery.owner.max(initial=-1)) + 1
-    for drawn, (real, owner) in _by_kind(images, kinds, gallery):
-        held = np.bincount(owner, minlength=num_owners)
-        for row in pixel_distances(drawn, real).numpy():
-            yield np.bincount(owner, row, num_owners) / np.maximum(held, 1), held > 0
-
-
-def _by_kind(
-    images: Tensor, kinds: np.ndarray, gallery: Gallery
-) -> Iterator[tuple[Tensor, tuple[Tensor, np.ndarray]]]:
     for kind in np.unique(kinds):
-        yield images[torch.from_numpy(kinds == kind)], gallery.of_kind(kind)
+        real, owner = gallery.of_kind(kind)
+        held = np.bincount(owner, minlength=num_owners)
+        for row in pixel_distances(images[torch.from_numpy(kinds == kind)], real).numpy():
+            yield np.bincount(owner, row, num_owners) / np.maximum(held, 1), held > 0
 
 
 def pixel_distances(images: Tensor, others: Tensor) -> Tensor:

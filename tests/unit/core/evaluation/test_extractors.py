@@ -9,8 +9,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from spire_core.errors import DataError, WeightsError
 from spire_core.evaluation.classifier import WEIGHTS_DIR, load_classifier
-from spire_core.evaluation.extractors import Extractor, auto_extractor, make_extractor, to_uint8_rgb
-from spire_core.evaluation.feature_cache import cached_features
+from spire_core.evaluation.extractors import (
+    Extractor,
+    auto_extractor,
+    cached_features,
+    make_extractor,
+    to_uint8_rgb,
+)
 from spire_core.evaluation.kid import kid, kid_floor
 
 
@@ -56,13 +61,6 @@ def test_extractors_by_name() -> None:
         make_extractor("mnist-cnn", WEIGHTS_DIR / "cifar10.safetensors")
 
 
-def test_without_a_cache_features_are_computed() -> None:
-    counting = Counting()
-    for _ in range(2):
-        cached_features(counting.extractor(), images(), None)
-    assert counting.calls == 2
-
-
 def test_a_cache_hit_computes_nothing(tmp_path: Path) -> None:
     counting = Counting()
     first = cached_features(counting.extractor(), images(), tmp_path / "new")
@@ -97,17 +95,6 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path: Path, keep: int) -> No
     assert counting.calls == 2
 
 
-def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path: Path) -> None:
-    counting = Counting()
-    expected = cached_features(counting.extractor(), images(), tmp_path)
-    (path,) = tmp_path.iterdir()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
-    assert counting.calls == 2
-
-
 @pytest.mark.parametrize("module", ["os.replace", "save_file"])
 def test_a_disk_without_room_costs_no_features(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -115,7 +102,7 @@ def test_a_disk_without_room_costs_no_features(
     def is_full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(f"spire_core.evaluation.feature_cache.{module}", is_full)
+    monkeypatch.setattr(f"spire_core.evaluation.extractors.{module}", is_full)
     expected = images().flatten(1)[:, :4] * 2
     assert torch.equal(cached_features(Counting().extractor(), images(), tmp_path), expected)
     assert list(tmp_path.iterdir()) == []

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.evaluation.controls import COPIES, FRESH, NEAREST_IMAGES, ControlRule
-from pipeline.results.covered import covered_ratio
+from pipeline.results.metrics import covered_ratio
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import amount_of
 
@@ -55,15 +56,21 @@ def test_copies_are_of_the_images_that_a_client_fits() -> None:
     assert len(set(copies.tolist())) == 1  # of its two training images
 
 
-def test_covered_clients_are_held_against_the_others() -> None:
-    kids = ((0.0, 1.0), (0.05, 2.0), (0.4, 6.0))
-    clients = [{"hull_tv": tv, "kid_after": kid} for tv, kid in kids]
-    assert covered_ratio(clients) == pytest.approx(0.25)
-    assert covered_ratio(clients[:2]) is None
-    below = [{"hull_tv": 0.0, "kid_after": -0.1}, clients[2]]  # which a report then says
-    assert covered_ratio(below) == pytest.approx(-0.1 / 6)
-    assert covered_ratio([clients[0], {"hull_tv": 0.4, "kid_after": -0.1}]) == 0  # no ratio
-    assert covered_ratio([*clients[:2], {"hull_tv": 0.4, "kid_after": None}, {}]) is None
+@pytest.mark.parametrize(
+    ("hull_tv", "kid", "ratio"),
+    [
+        ([0.0, 0.05, 0.4], [1.0, 2.0, 6.0], 0.25),
+        ([0.0, 0.05, 0.4], [1.0, 2.0, None], None),
+        ([0.0, 0.4], [-0.1, 6.0], -0.1 / 6),  # which a report then says
+        ([0.0, 0.4], [1.0, -0.1], 0.0),  # no ratio
+        ([0.0, 0.05, None], [1.0, 2.0, 3.0], None),
+    ],
+)
+def test_covered_clients_are_held_against_the_others(
+    hull_tv: list[float | None], kid: list[float | None], ratio: float | None
+) -> None:
+    clients = pd.DataFrame({"hull_tv": hull_tv, "kid_after": kid}, dtype=object)
+    assert covered_ratio(clients) == (None if ratio is None else pytest.approx(ratio))
 
 
 def test_fresh_images_are_of_others_with_the_clients_classes() -> None:

@@ -21,12 +21,11 @@ from pipeline.evaluation.scores import (
 )
 from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
 from pipeline.results.metrics import adaptation_metrics
+from pipeline.results.tables import pretraining_clients
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.eval import EvalConfig
 from spire_core.evaluation.kid import kid, kid_floor
 from spire_core.rng import torch_generator
-from sweeps.report.figures import FORGETTING
-from sweeps.report.tables import FORGETTING_AND_COST, NEW_CLIENTS
 
 EVAL = EvalConfig(num_images=20, kid_subset_size=10, kid_num_subsets=3)
 SEED, CLIENTS = 7, [0, 1, 2]
@@ -78,7 +77,7 @@ def test_each_client_is_held_against_its_own_data() -> None:
     assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
     for c, score in zip(CLIENTS, found.scores, strict=True):
         assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)
-    table = found.table(real)
+    table = pretraining_clients(found, real).to_dict("list")
     assert table["tv"] == pytest.approx([0.5, 0.5, 0.0])
     assert table["heldout_own"] == [1.0, 2.0, 3.0]
     assert table["heldout_zero"] == [2.0, 3.0, 4.0]
@@ -186,13 +185,3 @@ def test_curves_of_adaptation_are_named_by_what_they_are() -> None:
             "forgetting/replaced": 3.0,
         }
     }
-
-
-def test_a_reports_columns_are_what_they_are_called() -> None:
-    assert dict(FORGETTING_AND_COST)["global"].endswith("forgetting_global")
-    assert dict(FORGETTING_AND_COST)["replaced"].endswith("forgetting_replaced")
-    assert dict(NEW_CLIENTS)["NN train"].endswith("nn_train")
-    assert dict(NEW_CLIENTS)["NN test"].endswith("nn_test")
-    assert dict(NEW_CLIENTS)["TV floor"].endswith("tv_floor")
-    for metric, (text, _) in FORGETTING.items():
-        assert text.startswith(metric.removeprefix("forgetting/"))

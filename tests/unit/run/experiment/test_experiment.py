@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -29,14 +30,11 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.control_rows import control_rows, image_tags
 from pipeline.results.metric_names import CONTROL_NAMES
-from pipeline.results.metrics import adaptation_metrics
-from pipeline.results.neighbour_columns import copies_tags
-from pipeline.results.new_client_rows import new_client_rows
+from pipeline.results.metrics import adaptation_metrics, copies_tags, image_tags
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
-from pipeline.results.world_rows import with_world
+from pipeline.results.tables import image_controls, new_clients, with_worlds
 from pipeline.runs.model_files import client_path
 from pipeline.runs.start import load_start
 from pipeline.tracking.outbox import read_points
@@ -74,7 +72,8 @@ def stopped_early(mnist_root: Path, root: Path, eval_every: int, *overrides: str
 def rows_of(result: Result) -> list[dict[str, Any]]:
     """The row of each new client."""
     subset_size = result.setting.config.eval.kid_subset_size
-    return new_client_rows(result.adaptation, result.real, subset_size)
+    clients = new_clients(result.adaptation, result.real, subset_size)
+    return with_worlds(clients, result.setting, result.adaptation).to_dict("records")
 
 
 @pytest.mark.parametrize(
@@ -146,8 +145,8 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
         k: v for k, v in plain.metrics.items() if "duration" not in k
     }
     seed = result.setting.config.seed
-    found = control_rows(result.adaptation, rows_of(result), result.real, result.setting)
-    rows = {row["control"]: row for row in found}
+    found = image_controls(result.adaptation, result.real, result.setting)
+    rows = {row["control"]: row for row in found.to_dict("records")}
     nearest = "nearest_draws" if method == "spire" else "nearest_images"
     assert list(rows) == ["adapted", "copies", "fresh", nearest]
     copies, fresh, adapted = rows["copies"], rows["fresh"], rows["adapted"]
@@ -162,19 +161,19 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
         assert one is not None
         np.testing.assert_array_equal(one.classes, classes)
         assert (len(one.train_hits), len(one.test_hits)) == (len(split.train), len(split.test))
-    tags = copies_tags(near, seed)
+    tags = copies_tags(result.adaptation, seed)
     assert adapted["nn_p"] == float(tags["copies.nn_p"])
     assert adapted["nn_share"] == pytest.approx(float(tags["copies.nn_share"]))
     assert abs(fresh["kid"]) < adapted["kid"]  # after two rounds nothing is drawn well
-    clients = with_world(rows_of(result), result.setting, result.adaptation)
+    clients = rows_of(result)
     assert all(0 <= row["hull_tv"] <= row["nearest_tv"] <= 1 for row in clients)
-    (bare, *_) = with_world(rows_of(plain), plain.setting, plain.adaptation)
+    (bare, *_) = rows_of(plain)
     assert not {"hull_tv", "fld_gap", "fld_excess"} & set(bare)
     assert copies["fld_gap"] < 5 * fresh["fld_gap"]
     for row in clients:
         assert row["fld_excess"] == row["fld_gap"] - row["fld_gap_fresh"]
     assert adapted["precision"] < 0.5 < min(copies["precision"], fresh["precision"])
-    tags = image_tags(found, clients)
+    tags = image_tags(found, pd.DataFrame(clients, dtype=object))
     assert (tags["images.precision"], tags["images.recall"]) == (
         repr(adapted["precision"]),
         repr(adapted["recall"]),

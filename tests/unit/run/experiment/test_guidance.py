@@ -20,9 +20,8 @@ from pipeline.inference import saved_run
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.saved_run import SavedRun, open_run
-from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
-from pipeline.results.world_rows import with_world
+from pipeline.results.tables import new_clients, with_worlds
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.extractors import make_extractor
 from spire_core.federated.private_state import PrivateState
@@ -84,8 +83,8 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
     """The drawings that choose are of other noise than those that are scored."""
     result = run(*words, *CHOICE)
     saved, extractor = SavedRun.load(result.run_dir), make_extractor("mnist-cnn")
-    rows = new_client_rows(result.adaptation, result.real, 12)
-    rows = with_world(rows, result.setting, result.adaptation)
+    clients = new_clients(result.adaptation, result.real, 12)
+    rows = with_worlds(clients, result.setting, result.adaptation).to_dict("records")
     for report, row in zip(result.adaptation.reports, rows, strict=True):
         client_id = report.client_id
         train = result.setting.partition.split(client_id).train

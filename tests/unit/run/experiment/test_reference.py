@@ -18,9 +18,8 @@ from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.control_rows import control_rows
-from pipeline.results.new_client_rows import new_client_rows
 from pipeline.results.result import Result
+from pipeline.results.tables import image_controls, new_clients
 from spire_core.evaluation.precision_recall import pooled_precision_recall
 from spire_core.evaluation.reference_split import reference_counts
 from spire_core.training.fit import to_float
@@ -109,7 +108,7 @@ def results(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:
-    rows = new_client_rows(result.adaptation, result.real, 1000)
+    rows = new_clients(result.adaptation, result.real, 1000).to_dict("records")
     return [
         row
         | {f"kid_{name}": one.kid for name, one in own.items()}
@@ -136,11 +135,10 @@ def test_it_changes_kid_and_nothing_else(results: list[Result]) -> None:
 
 def test_precision_and_recall_are_of_it(results: list[Result]) -> None:
     other = results[1]
-    rows = control_rows(other.adaptation, rows_of(other), other.real, other.setting)
-    own = results[0]
-    again = control_rows(other.adaptation, rows_of(other), own.real, own.setting)
-    pairs = [[(row["precision"], row["recall"]) for row in one] for one in (rows, again)]
-    assert pairs[0] != pairs[1]
+    own, scores = results[0], ["precision", "recall"]
+    found = image_controls(other.adaptation, other.real, other.setting)[scores]
+    again = image_controls(other.adaptation, own.real, own.setting)[scores]
+    assert not found.equals(again)
 
 
 def test_an_image_in_the_references_of_several_clients_counts_once(
@@ -153,11 +151,12 @@ def test_an_image_in_the_references_of_several_clients_counts_once(
     seed = result.setting.config.seed
     shared = {i: np.arange(len(own)) % 8 for i, own in zip(at, real, strict=True)}
     monkeypatch.setattr(FederationSetup, "reference_positions", lambda _, i: shared[i])
-    rows = control_rows(result.adaptation, rows_of(result), result.real, result.setting)
-    (row,) = (row for row in rows if row["control"] == "fresh")
+    rows = image_controls(result.adaptation, result.real, result.setting).set_index("control")
+    row = rows.loc["fresh"]
     found = pooled_precision_recall(drawn, real, seed, list(shared.values()))
     assert (row["precision"], row["recall"]) == found
-    assert found != pooled_precision_recall(drawn, real, seed)
+    apart = [1000 * i + np.arange(len(own)) for i, own in enumerate(real)]
+    assert found != pooled_precision_recall(drawn, real, seed, apart)
 
 
 def test_a_client_that_arrives_later_is_scored_by_its_own_images(results: list[Result]) -> None:

@@ -26,7 +26,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
-from pipeline.results import world_rows
+from pipeline.results import tables
 from pipeline.results.result import Result
 from pipeline.runs import start
 from pipeline.runs.folder import load_result
@@ -178,8 +178,8 @@ def test_coverage_is_worked_out_once(
 ) -> None:
     """A resumed run does not import scipy for it: it is half a second. It names its own code."""
     calls = []
-    found = world_rows.coverages
-    monkeypatch.setattr(world_rows, "coverages", lambda *a: calls.append(a) or found(*a))
+    found = tables.coverages
+    monkeypatch.setattr(tables, "coverages", lambda *a: calls.append(a) or found(*a))
     config, crasher = config_for(mnist_root, tmp_path), Crasher(NUM_ROUNDS + 1)
     with pytest.raises(Crash):
         run_experiment(config, "smoke", crasher)

@@ -18,9 +18,9 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.messages import LookAt, WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.new_client_rows import new_client_rows
-from pipeline.results.recorded_figures import prompts_to_show
+from pipeline.results.pictures import prompts_to_show
 from pipeline.results.result import Result
+from pipeline.results.tables import new_clients
 from pipeline.runs.start import load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, DataError, RunError
@@ -73,7 +73,7 @@ def test_whose_style_was_drawn_is_told_among_all_clients(result: Result) -> None
     assert len(points) == 3
     assert all(found["text/retrieved"] in (0, 1) for found in points)  # of one new client
     assert all(0 <= found["text/copied"] <= 1 for found in points)
-    (row,) = new_client_rows(result.adaptation, result.real, 10)
+    (row,) = new_clients(result.adaptation, result.real, 10).to_dict("records")
     assert 1 <= row["retrieval_rank_after"] <= 5
     assert (row["retrieved_after"] == 1) == (row["retrieval_rank_after"] == 1)
     (report,) = result.adaptation.reports
@@ -85,7 +85,7 @@ def test_whose_style_was_drawn_is_told_among_all_clients(result: Result) -> None
 
 
 def test_controls_draw_what_pretraining_clients_train_on(result: Result) -> None:
-    (row,) = new_client_rows(result.adaptation, result.real, 10)
+    (row,) = new_clients(result.adaptation, result.real, 10).to_dict("records")
     setting = result.setting
     (split,) = setting.partition.new_clients
     labels, images = setting.data.labels, setting.images.astype(float)
@@ -101,7 +101,7 @@ def test_controls_draw_what_pretraining_clients_train_on(result: Result) -> None
 
 
 def test_copies_answer_each_prompt_with_what_the_client_shows(result: Result) -> None:
-    (row,) = new_client_rows(result.adaptation, result.real, 10)
+    (row,) = new_clients(result.adaptation, result.real, 10).to_dict("records")
     setting = result.setting
     (split,) = setting.partition.new_clients
     images = setting.images.astype(float)

@@ -55,23 +55,6 @@ def test_a_figure_of_many_classes_is_no_wider_than_one_of_forty(num_classes: int
     assert widths == pytest.approx([1.8 + 0.55 * 40, 1.2 + 0.65 * 40])
 
 
-def test_a_partition_without_new_clients_has_no_line(tmp_path: Path) -> None:
-    axes = drawn(partition_figure(np.eye(3, dtype=int), ["a", "b", "c"], 3), tmp_path)[0]
-    assert len(axes.lines) == 0
-
-
-def test_a_partition_of_many_clients_names_some_of_them(tmp_path: Path) -> None:
-    counts = np.arange(1000).reshape(100, 10)
-    axes = drawn(partition_figure(counts, list("abcdefghij"), 90), tmp_path)[0]
-    assert [t.get_text() for t in axes.get_yticklabels()][:3] == ["0", "3", "6"]
-    assert len(axes.texts) == 0
-
-
-def test_numbers_can_be_read_on_their_colour(tmp_path: Path) -> None:
-    axes = drawn(matrix_figure(np.array([[0.0, 1.0]]), ["a"], ["b", "c"], "title"), tmp_path)[0]
-    assert [t.get_color() for t in axes.texts] == ["white", "black"]
-
-
 def test_a_curve_keeps_its_points_and_draws_the_floor(tmp_path: Path) -> None:
     series = {"spire": [(0, 0.3), (5, 0.1)], "fedavg": [(0, 0.4), (5, 0.3)], "none": []}
     figure = curve_figure(series, "round", "KID", "KID over rounds", 0.01)
@@ -80,13 +63,6 @@ def test_a_curve_keeps_its_points_and_draws_the_floor(tmp_path: Path) -> None:
     assert axes.lines[3].get_linestyle() == "--"
     assert legend_of(axes) == [*series, "floor (real against real)"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("round", "KID")
-
-
-def test_no_curves_make_an_empty_picture_and_many_keep_apart(tmp_path: Path) -> None:
-    assert drawn(curve_figure({}, "x", "y", "t"), tmp_path)[0].get_legend() is None
-    many = {f"d_emb={i}": [(0.0, float(i))] for i in range(15)}
-    lines = drawn(curve_figure(many, "x", "y", "t"), tmp_path)[0].lines
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 15
 
 
 def test_a_method_has_one_colour_in_both_forgetting_panels(tmp_path: Path) -> None:
@@ -158,15 +134,6 @@ def test_a_grid_needs_images(shape: tuple[int, ...]) -> None:
         image_grid(np.zeros(shape), columns=2)
     with pytest.raises(DataError, match="expected finite images"):
         image_grid(np.full((1, 1, 2, 2), np.nan), columns=2)
-
-
-def test_grids_are_stacked_under_their_titles(tmp_path: Path) -> None:
-    images = np.zeros((10, 3, 8, 8), np.uint8)
-    rows = [("client 24: real", images), ("before", images[:5]), ("after", images[:1, :1])]
-    figure = labelled_grids(rows, columns=5, title="client 24")
-    axes = drawn(figure, tmp_path)
-    assert [a.get_title(loc="left") for a in axes] == [text for text, _ in rows]
-    assert np.array_equal(np.asarray(axes[0].images[0].get_array()), image_grid(images, 5))
 
 
 @pytest.mark.parametrize("name", [r"a$\bad{$", "$", "$x$", r"a\$b", "caf\udce9", "a_b^c"])

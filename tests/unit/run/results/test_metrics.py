@@ -20,6 +20,7 @@ from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
 from pipeline.results.metrics import privacy_metrics, round_metrics, summary_metrics
 from pipeline.results.result import Adaptation
+from pipeline.results.tables import new_clients
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.method import MethodConfig
 from spire_core.config.privacy import PrivateAdaptConfig
@@ -163,6 +164,9 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
     found = summary_metrics(setting, real, evaluations, None, some)
     assert found["final/adapt_style_distance_nearest_client"] == 0.25
     assert "final/adapt_copied_mean_client" not in found  # of one client alone
+    table = new_clients(some, real, 6)
+    assert table["copied_mean_client"].dropna().tolist() == [0.5]
+    assert [type(value) for value in table["num_trained"]] == [int, int]
 
     even = np.full(10, 0.1)  # eight images of ten classes cannot show a tenth of each
     real = replace(real, mixtures=dict.fromkeys(ids, even))
