@@ -16,8 +16,8 @@ from pipeline.results.metrics import params_counts
 from pipeline.results.prompt_sheet import prompt_sheet
 from pipeline.results.recorded_figures import client_rows
 from pipeline.results.result import Result
-from pipeline.runs.folder import save_result
 from pipeline.runs.layout import GRID, MODEL, trace_path
+from pipeline.runs.record import save_result
 from pipeline.tracking.outbox import sync_outbox
 
 GRID_CLIENTS, GRID_COLUMNS, SHEET_CLIENTS = 4, 16, 8

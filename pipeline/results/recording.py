@@ -19,7 +19,7 @@ from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import image_grids
 from pipeline.figures import plots as figures
-from pipeline.files.revision import REVISION, running_code
+from pipeline.files.paths import REVISION, running_code
 from pipeline.results.control_rows import control_rows, image_tags
 from pipeline.results.metric_names import (
     CONTROLS_TABLE,

@@ -28,9 +28,8 @@ from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
 from pipeline.results import world_rows
 from pipeline.results.result import Result
-from pipeline.runs import start
-from pipeline.runs.folder import load_result
-from pipeline.runs.start import load_start
+from pipeline.runs import record
+from pipeline.runs.record import load_result, load_start
 from pipeline.tracking.ends import Status
 from pipeline.tracking.outbox import Outbox, read_points
 from pipeline.tracking.tracker import NullTracker, Tracker
@@ -411,8 +410,8 @@ def test_rounds_of_two_versions_of_the_numbers_are_not_mixed(
     pretrained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run_dir = pretrained
-    began = start.NUMBERS
-    monkeypatch.setattr(start, "NUMBERS", began + 1)
+    began = record.NUMBERS
+    monkeypatch.setattr(record, "NUMBERS", began + 1)
     with pytest.raises(RunError, match=f"with .* .version {began} of its numbers"):
         resume_experiment(run_dir, config, Watcher())
     with pytest.raises(RunError, match="start a new run"):
