@@ -46,5 +46,5 @@ def _content_hash(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) ->
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name}{array.shape}{array.dtype}".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
