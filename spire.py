@@ -75,9 +75,7 @@ def resume(
     from pipeline.cli.settings import word_of
     from pipeline.config.load import load_config
     from pipeline.experiment.launch import ready_for
-    from pipeline.runs.folder import load_result
-    from pipeline.runs.record import find_run
-    from pipeline.runs.start import load_resumed
+    from pipeline.runs.record import find_run, load_result, load_resumed
     from spire_core.errors import RunError
 
     words = _words(settings, CHANGEABLE)

@@ -27,7 +27,7 @@ from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
 from pipeline.federation.rounds import RoundStats
-from pipeline.files.revision import git_revision
+from pipeline.files.paths import git_revision
 
 COHORTS = (10, 80, 640)
 SMALL = ("model.width=64", "model.multipliers=[1,2,2]")  # 3.9 million parameters, of smoke

@@ -34,7 +34,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.files.revision import git_revision
+from pipeline.files.paths import git_revision
 from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.tracking.mlflow_session import first_contact
 from pipeline.tracking.mlflow_sink import MlflowSink

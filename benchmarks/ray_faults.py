@@ -36,7 +36,7 @@ from ray_fault_limits import Group, Unavailable, surroundings
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.datasets import store_root
-from pipeline.files.revision import git_revision
+from pipeline.files.paths import git_revision
 from pipeline.tracking.tracker import check_store
 
 END_S, LEFT_S = 300.0, 60.0  # of the command, and of its processes after it

@@ -14,7 +14,7 @@ from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.data.fetch import check_source, fetch_if_missing
 from pipeline.federation.setup import check_drawing, prepare, setup_key
-from pipeline.runs.start import located
+from pipeline.runs.record import located
 from pipeline.tracking.tracker import check_store
 from sweeps.design.config import SweepConfig
 from sweeps.design.effect import check_effects

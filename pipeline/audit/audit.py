@@ -16,13 +16,12 @@ from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.partitioning import held_back
 from pipeline.federation.setup import FederationSetup, prepare
-from pipeline.files.json_files import write_json
+from pipeline.files.atomic import write_json
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.files import finite_values
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
 from pipeline.runs.layout import AUDIT
-from pipeline.runs.record import read_record
-from pipeline.runs.start import check_same
+from pipeline.runs.record import check_same, read_record
 from pipeline.tracking.run_log import RunLog
 from pipeline.tracking.tracker import NullTracker
 from spire_core.errors import RunError

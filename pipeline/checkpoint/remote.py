@@ -1,31 +1,28 @@
-"""A mirror of a run on a storage that survives this machine.
+"""Copies of runs on a storage that survives this machine: S3, GCS, a network share.
 
-Below `<tracking.storage>/<run id>/` lie the files of the run's folder under the same names. The
-manifest of a checkpoint is sent last. The files carry hashes, which a resume checks.
+Below `<tracking.storage>/<run id>/` lie files of the run's folder under the same names. They go
+there by name: the files of a checkpoint, artifacts, the record, the outbox, and then the manifest.
+Keys, the list of scored clients, locks and profiles never do. The file systems are pyarrow's.
 """
 
 import contextlib
 import io
 import logging
+import os
+import re
 import shutil
 import time
-from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.checkpoint.manifest import folder_of, read_manifest
-from pipeline.checkpoint.snapshots import kept_rounds
-from pipeline.checkpoint.storage import (
-    names_at,
-    open_storage,
-    refuse_runs_at,
-    storage_errors,
-)
-from pipeline.config.tracking import TrackingConfig
-from pipeline.files.background import in_background
-from pipeline.files.masking import error_line, mask
+from pipeline.checkpoint.checkpointer import in_background
+from pipeline.checkpoint.snapshots import checkpoint_names, folder_of, kept_names, kept_rounds
+from pipeline.config.tracking import TrackingConfig, tracking_root
+from pipeline.files.atomic import room_for, sync, sync_tree
+from pipeline.files.paths import error_line, mask
 from pipeline.runs.layout import (
     ARTIFACTS,
     CHECKPOINTS,
@@ -36,72 +33,114 @@ from pipeline.runs.layout import (
     OUTBOX,
     RECORD,
     REFUSED,
-    START,
+    RUNS,
 )
+from pipeline.runs.record import run_lock
+from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-SINGLE = (RECORD, START, DONE, REFUSED, OUTBOX)  # files that are sent again as they grow
-FOLDERS = (ARTIFACTS, CLIENTS, EVALUATIONS, CHECKPOINTS)
-WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # storages where files appear atomically
+GROWING = (RECORD, DONE, REFUSED, OUTBOX)  # sent again as they change, the outbox read last
+OF_CHECKPOINTS = (CLIENTS, EVALUATIONS, CHECKPOINTS)
+STORAGE_ERRORS = (OSError, NotImplementedError)  # of pyarrow's file systems
+OBJECT_STORES = ("s3", "gcs", "abfs")  # where files appear atomically, and there are no folders
 CHUNK_BYTES = 1 << 24
-LONG_UPLOAD_S = 60.0  # may be a storage that does not answer
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Upload:
-    """The upload of a checkpoint, since a `time.monotonic`; whether its length has been logged."""
+# --- storages ---
 
-    num_rounds_done: int
-    began: float
-    ended: Future[None]
-    is_called_long: bool = False
+
+def open_storage(uri: str) -> tuple["FileSystem", str]:
+    """Return the storage of a URI and the path in it; ConfigError for an unusable URI."""
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(uri)
+    except (*STORAGE_ERRORS, ValueError) as error:
+        raise ConfigError(
+            f"expected a storage such as s3://BUCKET/FOLDER or file:///FOLDER, got {mask(uri)!r} "
+            f"({error_line(error)}): correct it"
+        ) from error
+
+
+def check_storage(config: TrackingConfig) -> tuple["FileSystem", str] | None:
+    """Return `tracking.storage` as `open_storage` does, None if there is none.
+
+    ConfigError if it is unusable, or among the root's runs, of which a copy would delete files.
+    """
+    if config.storage is None:
+        return None
+    storage, folder = open_storage(config.storage)
+    runs, real = tracking_root(config) / RUNS, Path(os.path.realpath(folder))
+    if storage.type_name == "local" and real.is_relative_to(os.path.realpath(runs)):
+        raise ConfigError(
+            f"expected tracking.storage outside of {runs}, where the runs are, got {folder}: "
+            "choose another folder for their copies, or null"
+        )
+    return storage, folder
+
+
+def mirror_of(run_dir: Path, config: TrackingConfig) -> "Mirror | None":
+    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be."""
+    opened = check_storage(config)
+    if opened is None:
+        return None
+    storage, folder = opened
+    return Mirror(run_dir, storage, f"{folder.rstrip('/')}/{run_dir.name}")
+
+
+def storage_of(uri: str, run_dir: Path) -> str | None:
+    """Return the storage in which a URI `<storage>/<run id>` means a copy of a run.
+
+    None if the URI means the run's own folder.
+    """
+    is_local = uri.startswith("file:")
+    if is_local and os.path.realpath(open_storage(uri)[1]) == os.path.realpath(run_dir):
+        return None
+    address, sep, query = uri.partition("?")
+    return address.rstrip("/").rpartition("/")[0] + sep + query
+
+
+def _names_at(storage: "FileSystem", folder: str) -> list[str]:
+    """Return the names of all files below a folder."""
+    from pyarrow.fs import FileSelector, FileType
+
+    found = storage.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    above = f"{folder.rstrip('/')}/"
+    return sorted(info.path.removeprefix(above) for info in found if info.type == FileType.File)
+
+
+# --- there ---
 
 
 class Mirror:
     """Uploads a run's newest checkpoints to a storage, one at a time, while rounds go on.
 
-    A failed upload is logged, counted in `num_failed`, and retried with the next checkpoint. So is
-    one that runs for `LONG_UPLOAD_S` when another is due, though it goes on. The process can end
-    while a storage does not answer.
+    A failed upload is logged, counted in `num_failed`, and made up for by the next checkpoint's.
+    The process can end while a storage does not answer.
     """
 
     def __init__(self, run_dir: Path, storage: "FileSystem", folder: str) -> None:
         """Take the run's folder, and the folder of the same content at a storage."""
-        self.run_dir, self.storage, self.folder = run_dir, storage, folder.rstrip("/")
+        self.run_dir, self.storage, self.folder = run_dir, storage, folder
         self.num_failed = 0
         self.last_done: int | None = None  # rounds of the newest uploaded checkpoint
         self._sent: dict[str, tuple[int, int]] = {}  # size, and time of change or hash, by name
-        self._pending: Upload | None = None
-        self._is_last = False  # no upload follows
+        self._running: tuple[int, Future[None]] | None = None  # rounds done, and the upload's end
 
     @property
     def pinned_rounds(self) -> tuple[int, ...]:
         """The checkpoint that is being uploaded, and must not change."""
-        pending = self._pending
-        return () if pending is None or pending.ended.done() else (pending.num_rounds_done,)
+        running = self._running
+        return () if running is None or running[1].done() else (running[0],)
 
     def begin(self, num_rounds_done: int) -> None:
         """Begin to upload a checkpoint; skip it if another upload is running."""
-        if self._pending is not None and self.pinned_rounds:
-            self._skip(num_rounds_done, self._pending)
-        else:
-            self._start(num_rounds_done)
-
-    def _start(self, num_rounds_done: int) -> None:
-        began = time.monotonic()
-        ended = in_background(partial(self._try, num_rounds_done), "mirror")
-        self._pending = Upload(num_rounds_done, began, ended)
-
-    def _skip(self, num_rounds_done: int, running: Upload) -> None:
-        """Log and count, once, an upload that has run for long when another one is due."""
-        age_s = time.monotonic() - running.began
-        if age_s >= LONG_UPLOAD_S and not running.is_called_long:
-            running.is_called_long = True
-            earlier = f"that after round {running.num_rounds_done}"
-            self._failed(num_rounds_done, f"{earlier} has been on its way for {age_s:.0f} s")
+        if not self.pinned_rounds:
+            uploaded = in_background(partial(self._try, num_rounds_done), "mirror")
+            self._running = num_rounds_done, uploaded
 
     def close(self, limit_s: float) -> None:
         """Wait for a running upload, and upload the newest checkpoint if that was another.
@@ -110,66 +149,57 @@ class Mirror:
         as this process lives.
         """
         end = time.monotonic() + limit_s
-        self._wait_until(end)
-        self._is_last = True
+        self._wait(limit_s)
         newest = max(kept_rounds(self.run_dir), default=None)
-        if newest is None or newest == self.last_done:
-            return
-        if not self.pinned_rounds:
-            self._start(newest)
-        self._wait_until(end)
-        if self.pinned_rounds:
-            self._failed(newest, f"nothing after {limit_s:g} s")
+        if newest is not None and newest != self.last_done:
+            self.begin(newest)
+            self._wait(end - time.monotonic())
+            if self.pinned_rounds:
+                self._failed(newest, f"nothing after {limit_s:g} s")
 
-    def _wait_until(self, end: float) -> None:
-        """Wait for a running upload, until this `time.monotonic` at most; raise an error in it."""
-        if self._pending is None:
-            return
-        for uploaded in wait([self._pending.ended], max(0.0, end - time.monotonic())).done:
-            uploaded.result()
+    def _wait(self, limit_s: float) -> None:
+        if self._running is not None:
+            with contextlib.suppress(TimeoutError):  # that of an upload itself is none here
+                self._running[1].result(max(0.0, limit_s))
 
     def _try(self, num_rounds_done: int) -> None:
         try:
             self.upload(num_rounds_done)
-        except (*storage_errors(), ValueError) as error:
+        except (*STORAGE_ERRORS, ValueError) as error:
             self._failed(num_rounds_done, error_line(error))
 
     def _failed(self, num_rounds_done: int, reason: str) -> None:
         self.num_failed += 1
-        follows = "tried again at the next one"
-        if self._is_last:
-            sent = "none" if self.last_done is None else f"that after round {self.last_done}"
-            follows = f"it is in the run's folder alone, and the newest that was sent is {sent}"
-        text = "the checkpoint after round %d is not at %s (%s): %s"
-        _log.warning(text, num_rounds_done, mask(self.folder), reason, follows)
+        newest = "none" if self.last_done is None else f"that after round {self.last_done}"
+        text = "the checkpoint after round %d is not at %s (%s): the newest there is %s"
+        _log.warning(text, num_rounds_done, mask(self.folder), reason, newest)
 
     def upload(self, num_rounds_done: int) -> None:
         """Upload a checkpoint with all files that a resume needs, and drop obsolete ones.
 
         Unchanged files are not sent again. Passes on the errors of the storage.
         """
-        manifest = folder_of(self.run_dir, num_rounds_done) / MANIFEST
-        needed = read_manifest(manifest.parent).files(self.run_dir)
+        *names, manifest = checkpoint_names(folder_of(self.run_dir, num_rounds_done))
         # Read before the artifacts are listed: then each file that an entry names is among them.
-        single = [(p, p.read_bytes()) for n in SINGLE if (p := self.run_dir / n).is_file()]
-        extra = sorted(p for p in (self.run_dir / ARTIFACTS).glob("**/*") if p.is_file())
-        for path in (*needed, *extra):
-            self._send(path)
-        for path, content in single:
-            self._send(path, content)
+        growing = {n: path.read_bytes() for n in GROWING if (path := self.run_dir / n).is_file()}
+        artifacts = [p for p in sorted((self.run_dir / ARTIFACTS).rglob("*")) if p.is_file()]
+        for name in (*names, *(path.relative_to(self.run_dir).as_posix() for path in artifacts)):
+            self._send(name)
+        for name, content in growing.items():
+            self._send(name, content)
         self._send(manifest)
         self.last_done = num_rounds_done
         self._prune()
 
-    def _send(self, path: Path, content: bytes | None = None) -> None:
+    def _send(self, name: str, content: bytes | None = None) -> None:
         """Send a file, or the content that it had, unless it is there."""
-        name, stat = path.relative_to(self.run_dir).as_posix(), path.stat()
+        path, target = self.run_dir / name, f"{self.folder}/{name}"
+        stat, is_object = path.stat(), self.storage.type_name in OBJECT_STORES
         mark = (stat.st_size, stat.st_mtime_ns)
         if content is not None:
             mark = (len(content), hash(content))
         if self._sent.get(name) == mark:
             return
-        target, is_object = f"{self.folder}/{name}", self.storage.type_name in WITHOUT_FOLDERS
         if not is_object:
             self.storage.create_dir(target.rpartition("/")[0], recursive=True)
         part = target if is_object else f"{target}.part"
@@ -182,28 +212,66 @@ class Mirror:
 
     def _prune(self) -> None:
         """Drop the files that no kept checkpoint needs, manifests first."""
-        needed: set[Path] = set()
-        for done in kept_rounds(self.run_dir):
-            with contextlib.suppress(ValueError):
-                needed |= set(read_manifest(folder_of(self.run_dir, done)).files(self.run_dir))
-                needed.add(folder_of(self.run_dir, done) / MANIFEST)
-        names = {path.relative_to(self.run_dir).as_posix() for path in needed}
-        folders = (CLIENTS, EVALUATIONS, CHECKPOINTS)
-        present = [n for n in names_at(self.storage, self.folder) if n.split("/")[0] in folders]
-        dropped = sorted(set(present) - names, key=lambda n: not n.endswith(MANIFEST))
+        there = [
+            n for n in _names_at(self.storage, self.folder) if n.split("/")[0] in OF_CHECKPOINTS
+        ]
+        dropped = sorted(
+            {*there} - kept_names(self.run_dir), key=lambda n: not n.endswith(MANIFEST)
+        )
         for name in dropped:
             self.storage.delete_file(f"{self.folder}/{name}")
             self._sent.pop(name, None)
-        if self.storage.type_name not in WITHOUT_FOLDERS:
+        if self.storage.type_name not in OBJECT_STORES:
             for folder in {n.rpartition("/")[0] for n in dropped if n.startswith(CHECKPOINTS)}:
                 self.storage.delete_dir(f"{self.folder}/{folder}")
 
 
-def mirror_of(run_dir: Path, config: TrackingConfig) -> Mirror | None:
-    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be."""
-    if config.storage is None:
-        return None
-    storage, path = open_storage(config.storage)
-    folder = f"{path.rstrip('/')}/{run_dir.name}"
-    refuse_runs_at(storage, folder, run_dir.parent)
-    return Mirror(run_dir, storage, folder)
+# --- and back ---
+
+
+def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Path:
+    """Bring a run from `<storage>/<run id>` to this machine and return its folder.
+
+    One that is here already is used as it is. ConfigError if the URI cannot be opened, RunError if
+    there is no run at it, BusyError if another process brings it right now.
+    """
+    storage, path = open_storage(uri)
+    try:
+        names = _names_at(storage, path)
+        run_id = path.rstrip("/").rpartition("/")[2]
+        if RECORD not in names or not re.fullmatch("[0-9a-f]{32}", run_id):
+            raise RunError(
+                f"expected a run at {mask(uri)}, got {len(names)} files and no {RECORD}: name it "
+                "as <tracking.storage>/<run id>"
+            )
+        run_dir = tracking_root(config) / RUNS / run_id
+        with room_for(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            with run_lock(run_dir):
+                if (run_dir / RECORD).is_file():
+                    say(f"run {run_id} is here already, in {run_dir}: it goes on from there")
+                    return run_dir
+                wanted = (ARTIFACTS, *OF_CHECKPOINTS, *GROWING)
+                for name in names:
+                    if name.split("/")[0] in wanted and name != RECORD:
+                        _bring(storage, f"{path.rstrip('/')}/{name}", run_dir / name)
+                sync_tree(run_dir)
+                _bring(storage, f"{path.rstrip('/')}/{RECORD}", run_dir / RECORD)  # a run from now
+                sync(run_dir)
+    except STORAGE_ERRORS as error:
+        raise RunError(
+            f"expected to read the run at {mask(uri)}, got {error_line(error)}: check the address "
+            "and who may read it"
+        ) from error
+    say(f"run {run_id} was brought from {mask(uri)} to {run_dir}")
+    return run_dir
+
+
+def _bring(storage: "FileSystem", source: str, target: Path) -> None:
+    """Copy a file to this machine, atomically and durably."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with storage.open_input_stream(source) as stream, part.open("wb") as file:
+        shutil.copyfileobj(stream, file, CHUNK_BYTES)
+    sync(part)
+    part.replace(target)

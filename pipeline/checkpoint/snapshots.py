@@ -1,34 +1,84 @@
-"""A run's checkpoints: atomic snapshots of its state after some rounds.
+"""A run's checkpoints on disk: atomic snapshots of its state after some rounds.
 
-A checkpoint is a folder `checkpoints/<rounds done>/` with the server's `server.safetensors` and,
-written last, `manifest.json`. The manifest has the SHA-256 of that file and of itself. It also
-lists the files beside the folder that belong to the checkpoint, each of which carries its own hash:
-the clients' states, on the clients' side (`clients/store.py`), and the evaluations so far
-(`evaluation_store.py`). A checkpoint is good if all of its files are intact. To read it runs no
-code.
-
-An unfinished checkpoint is called `checkpoints/.<rounds done>.part`. The folder of the newest
-obsolete checkpoint is recycled, so that its file is overwritten in place.
+A checkpoint is a folder `checkpoints/<rounds done>/` with the server's state and `manifest.json`.
+The manifest lists that file and those beside the folder that belong to the checkpoint: the clients'
+states, on the clients' side (`clients/store.py`), and the evaluations so far
+(`evaluation_store.py`). Each file carries its own hash. A checkpoint is whole if all of them are
+intact. To read it runs no code. An unfinished one is called `checkpoints/.<rounds done>.part`.
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from pipeline.checkpoint.evaluation_store import evaluated_rounds, evaluation_faults
-from pipeline.checkpoint.manifest import Manifest, folder_of, read_manifest
+from pipeline.checkpoint.evaluation_store import evaluated_rounds, evaluation_path
 from pipeline.clients.store import ClientStore
-from pipeline.files.atomic import room_for, sync, write_whole
-from pipeline.files.damage import DAMAGE, unreadable
-from pipeline.runs.layout import CHECKPOINTS, CLIENTS, MANIFEST, STATE
-from pipeline.runs.server_state import file_sha256, read_state
+from pipeline.config.meaning import pretrain_fingerprint
+from pipeline.config.schema import Config
+from pipeline.files.atomic import (
+    FORMAT,
+    FORMAT_KEY,
+    GO_BACK,
+    DamagedError,
+    read_object,
+    reading,
+    room_for,
+    sync,
+    write_json,
+)
+from pipeline.files.tensors import read_arrays
+from pipeline.runs.layout import CHECKPOINTS, CLIENTS, EVALUATIONS, MANIFEST, STATE
+from pipeline.runs.server_state import read_state
 from pipeline.tracking.outbox import sync_outbox
 from spire_core.errors import RunError
 from spire_core.federated.server import ServerState
 
-SPARE = ".spare.part"
 _log = logging.getLogger(__name__)
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, oldest first."""
+    found = [p for p in (run_dir / CHECKPOINTS).glob("*") if p.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def kept_rounds(run_dir: Path) -> tuple[int, ...]:
+    """Return after how many rounds the existing checkpoints were taken."""
+    return tuple(int(path.name) for path in checkpoints(run_dir))
+
+
+def folder_of(run_dir: Path, num_rounds_done: int) -> Path:
+    """Return the folder of the checkpoint after so many rounds."""
+    return run_dir / CHECKPOINTS / f"{num_rounds_done:07d}"
+
+
+def checkpoint_names(path: Path) -> list[str]:
+    """Return the names, in the run's folder, of a checkpoint's files, its manifest last.
+
+    The server's state is the first. Raises as `reading` does if the manifest is damaged.
+    """
+    return [*_read_manifest(path)[1], f"{CHECKPOINTS}/{path.name}/{MANIFEST}"]
+
+
+def kept_names(run_dir: Path) -> set[str]:
+    """Return the names, in the run's folder, of the files of all its checkpoints."""
+    names = set[str]()
+    for path in checkpoints(run_dir):
+        with contextlib.suppress(DamagedError):
+            names.update(checkpoint_names(path))
+    return names
+
+
+def _read_manifest(path: Path) -> tuple[str, list[str]]:
+    """Return the fingerprint of a checkpoint's settings, and the names of its files."""
+    with reading("a checkpoint's manifest", path / MANIFEST, GO_BACK):
+        manifest = read_object(path / MANIFEST)
+        return manifest["pretrain_fingerprint"], manifest["files"]
+
+
+# --- writing ---
 
 
 def new_state_file(run_dir: Path, num_rounds_done: int) -> Path:
@@ -36,13 +86,10 @@ def new_state_file(run_dir: Path, num_rounds_done: int) -> Path:
 
     RunError if there is no room.
     """
-    part = _part(run_dir, num_rounds_done)
-    try:
-        part.with_name(SPARE).rename(part)
-    except FileNotFoundError:
-        with room_for(part):
-            part.mkdir(parents=True, exist_ok=True)
-    return part / STATE
+    path = _part(run_dir, num_rounds_done) / STATE
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _part(run_dir: Path, num_rounds_done: int) -> Path:
@@ -59,28 +106,26 @@ def save_checkpoint(
 ) -> None:
     """Complete the checkpoint of `new_state_file`; drop all but the newest `keep` and the pinned.
 
-    `written` waits for that file and returns its number of rounds. `fingerprint` is that of the
-    settings of pre-training, which a reader compares. The clients' states and evaluations of the
-    checkpoint reach the disk first, and so do the numbers of its rounds, in the outbox. RunError if
-    there is no room; then older checkpoints stay.
+    `written` waits for that file. `fingerprint` is that of the settings of pre-training, which a
+    reader compares. In this order there reach the disk: the state, the clients' states, the
+    evaluations, the numbers of the rounds in the outbox, the manifest, and the checkpoint's name.
+    RunError if there is no room; then older checkpoints stay.
     """
-    part = _part(run_dir, num_rounds_done)
-    spare = part.with_name(SPARE)
+    part, target = _part(run_dir, num_rounds_done), folder_of(run_dir, num_rounds_done)
     try:
-        round_idx = written()
-        manifest = Manifest(
-            round_idx=round_idx,
-            pretrain_fingerprint=fingerprint,
-            clients=ClientStore(run_dir / CLIENTS).rounds_seen(round_idx),
-            evaluations=[done for done in evaluated_rounds(run_dir) if done < round_idx],
-            sha256={STATE: file_sha256(part / STATE)},
-        )
-        sync(part / STATE)
-        sync_outbox(run_dir)  # first: a resume repeats no evaluation that is there
-        _sync_beside(run_dir, manifest)
-        write_whole(part / MANIFEST, manifest.text().encode(), is_lasting=True)
-        target = folder_of(run_dir, round_idx)
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one, written before a crash
+        written()
+        store = ClientStore(run_dir / CLIENTS)
+        beside = [store.path(c, done) for c, done in store.rounds_seen(num_rounds_done).items()]
+        earlier = [done for done in evaluated_rounds(run_dir) if done < num_rounds_done]
+        beside += [evaluation_path(run_dir, done) for done in earlier]
+        names = [path.relative_to(run_dir).as_posix() for path in (target / STATE, *beside)]
+        known = kept_names(run_dir)  # of the checkpoints before, which have reached the disk
+        new = [run_dir / name for name in names[1:] if name not in known]
+        for path in (part / STATE, *new, *{path.parent for path in new}):
+            sync(path)
+        sync_outbox(run_dir)  # a resume repeats no round that is in a checkpoint
+        manifest = {FORMAT_KEY: FORMAT, "pretrain_fingerprint": fingerprint, "files": names}
+        write_json(part / MANIFEST, manifest)
         sync(part)  # the names in it, before its own
         part.rename(target)
         sync(part.parent)
@@ -88,12 +133,8 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
         raise
     for old in checkpoints(run_dir)[:-keep]:
-        if int(old.name) in pinned_rounds:
-            continue
-        if spare.exists():
+        if int(old.name) not in pinned_rounds:
             shutil.rmtree(old)
-        else:
-            old.rename(spare)
 
 
 def drop_unfinished(run_dir: Path) -> None:
@@ -102,75 +143,58 @@ def drop_unfinished(run_dir: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _sync_beside(run_dir: Path, manifest: Manifest) -> None:
-    """Bring to the disk those files of a checkpoint that the one before it does not have."""
-    clients, evaluations = manifest.clients.items(), set(manifest.evaluations)
-    for path in reversed(checkpoints(run_dir)):
-        try:
-            before = read_manifest(path)
-        except ValueError:
-            continue
-        clients, evaluations = clients - before.clients.items(), evaluations - {*before.evaluations}
-        break
-    new = Manifest(manifest.round_idx, "", dict(clients), sorted(evaluations), {}).files(run_dir)
-    for path in (*new, *{path.parent for path in new}):
-        sync(path)
-
-
-def checkpoints(run_dir: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first."""
-    found = [p for p in (run_dir / CHECKPOINTS).glob("*") if p.name.isdecimal()]
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def kept_rounds(run_dir: Path) -> tuple[int, ...]:
-    """Return after how many rounds the existing checkpoints were taken."""
-    return tuple(int(path.name) for path in checkpoints(run_dir))
+# --- reading ---
 
 
 def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
-    """Return the server's state of the newest good checkpoint, or None.
+    """Return the server's state of the newest whole checkpoint, or None.
 
-    A warning names each damaged file of newer ones. RunError if a checkpoint belongs to other
-    settings, or if a file cannot be read now, since it may be intact. FormatError if a file is of a
-    newer format.
+    A warning names a damaged file of each newer one. RunError if a checkpoint belongs to other
+    settings, or if a file cannot be read now, since it may be intact. FormatError if a file is of
+    another format.
     """
-    named: set[str] = set()
     for path in reversed(checkpoints(run_dir)):
-        faults: list[str] = []
         try:
-            manifest = read_manifest(path)
-            if manifest.pretrain_fingerprint != fingerprint:
+            began, names = _read_manifest(path)
+            if began != fingerprint:
                 raise RunError(
-                    f"expected a checkpoint of these settings in {path}, got one of others: "
-                    "start a new run instead"
+                    f"expected a checkpoint of these settings in {path}, got one of others: start "
+                    "a new run instead"
                 )
-            faults = _faults_beside(run_dir, manifest)
-            state = _read_state(path, manifest)
-        except RunError:
-            raise
-        except ValueError as error:
-            faults.append(f"expected a whole checkpoint in {path}, got {error}")
-        except (OSError, MemoryError) as error:
-            raise unreadable("a checkpoint", path, error) from error
-        else:
-            if not faults:
-                return state
-        for fault in [fault for fault in faults if fault not in named]:
-            _log.warning("damaged: %s", fault)
-        named.update(faults)
-        _log.warning("the checkpoint %s cannot be used: the one before it is tried", path)
+            for name in names[1:]:
+                read_arrays(run_dir / name)
+            return read_state(path / STATE, int(path.name))
+        except DamagedError as error:
+            _log.warning("damaged: %s", error)
+            _log.warning("the checkpoint %s cannot be used: the one before it is tried", path)
     return None
 
 
-def _read_state(path: Path, manifest: Manifest) -> ServerState:
-    try:
-        return read_state(path / STATE, manifest.round_idx, manifest.sha256[STATE])
-    except DAMAGE as error:
-        raise ValueError(f"{STATE}: {error}") from error
+def go_back(run_dir: Path, config: Config) -> ServerState | None:
+    """Return the state of a run's newest whole checkpoint, or None; later files are deleted.
 
-
-def _faults_beside(run_dir: Path, manifest: Manifest) -> list[str]:
-    store = ClientStore(run_dir / CLIENTS)
-    faults = store.faults(manifest.clients, manifest.round_idx)
-    return faults + evaluation_faults(run_dir, manifest.evaluations)
+    None stands for the state before the first round. The run then repeats all its rounds and ends
+    with the same result. An evaluation of the state itself stays: it is not repeated.
+    """
+    there = checkpoints(run_dir)
+    state = newest_checkpoint(run_dir, pretrain_fingerprint(config))
+    done = 0 if state is None else state.round_idx
+    if there and state is None:
+        _log.warning("no checkpoint in %s can be used: round 0 is next", run_dir / CHECKPOINTS)
+    for later in there:
+        if int(later.name) > done:
+            shutil.rmtree(later)
+    drop_unfinished(run_dir)
+    kept = {run_dir / name for name in kept_names(run_dir)}
+    own = evaluation_path(run_dir, done)
+    if own.is_file():
+        try:
+            read_arrays(own)
+            kept.add(own)
+        except DamagedError as error:
+            _log.warning("damaged: %s: it is done again", error)
+    for folder in (CLIENTS, EVALUATIONS):
+        for path in (run_dir / folder).rglob("*"):
+            if path.is_file() and path not in kept:
+                path.unlink()
+    return state

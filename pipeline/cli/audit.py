@@ -22,9 +22,7 @@ def audit(args: argparse.Namespace) -> Answer:
     """Audit a finished run; with settings of rounds, what it would give away under these."""
     from pipeline.config.load import load_config, overridden
     from pipeline.config.meaning import say_without_effect, without_effect
-    from pipeline.runs.folder import load_result, run_lock
-    from pipeline.runs.record import find_run
-    from pipeline.runs.start import load_start
+    from pipeline.runs.record import find_run, load_result, load_start, run_lock
     from spire_core.errors import RunError
 
     words = allowed(args.words, (*PLACES, *WHAT_IF))

@@ -97,7 +97,7 @@ def _open_closed_streams() -> None:
 
 
 def _json_text(values: dict[str, Any]) -> str:
-    from pipeline.files.masking import masked
+    from pipeline.files.paths import masked
 
     return json.dumps(masked(values), allow_nan=False)
 
@@ -119,7 +119,7 @@ def _shown(text: str) -> str:
 
     A text may quote a stranger's, which the terminal must not interpret.
     """
-    from pipeline.files.masking import mask
+    from pipeline.files.paths import mask
 
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in mask(text))
 

@@ -23,7 +23,7 @@ from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import describe, load_stored, store_root
-from pipeline.files.masking import mask
+from pipeline.files.paths import mask
 from spire_core.errors import ConfigError, DataError, WeightsError
 from spire_core.evaluation.extractors import (
     CLASSIFIER_SUFFIX,

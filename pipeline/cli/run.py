@@ -58,15 +58,12 @@ def run(args: argparse.Namespace) -> Answer:
 def resume(args: argparse.Namespace) -> Answer:
     """Resume an interrupted run; print the result of a finished one again."""
     from pipeline.config.load import load_config
-    from pipeline.runs.folder import load_result
-    from pipeline.runs.record import find_run
-    from pipeline.runs.start import load_resumed
+    from pipeline.runs.record import find_run, load_result, load_resumed
 
     overrides = allowed(args.words, CHANGEABLE)
     given = load_config(None, overrides).tracking
     if "://" in args.run:
-        from pipeline.checkpoint.restore import restore
-        from pipeline.checkpoint.storage import storage_of
+        from pipeline.checkpoint.remote import restore, storage_of
 
         run_dir = restore(args.run, given, say)
         if not any(word.startswith("tracking.storage=") for word in overrides):
@@ -99,9 +96,8 @@ def resume(args: argparse.Namespace) -> Answer:
 def end_finished(run_dir: "Path", given: "TrackingConfig") -> None:
     """Do the rest for a finished run that was stopped right at its end: its key, its status."""
     from pipeline.cli.sync import sync_runs
-    from pipeline.runs.folder import run_lock
     from pipeline.runs.noise_key import drop_noise_key
-    from pipeline.runs.record import read_record
+    from pipeline.runs.record import read_record, run_lock
     from pipeline.tracking.outbox import Outbox
 
     drop_noise_key(run_dir)
@@ -119,7 +115,7 @@ def _dry_run(config: "Config", preset: str) -> Answer:
     from pipeline.cli.setup_text import setting_json, setting_text
     from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import check_drawing, prepare
-    from pipeline.runs.start import located
+    from pipeline.runs.record import located
 
     config = located(config)
     check_source(config.data.name, config.data.path)

@@ -13,7 +13,7 @@ from pipeline.config.meaning import fingerprint
 from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
-from pipeline.runs.start import located
+from pipeline.runs.record import located
 from spire_core.partition.coverage import Coverage, coverages
 from spire_core.partition.split import NUM_SHOWN, ClientSplit, Partition
 

@@ -60,7 +60,7 @@ def sync_runs(
     With `is_anew` a run that the store does not know begins there anew. RunError if one that is
     chosen is not there, OSError if its files cannot be used; else that is its problem.
     """
-    from pipeline.files.damage import DamagedError
+    from pipeline.files.atomic import DamagedError
     from pipeline.runs.record import read_record
     from pipeline.tracking.outbox import num_refused, num_waiting
     from spire_core.errors import RunError, StoreError
@@ -96,7 +96,7 @@ def sync_runs(
 
 def _deliver(config: "TrackingConfig", run_dir: Path, is_anew: bool) -> tuple[int, str | None]:
     """Relay the entries of one run; return how many arrived, and the error that stopped it."""
-    from pipeline.runs.folder import run_lock
+    from pipeline.runs.record import run_lock
     from pipeline.tracking.present_store import sink_of
     from pipeline.tracking.relay import relay_all
 

@@ -2,16 +2,17 @@
 
 The files lie on the clients' side; the driver knows neither their place nor their content. Besides
 the newest state the store keeps the one before it, so that a round can be repeated, and those that
-a checkpoint needs. Each file carries the hash of its tensors.
+a checkpoint needs.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.files.atomic import writing
-from pipeline.files.damage import GO_BACK, DamagedError, reading, unreadable
-from pipeline.files.tensors import read_tensors, write_tensors
+import torch
+
+from pipeline.files.atomic import GO_BACK, DamagedError, reading, room_for
+from pipeline.files.tensors import read_arrays, write_arrays
 from spire_core.federated.private_state import PrivateState
 
 KEPT_VERSIONS = 2
@@ -39,11 +40,10 @@ class ClientStore:
         """Return the rounds after which the kept states of a client were stored, in order."""
         folder = self.folder / f"{client_id:07d}"
         try:
-            names = os.listdir(folder)
-        except (FileNotFoundError, NotADirectoryError):
+            with reading("a client's states", folder, GO_BACK):
+                names = os.listdir(folder)
+        except DamagedError:  # there is none
             return []
-        except OSError as error:
-            raise unreadable("a client's states", folder, error) from error
         stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
@@ -61,7 +61,10 @@ class ClientStore:
     def load(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState | None:
         """Return the newest state after at most this number of rounds, or None."""
         path = self.newest(client_id, num_rounds_done)
-        return None if path is None else _read(path)
+        if path is None:
+            return None
+        arrays, _ = read_arrays(path)
+        return PrivateState.from_tensors({n: torch.from_numpy(a) for n, a in arrays.items()})
 
     def save(
         self,
@@ -78,10 +81,11 @@ class ClientStore:
         without shared storage that would silently start an empty run.
         """
         path = self.path(client_id, num_rounds_done)
-        with writing(path):
+        tensors = state.to_tensors()
+        with room_for(path, errors=()):
             self.folder.mkdir(exist_ok=True)
             path.parent.mkdir(exist_ok=True)
-            write_tensors(path, state.to_tensors())
+            write_arrays(path, {name: t.detach().cpu().numpy() for name, t in tensors.items()})
             self._drop_obsolete(client_id, kept_rounds)
 
     def _drop_obsolete(self, client_id: int, kept_rounds: Sequence[int]) -> None:
@@ -101,31 +105,3 @@ class ClientStore:
         kept = {client_id: self._kept(client_id) for client_id in self.client_ids()}
         seen = {c: max((d for d in kept[c] if d <= num_rounds_done), default=0) for c in kept}
         return {client_id: done for client_id, done in seen.items() if done > 0}
-
-    def faults(self, rounds_seen: Mapping[int, int], num_rounds_done: int) -> list[str]:
-        """Return a sentence for each damaged state of a checkpoint after this number of rounds.
-
-        `rounds_seen`: the answer of that method when the checkpoint was taken.
-        """
-        present, faults = self.rounds_seen(num_rounds_done), []
-        for client_id in sorted({*rounds_seen, *present}):
-            done, newest = rounds_seen.get(client_id, 0), present.get(client_id, 0)
-            try:
-                _read(self.path(client_id, max(done, newest)))
-                if newest > done:
-                    faults.append(f"{self.path(client_id, newest)} is of another course of the run")
-            except DamagedError as error:
-                faults.append(str(error).removesuffix(f": {GO_BACK}"))
-        return faults
-
-    def rewind(self, num_rounds_done: int) -> None:
-        """Drop states after more rounds, and unfinished files, of all clients."""
-        for path in self.folder.glob("*/*"):
-            is_newer = path.stem.isdecimal() and int(path.stem) > num_rounds_done
-            if path.suffix == ".part" or is_newer:
-                path.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> PrivateState:
-    with reading("a client's state", path, GO_BACK):
-        return PrivateState.from_tensors(read_tensors(path)[0])

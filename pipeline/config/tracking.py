@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pipeline.files.masking import mask
-from pipeline.files.paths import base_folder, lasting
+from pipeline.files.paths import base_folder, lasting, mask
 from spire_core.config.checks import Range, check_fields, require
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000  # of the `mlflow ui` that `ui_command` names

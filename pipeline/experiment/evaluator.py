@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checkpoint.checkpointer import is_checkpoint_due
+from pipeline.checkpoint.checkpointer import in_background, is_checkpoint_due
 from pipeline.checkpoint.evaluation_store import save_evaluation
 from pipeline.clients.store import ClientStore
 from pipeline.evaluation.scores import (
@@ -32,7 +32,6 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
-from pipeline.files.background import in_background
 from pipeline.results.metric_names import EVALUATE_S
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CLIENTS

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checkpoint.checkpointer import Checkpointer, go_back
+from pipeline.checkpoint.checkpointer import Checkpointer
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.checkpoint.remote import mirror_of
+from pipeline.checkpoint.snapshots import go_back
 from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence

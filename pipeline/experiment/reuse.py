@@ -11,21 +11,20 @@ from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.checkpoint.evaluation_store import load_evaluations, rewind_evaluations
-from pipeline.checkpoint.snapshots import checkpoints, newest_checkpoint
+from pipeline.checkpoint.evaluation_store import load_evaluations
+from pipeline.checkpoint.snapshots import checkpoints, go_back, newest_checkpoint
 from pipeline.clients.store import ClientStore
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import RealData
 from pipeline.federation.participants import first_participants, has_secret_cohorts
 from pipeline.federation.setup import FederationSetup, check_floors
-from pipeline.files.damage import read_object, reading
-from pipeline.files.json_files import write_json
+from pipeline.files.atomic import read_object, reading, write_json
 from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, PRETRAINING
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CHECKPOINTS, CLIENTS, EVALUATIONS, SCORED
 from pipeline.runs.noise_key import read_noise
-from pipeline.runs.start import check_same
+from pipeline.runs.record import check_same
 from pipeline.tracking.outbox import Points, read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError
@@ -44,7 +43,7 @@ def reuse_pretraining(
     check_same(source, {k: v for k, v in setting.hashes.items() if k != "partition_hash"})
     copy_pretraining(source, run_dir, config, setting.train_ids)
     tracker.log_points(pretraining_points(source))
-    rewind_evaluations(run_dir, config.federation.num_rounds)  # a damaged one is done again
+    go_back(run_dir, config)  # a damaged last evaluation is done again
     for evaluation in load_evaluations(run_dir, config.federation.num_rounds):
         log_evaluation(tracker, setting, evaluation, real)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checkpoint.storage import check_storage
+from pipeline.checkpoint.remote import check_storage
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
@@ -25,7 +25,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.setup import FederationSetup, check_drawing, prepare
 from pipeline.files.atomic import room_for
-from pipeline.files.revision import REVISION, running_code
+from pipeline.files.paths import REVISION, running_code
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.recording import (
@@ -39,9 +39,8 @@ from pipeline.results.recording import (
     run_tags,
 )
 from pipeline.results.result import Result
-from pipeline.runs.folder import run_lock
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
-from pipeline.runs.start import check_same, located, save_start
+from pipeline.runs.record import check_same, located, run_lock, save_start
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.config.privacy import refuse_label

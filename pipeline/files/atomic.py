@@ -1,25 +1,41 @@
-"""Atomic and durable files, locks, and the error of a full disk."""
+"""Files that are written atomically and read with a check; locks; the errors of a disk.
+
+A file that was cut off, has flipped bits or holds other content raises nearly any error in the
+library that reads it; `DAMAGE` is that family, with a missing file. A file that the system refuses
+for another reason, such as a missing right or a share that does not answer, may be intact.
+"""
 
 import contextlib
 import errno
 import fcntl
+import json
 import logging
-import math
 import os
-import platform
-import time
+import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from spire_core.errors import RunError
+from safetensors import SafetensorError
 
-MANY_FILES = 200  # to bring to the disk, each by itself
-NOTICE_S = 30.0  # before it is said who holds a lock
-POLL_S = 0.2  # between two looks at it
+from spire_core.errors import FormatError, RunError
+
+FORMAT = 3  # of a run's files: raise it when one changes; files of other formats are not read
+FORMAT_KEY = "run_format"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+DAMAGE = (*GONE, EOFError, RecursionError, SafetensorError, struct.error, ValueError, TypeError)
+DAMAGE += (KeyError, IndexError, AttributeError, ArithmeticError)
+GO_BACK = "resume the run, which goes back to a checkpoint whose files are whole"
 _log = logging.getLogger(__name__)
+
+
+class DamagedError(RunError):
+    """A file is missing, or its content is not the one that was written."""
+
+
+# --- writing ---
 
 
 def write_whole(path: Path, content: bytes, is_lasting: bool = False) -> None:
@@ -46,6 +62,11 @@ def replace_file(path: Path, content: bytes, is_lasting: bool = False) -> None:
         raise
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values atomically and lastingly."""
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode(), is_lasting=True)
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or a folder's entries, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -57,12 +78,85 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Make all files below a folder survive a power cut, and their names."""
-    paths = [folder, *folder.rglob("*")]
-    if len(paths) > MANY_FILES:
-        os.sync()  # all that the system holds back, at once
-        return
-    for path in paths:
+    for path in (folder, *folder.rglob("*")):
         sync(path)
+
+
+@contextlib.contextmanager
+def room_for(path: Path, errors: tuple[int, ...] = NO_ROOM) -> Iterator[None]:
+    """Turn the system's errors of these numbers, none for all, into a RunError with the path."""
+    try:
+        yield
+    except OSError as error:
+        if errors and error.errno not in errors:
+            raise
+        file = error.filename or path
+        what, advice = f"a run's folder in which {file} can be written", "see to it"
+        if error.errno in NO_ROOM:
+            what, advice = f"room for {file}", "free some"
+        raise RunError(
+            f"expected {what}, got {error.strerror or str(error)!r}: {advice} and resume the run, "
+            "which goes on from its last checkpoint"
+        ) from error
+
+
+# --- reading ---
+
+
+@contextlib.contextmanager
+def reading(what: str, path: Path, advice: str) -> Iterator[None]:
+    """Turn an error of damage inside the block into a DamagedError with the file and the advice.
+
+    RunError if the file cannot be read now.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        reason = f"no {reason}" if isinstance(error, KeyError) else reason
+        raise DamagedError(f"expected {what} in {path}, got {reason}: {advice}") from error
+    except (OSError, MemoryError) as error:
+        reason = str(error) or "too little memory"
+        raise RunError(
+            f"expected {what} in {path}, got {reason}: try again when it can be read"
+        ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises one of DAMAGE for any other content, and FormatError if it is of another format.
+    """
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict):
+        raise TypeError(f"{stored!r:.50} for an object")
+    check_format(stored, path)
+    return stored
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None if it is missing or, with a warning, damaged."""
+    try:
+        return read_object(path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, RecursionError) as error:
+        _log.warning("damaged: %s is passed over: %s", path, error)
+        return None
+
+
+def check_format(stored: Mapping[str, Any], path: Path) -> None:
+    """Raise FormatError if the values in a file, or its header, are of another format."""
+    number = int(stored.get(FORMAT_KEY, FORMAT))
+    if number != FORMAT:
+        age = "a newer" if number > FORMAT else "an earlier"
+        raise FormatError(
+            f"expected a file of format {FORMAT} in {path}, got format {number}, of {age} version: "
+            "use that version, or start a new run (nothing was deleted)"
+        )
+
+
+# --- a lock ---
 
 
 def try_lock(file: IO[str]) -> bool:
@@ -72,65 +166,3 @@ def try_lock(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def sign(file: IO[str]) -> None:
-    """Write into a locked file whose it is."""
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
-
-
-class LockWait:
-    """The wait for a file that another process has locked; it says once who that is."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self.file, self._notice = file, time.monotonic() + NOTICE_S
-
-    def pause(self, seconds: float) -> None:
-        """Wait until the next look at the lock."""
-        if time.monotonic() > self._notice:
-            self.file.seek(0)
-            holder = self.file.read().strip() or "a process"
-            _log.warning("waiting for %s, which holds %s", holder, self.file.name)
-            self._notice = math.inf
-        time.sleep(seconds)
-
-
-@contextlib.contextmanager
-def held_lock(path: Path) -> Iterator[None]:
-    """Hold a lock until the end of a block; waits while a living process has it, and says so."""
-    with path.open("a+") as file:
-        wait = LockWait(file)
-        while not try_lock(file):
-            wait.pause(POLL_S)
-        sign(file)
-        yield
-
-
-@contextlib.contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Turn the system's error of a full disk into a RunError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise RunError(
-            f"expected room for {error.filename or path}, got {error.strerror!r}: free some and "
-            "resume the run, which goes on from its last checkpoint"
-        ) from error
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn every error of the system's, as a file of a run is written, into a RunError."""
-    try:
-        with room_for(path):
-            yield
-    except OSError as error:
-        raise RunError(
-            f"expected a run's folder in which {error.filename or path} can be written, got "
-            f"{error.strerror or str(error)!r}: see to it and resume the run, which goes on from "
-            "its last checkpoint"
-        ) from error

@@ -1,15 +1,23 @@
-"""Paths that outlive the process, also in a submitted Ray job.
-
-A job runs in a copy of the working directory that Ray deletes afterwards.
-"""
+"""Paths that outlive the process, addresses without passwords, and the commit of the code."""
 
 import os
+import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 from spire_core.errors import ConfigError
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job only
 JOB_BASE = "~/spire"
+HERE = Path(__file__)
+REVISION = "git_revision"  # the tag with the commit of the code that scored a run
+_PASSWORD = r"(://[^\s/:@\"']*:)[^\s\"']*(?=@)"
+_KEY = r"(noise_key=)(?:\\?\"[^\"]*\"|'[^']*'|[^\s\"'\\]+)"  # in quotes, or in those of JSON
+_SECRET = re.compile(f"{_PASSWORD}|{_KEY}")
+
+
+# --- paths, also in a submitted Ray job: it runs in a copy of the folder that Ray deletes ---
 
 
 def is_ray_job() -> bool:
@@ -42,3 +50,59 @@ def expanded(path: str | Path, name: str = "the path") -> Path:
         raise ConfigError(
             f"expected {name} below a home that exists, got {str(path)!r}: write it in full"
         ) from error
+
+
+# --- texts that are shown or stored: without the passwords of URIs, or a given noise key ---
+
+
+def mask(text: str) -> str:
+    """Return a text with `***` in place of the passwords of its URIs (`://user:***@host`)."""
+    return _SECRET.sub(r"\1\2***", text)
+
+
+def masked(values: Any) -> Any:
+    """Return nested dictionaries, lists and tuples with all texts masked."""
+    if isinstance(values, dict):
+        return {key: masked(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [masked(value) for value in values]
+    return mask(values) if isinstance(values, str) else values
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error's message as one line, without passwords."""
+    return mask(" ".join(str(error).split()) or repr(error))[:300]
+
+
+# --- the commit of the running code ---
+
+
+def git_revision(source: Path = HERE) -> str | None:
+    """Return the short commit of the checkout of `source`, plus "-dirty" if a file has changed.
+
+    None if there is no git, or no checkout that tracks `source` (as with an installed copy).
+    """
+    return _git(source, "describe", "--always", "--dirty", "--exclude=*")
+
+
+def running_code() -> str:
+    """Return the commit of the running code as a tag has it, "unknown" if it is not known."""
+    return git_revision() or "unknown"
+
+
+def git_commit(source: Path = HERE) -> str | None:
+    """Return the whole name of the commit of the checkout of `source`, or None as above."""
+    return _git(source, "rev-parse", "HEAD")
+
+
+def _git(source: Path, *args: str) -> str | None:
+    """Return the answer of git if it tracks `source`."""
+    answer = None
+    for words in (("ls-files", "--error-unmatch", source.name), args):
+        command = ["git", "-C", str(source.resolve().parent), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        answer = done.stdout.strip()
+    return answer

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config.load import config_from_dict, load_config
 from pipeline.config.schema import Config
-from pipeline.files.damage import read_object, reading
+from pipeline.files.atomic import read_object, reading
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
 from pipeline.runs.model_files import CONFIG, GUIDANCE, client_path
 from pipeline.runs.record import find_run

@@ -13,8 +13,8 @@ from pipeline.files.atomic import room_for, sync_tree
 from pipeline.results.metrics import params_counts
 from pipeline.results.pictures import samples_grid
 from pipeline.results.result import Result
-from pipeline.runs.folder import save_result
 from pipeline.runs.layout import GRID, MODEL, trace_path
+from pipeline.runs.record import save_result
 from pipeline.tracking.outbox import sync_outbox
 
 

@@ -22,7 +22,7 @@ from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import plots
 from pipeline.figures.image_grids import image_grid, labelled_grids
-from pipeline.files.revision import REVISION, running_code
+from pipeline.files.paths import REVISION, running_code
 from pipeline.results import metric_names as names
 from pipeline.results import tables
 from pipeline.results.metrics import adaptation_metrics, copies_tags, coverage_tags, image_tags

@@ -1,12 +1,12 @@
 """The names of every file and folder in a run's folder, `<root>/runs/<run id>/`.
 
-tracking.json                    the run's record: id, name, kind, store (`record`)
-config.json                      its start: preset, configuration, hashes of its data (`start`)
-result.json, samples.png         the result of a finished run (`folder`)
+run.json                         the run's record: id, name, kind, store; preset, configuration and
+                                 hashes of its data (`record`)
+result.json, samples.png         the result of a finished run (`record`)
 noise.key, noise.device          the key of private noise, and the kind of device on which it is
                                  added, until the run has a result or is stopped (`noise_key`)
 scored.json                      clients that are scored, where the noise key draws cohorts
-run.lock                         locked by the process that works on the run (`folder`)
+run.lock                         locked by the process that works on the run (`record`)
 outbox.jsonl, outbox.done,
 outbox.refused.jsonl             entries for the tracking store, and the relay's position
 outbox.lock                      locked by the process that relays them
@@ -25,7 +25,8 @@ from pathlib import Path
 
 RUNS = "runs"  # the folder of all runs, below the root
 NOISE_KEY, NOISE_DEVICE = "noise.key", "noise.device"
-RECORD, START, RESULT, LOCK = "tracking.json", "config.json", "result.json", "run.lock"
+RECORD, RESULT, LOCK = "run.json", "result.json", "run.lock"
+RECORD_BEFORE = "tracking.json"  # of runs of an earlier format
 GRID, SAMPLES = "samples.png", "samples"
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"

@@ -13,10 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.files.atomic import write_whole
-from pipeline.files.json_files import write_json
-from pipeline.files.run_format import FORMAT, FORMAT_KEY
-from pipeline.runs.folder import storable
+from pipeline.files.atomic import FORMAT, FORMAT_KEY, write_json, write_whole
+from pipeline.runs.record import storable
 from spire_core.network.flat_model import FlatModel
 
 CONFIG = "config.json"

@@ -9,36 +9,42 @@ therefore not resumed. Nor is one on another kind of device: under the same nois
 be published.
 """
 
+import os
 from pathlib import Path
 
 from pipeline.files.atomic import write_whole
-from pipeline.runs.key_file import drop_key, read_key, write_key
-from pipeline.runs.layout import NOISE_DEVICE, NOISE_KEY, START
+from pipeline.runs.layout import NOISE_DEVICE, NOISE_KEY
+from pipeline.runs.record import has_begun
 from spire_core.config.privacy import PrivacyConfig, refuse_label
 from spire_core.errors import RunError
 from spire_core.privacy.noise import KEY_BYTES, SecretNoise, key_of, new_key
 
 
 def keep_noise_key(run_dir: Path, privacy: PrivacyConfig) -> None:
-    """Make sure that a run which draws private noise has its key; a new run gets one.
+    """Make sure that a run which draws private noise has its key; a new run gets one, durably.
 
     RunError if a run that has begun has lost its key. ConfigError if the given key is a label.
     """
-    if not privacy.is_on or (run_dir / NOISE_KEY).is_file():
+    path = run_dir / NOISE_KEY
+    if not privacy.is_on or path.is_file():
         return
-    if (run_dir / START).is_file():
+    if has_begun(run_dir):
         raise RunError(
-            f"expected the noise key with which the run began in {run_dir / NOISE_KEY}, got none: "
-            "another key would spend its privacy twice, so start a new run"
+            f"expected the noise key with which the run began in {path}, got none: another key "
+            "would spend its privacy twice, so start a new run"
         )
-    write_key(run_dir / NOISE_KEY, key_for(privacy))
+    key = key_for(privacy)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def keep_noise_device(run_dir: Path, privacy: PrivacyConfig, device: str) -> None:
     """Make sure that a run draws all its private noise on one kind of device, "cpu" or "cuda".
 
-    RunError if it began on the other. A run without a record, which is new or older than records,
-    gets this one.
+    RunError if it began on the other.
     """
     if not privacy.is_on:
         return
@@ -64,11 +70,16 @@ def key_for(privacy: PrivacyConfig) -> bytes:
 
 def read_noise(run_dir: Path, privacy: PrivacyConfig) -> SecretNoise:
     """Return the private noise of a run; RunError if its key is gone or damaged."""
-    key = read_key(run_dir / NOISE_KEY, KEY_BYTES, "noise key", "start a new run")
+    path = run_dir / NOISE_KEY
+    key = path.read_bytes() if path.is_file() else b""
+    if len(key) != KEY_BYTES:
+        raise RunError(
+            f"expected a noise key of {KEY_BYTES} bytes in {path}, got {len(key)}: start a new run"
+        )
     return SecretNoise(key, is_simulated=privacy.noise_key is not None)
 
 
 def drop_noise_key(run_dir: Path) -> None:
     """Delete the key of a run that nobody goes on with, and what is kept beside it."""
-    drop_key(run_dir / NOISE_KEY)
-    (run_dir / NOISE_DEVICE).unlink(missing_ok=True)
+    for name in (NOISE_KEY, NOISE_DEVICE):
+        (run_dir / name).unlink(missing_ok=True)

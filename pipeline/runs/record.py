@@ -1,141 +1,53 @@
-"""The records of runs, by which they are found on this machine.
+"""The record of a run, `run.json` in its folder, by which it is found and resumed.
 
-The record of a run is `tracking.json` in its folder `<root>/runs/<run id>/`: id, name, kind, start
-and the address of its tracking store.
+It holds id, name, kind, start and the address of the tracking store, from the run's beginning on,
+and then preset, configuration and the hashes of its data. Beside it lie the lock of the process
+that works on the run, and the run's result.
 """
 
-import errno
+import contextlib
 import logging
+import os
+import platform
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.config.load import config_from_dict, flattened, overridden, read_words
+from pipeline.config.meaning import NUMBERS, say_without_effect, without_effect
+from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.damage import read_object, reading
-from pipeline.files.json_files import write_json
-from pipeline.files.masking import mask
-from pipeline.files.paths import expanded
-from pipeline.files.run_format import FORMAT, FORMAT_KEY
-from pipeline.runs.layout import RECORD, RESULT
-from spire_core.errors import ConfigError, FormatError, RunError
+from pipeline.files.atomic import FORMAT, FORMAT_KEY, read_object, reading, try_lock, write_json
+from pipeline.files.paths import expanded, lasting, mask
+from pipeline.runs.layout import LOCK, RECORD, RECORD_BEFORE, RESULT, RUNS
+from spire_core.errors import BusyError, ConfigError, FormatError, RunError
 
-RECORD_TYPES = {"run_id": str, "run_name": str, "started_ms": int}
-RECORD_TYPES |= {"kind": str, "tracked": bool, "uri": str}
 Kind = Literal["run", "sweep", "theory"]
+NEEDED = {"run_id", "run_name", "started_ms", "kind", "tracked", "uri"}
+PATHS = (("data", "root"), ("data", "path"), ("eval", "extractor_weights"))
+PATHS += (("model", "backbone"), ("model", "text_encoder"))
+INPUTS = {  # by the name of their hash
+    "data_sha256": "images",
+    "partition_hash": "images",
+    "extractor_hash": "extractor's weights (eval.extractor_weights)",
+    "backbone_sha256": "pre-trained model (model.backbone)",
+    "text_sha256": "sentence encoder (model.text_encoder)",
+    "reference_sha256": "images of the test split (eval.reference)",
+}
+POLL_S = 0.2  # between two looks at a lock
 _log = logging.getLogger(__name__)
 
 
-def read_record(run_dir: Path) -> dict[str, Any]:
-    """Return the record of a run, as `make_run_dir` wrote it; RunError if it is damaged.
-
-    FormatError if the run is of a newer format.
-    """
-    path = run_dir / RECORD
-    with reading("a run's record", path, "put back a copy of it, or start a new run"):
-        record = read_object(path)
-        for key, kind in RECORD_TYPES.items():
-            if not isinstance(record[key], kind):
-                raise TypeError(f"{record[key]!r:.50} as {key}")
-        _start(record)
-        return record
-
-
-def _start(record: Mapping[str, Any]) -> datetime:
-    """Return when a run began; one of DAMAGE for a time in no calendar."""
-    return datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
-
-
-def experiment_of(run_dir: Path | None) -> str | None:
-    """Return the id of a run's experiment in its store, or None if its record has none."""
-    if run_dir is None or not (run_dir / RECORD).is_file():
-        return None
-    experiment_id = read_record(run_dir).get("experiment_id")
-    is_id = isinstance(experiment_id, str) and experiment_id.isdecimal()
-    return experiment_id if is_id else None
-
-
-def _records(runs: Path) -> list[dict[str, Any]]:
-    """Return the records of all runs of a folder, oldest first.
-
-    A folder whose name begins with a dot is no run, but one that is still being brought here.
-    """
-    records = []
-    for path in runs.glob(f"[!.]*/{RECORD}"):
-        try:
-            records.append(read_record(path.parent) | {"folder": path.parent})
-        except (RunError, FormatError) as error:  # one damaged record must not hide the others
-            _log.warning("a run is passed over: %s", error)
-    return sorted(records, key=lambda record: record["started_ms"])
-
-
-def _ended(records: list[dict[str, Any]], is_finished: bool) -> list[dict[str, Any]]:
-    """Return those of the records whose run has a result, or all if none has or none needs one."""
-    ended = [record for record in records if (record["folder"] / RESULT).is_file()]
-    return ended if is_finished and ended else records
-
-
-def run_folders(config: TrackingConfig) -> list[Path]:
-    """Return the folders of all runs and sweeps under the root, oldest first."""
-    return [record["folder"] for record in _records(tracking_root(config) / "runs")]
-
-
-def find_run(
-    run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",), is_finished: bool = False
-) -> Path:
-    """Return the folder of the run that a word names.
-
-    The word is `last` (the newest run), a run's name, an id or the beginning of one, or the path of
-    a run's folder. A name counts before an id, and both before a path. With `is_finished`, runs
-    that have not ended are passed over where others fit as well. RunError if the word names no run,
-    or several.
-    """
-    runs = tracking_root(config) / "runs"
-    if run and _is_run(runs / run):
-        read_record(runs / run)  # raises if this very record is damaged
-    records = [r for r in _records(runs) if r["kind"] in kinds]
-    if run == "last" and records:
-        return _ended(records, is_finished)[-1]["folder"]
-    fits = _ended([r for r in records if r["run_name"] == run], is_finished)
-    fits = fits or [
-        r
-        for r in records
-        if run and (r["folder"].name.startswith(run) or r["run_id"].startswith(run))
-    ]
-    if len(fits) == 1:
-        return fits[0]["folder"]
-    folder = expanded(run, "the run")
-    if not fits and _is_run(folder):
-        return folder.resolve()
-    what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
-    known = ", ".join(_told(record) for record in (fits or records)[-8:])
-    raise RunError(
-        f"expected a run's id, name or folder, or last, got {run!r:.200}, {what}: "
-        f"choose from {known or 'a folder that holds runs, with tracking.root=FOLDER'}"
-    )
-
-
-def _is_run(folder: Path) -> bool:
-    """Return whether a folder holds a run's record; none has a name that is too long for a file."""
-    try:
-        return (folder / RECORD).is_file()
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return False
-
-
-def _told(record: dict[str, Any]) -> str:
-    """Return a run's id and name, and what tells it from others of that name."""
-    status = "finished" if (record["folder"] / RESULT).is_file() else "not finished"
-    began = f"{_start(record):%Y-%m-%d %H:%M} UTC"
-    return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began})"
+# --- the record ---
 
 
 def make_runs_folder(config: TrackingConfig) -> None:
     """Create the folder of all runs; ConfigError, before any run exists, if that cannot be done."""
-    runs = tracking_root(config) / "runs"
+    runs = tracking_root(config) / RUNS
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,10 +70,12 @@ def make_run_dir(
 
     `tags`: those with which its store created it.
     """
-    run_dir = tracking_root(config) / "runs" / run_id
+    run_dir = tracking_root(config) / RUNS / run_id
     run_dir.mkdir(exist_ok=True)
-    record: dict[str, Any] = {FORMAT_KEY: FORMAT, "run_id": run_id, "run_name": run_name}
-    record |= {
+    record = {
+        FORMAT_KEY: FORMAT,
+        "run_id": run_id,
+        "run_name": run_name,
         "started_ms": time.time_ns() // 1_000_000,
         "kind": kind,
         "experiment": config.experiment,
@@ -172,3 +86,249 @@ def make_run_dir(
     }
     write_json(run_dir / RECORD, record)
     return run_dir
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Return the record of a run; RunError if it is damaged, FormatError if of another format."""
+    path = run_dir / RECORD
+    if (run_dir / RECORD_BEFORE).is_file() and not path.is_file():
+        raise FormatError(
+            f"expected a run of format {FORMAT} in {run_dir}, got one of an earlier version: use "
+            "that version, or start a new run (nothing was deleted)"
+        )
+    with reading("a run's record", path, "put back a copy of it, or start a new run"):
+        record = read_object(path)
+        if missing := NEEDED - record.keys():
+            raise KeyError(*sorted(missing))
+        return record
+
+
+def update_record(run_dir: Path, **values: Any) -> None:
+    """Add values to the record of a run, or replace them, durably; the caller has its lock."""
+    write_json(run_dir / RECORD, {**read_record(run_dir), **values})
+
+
+def experiment_of(run_dir: Path | None) -> str | None:
+    """Return the id of a run's experiment in its store, or None if there is none."""
+    is_run = run_dir is not None and (run_dir / RECORD).is_file()
+    return read_record(run_dir).get("experiment_id") if run_dir and is_run else None
+
+
+def run_folders(config: TrackingConfig) -> list[Path]:
+    """Return the folders of all runs and sweeps under the root, oldest first."""
+    return [record["folder"] for record in _records(tracking_root(config) / RUNS)]
+
+
+def _records(runs: Path) -> list[dict[str, Any]]:
+    """Return the records of all runs of a folder, oldest first."""
+    records = []
+    for path in runs.glob(f"*/{RECORD}"):
+        try:
+            records.append(read_record(path.parent) | {"folder": path.parent})
+        except (RunError, FormatError) as error:  # one damaged record must not hide the others
+            _log.warning("a run is passed over: %s", error)
+    return sorted(records, key=lambda record: record["started_ms"])
+
+
+def find_run(
+    run: str, config: TrackingConfig, kinds: Sequence[Kind] = ("run",), is_finished: bool = False
+) -> Path:
+    """Return the folder of the run that a word names.
+
+    The word is `last` (the newest run), a run's name, an id or the beginning of one, or the path of
+    a run's folder. A name counts before an id, and both before a path. With `is_finished`, runs
+    that have not ended are passed over where others fit as well. RunError if the word names no run,
+    or several.
+    """
+    runs = tracking_root(config) / RUNS
+    if run and _is_run(runs / run):
+        read_record(runs / run)  # raises if this very record is damaged
+    records = [r for r in _records(runs) if r["kind"] in kinds]
+    if run == "last" and records:
+        return _ended(records, is_finished)[-1]["folder"]
+    fits = _ended([r for r in records if r["run_name"] == run], is_finished)
+    if run and not fits:
+        fits = [
+            r for r in records if any(s.startswith(run) for s in (r["folder"].name, r["run_id"]))
+        ]
+    if len(fits) == 1:
+        return fits[0]["folder"]
+    folder = expanded(run, "the run")
+    if not fits and _is_run(folder):
+        return folder.resolve()
+    what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
+    known = ", ".join(_told(record) for record in (fits or records)[-8:])
+    raise RunError(
+        f"expected a run's id, name or folder, or last, got {run!r:.200}, {what}: "
+        f"choose from {known or 'a folder that holds runs, with tracking.root=FOLDER'}"
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return any(os.path.isfile(folder / name) for name in (RECORD, RECORD_BEFORE))
+
+
+def _ended(records: list[dict[str, Any]], is_finished: bool) -> list[dict[str, Any]]:
+    """Return those of the records whose run has a result, or all if none has or none needs one."""
+    ended = [record for record in records if (record["folder"] / RESULT).is_file()]
+    return ended if is_finished and ended else records
+
+
+def _told(record: dict[str, Any]) -> str:
+    """Return a run's id and name, and what tells it from others of that name."""
+    status = "finished" if (record["folder"] / RESULT).is_file() else "not finished"
+    began = datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
+    return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began:%Y-%m-%d %H:%M} UTC)"
+
+
+# --- its start: preset, configuration, hashes of its data ---
+
+
+def storable(config: Config) -> dict[str, Any]:
+    """Return a configuration without secrets: no `tracking.uri`, and `tracking.storage` masked."""
+    storage = config.tracking.storage
+    shown = None if storage is None else mask(storage)
+    return replace(config, tracking=replace(config.tracking, uri=None, storage=shown)).as_dict()
+
+
+def save_start(
+    run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
+) -> None:
+    """Add what `load_start` and `check_same` read to a run's record."""
+    start = {"preset": preset, "config": storable(config), "hashes": dict(hashes)}
+    update_record(run_dir, numbers=NUMBERS, **start)
+
+
+def has_begun(run_dir: Path) -> bool:
+    """Return whether a run has a start: without one it has read no data."""
+    return (run_dir / RECORD).is_file() and "config" in read_record(run_dir)
+
+
+def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:
+    """Raise RunError if a run began with another version of the numbers or with other hashes.
+
+    `hashes`: of data, partition, extractor and pre-trained model (`FederationSetup.hashes`), or of
+    some of them.
+    """
+    if not has_begun(run_dir):
+        return
+    record = read_record(run_dir)
+    with reading("a run's hashes", run_dir / RECORD, "start a new run"):
+        number = record["numbers"]
+        wrong = [name for name, value in hashes.items() if record["hashes"][name] != value]
+    if number != NUMBERS:
+        raise RunError(
+            f"expected the code with which the run in {run_dir} began (version {number} of its "
+            f"numbers), got version {NUMBERS}: use that code again, or start a new run"
+        )
+    if wrong:
+        raise RunError(
+            f"expected the {INPUTS[wrong[0]]} with which the run in {run_dir} began, got others "
+            f"(by their {wrong[0]}): put them back, or start a new run"
+        )
+
+
+def located(config: Config) -> Config:
+    """Return a configuration with absolute paths; None, the default of each machine, stays.
+
+    ConfigError for a path that is relative to the temporary folder of a Ray job.
+    """
+    for group, name in PATHS:
+        settings = getattr(config, group)
+        if (path := getattr(settings, name)) is not None:
+            path = str(lasting(path, f"{group}.{name}"))
+            config = replace(config, **{group: replace(settings, **{name: path})})
+    return config
+
+
+def load_start(
+    run_dir: Path, given: TrackingConfig | None = None, overrides: Sequence[str] = ()
+) -> tuple[Config, str | None]:
+    """Return a run's configuration, with overrides, and its preset.
+
+    `given`: the user's settings, which say where it is tracked; None stands for the root of the
+    folder. RunError if the folder has no intact start; ConfigError for a missing package, or an
+    override of its experiment or name.
+    """
+    given, record = given or TrackingConfig(root=str(run_dir.parent.parent)), read_record(run_dir)
+    with reading("a run's configuration", run_dir / RECORD, "start a new run"):
+        began, preset = config_from_dict(record["config"]), record["preset"]
+    config = overridden(began, overrides)
+    for name in ("experiment", "run_name"):
+        first, now = getattr(began.tracking, name), getattr(config.tracking, name)
+        if now != first:
+            raise ConfigError(
+                f"expected tracking.{name}={first or 'null'}, with which the run began, got {now}: "
+                "its record keeps it, so leave it as it is"
+            )
+    tracking = replace(config.tracking, uri=given.uri, root=str(tracking_root(given)))
+    return replace(located(config), tracking=tracking), preset
+
+
+def load_resumed(
+    run_dir: Path, given: TrackingConfig, overrides: Sequence[str]
+) -> tuple[Config, str | None]:
+    """Return what `load_start` does, of a run that goes on with overrides that all count.
+
+    Its checkpoints go to `given.storage`. RunError if they went to another one that the user has
+    not typed. ConfigError as `load_start` says, and for a store of a run that began without one:
+    MLflow would have none of its record so far.
+    """
+    config, preset = load_start(run_dir, given, overrides)
+    record, typed = read_record(run_dir), flattened(read_words(overrides))
+    for key in ("tracking.uri", "tracking.enabled"):
+        if typed.get(key) and not record["tracked"]:
+            raise ConfigError(
+                f"expected no store for run {record['run_id']}, which began with "
+                f"tracking.enabled=false, got {key}: leave it out, or start a new run"
+            )
+    say_without_effect(without_effect(config, overrides))
+    if "tracking.storage" in typed:
+        return config, preset
+    if config.tracking.storage is not None and given.storage is None:
+        word = shlex.quote(f"tracking.storage={config.tracking.storage}")
+        raise RunError(
+            f"expected the storage of the checkpoints of run {record['run_id']}, got none: add "
+            f"{word} to go on there, or tracking.storage=null to keep them on this machine alone"
+        )
+    return replace(config, tracking=replace(config.tracking, storage=given.storage)), preset
+
+
+# --- its lock and its result ---
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Lock a run until the end of a block; the lock also ends with the process.
+
+    BusyError if, after `wait_s` still, another process or another block of this one has locked it.
+    """
+    with (run_dir / LOCK).open("a+") as file:
+        deadline = time.monotonic() + wait_s
+        while not try_lock(file):
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                raise BusyError(
+                    f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: "
+                    "wait until it ends, or end it"
+                )
+            time.sleep(POLL_S)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def save_result(run_dir: Path, result: Mapping[str, Any]) -> None:
+    """Write the object that a finished run prints."""
+    write_json(run_dir / RESULT, result)
+
+
+def load_result(run_dir: Path) -> dict[str, Any] | None:
+    """Return the object that a finished run printed, or None if it has not finished."""
+    path = run_dir / RESULT
+    if not path.is_file():
+        return None
+    with reading("what a run found", path, "delete this file and resume the run"):
+        result = read_object(path)
+    return result | {"run_id": read_record(run_dir)["run_id"]}

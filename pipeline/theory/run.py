@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.files.revision import REVISION, running_code
+from pipeline.files.paths import REVISION, running_code
 from pipeline.theory.backbone import run_backbone
 from pipeline.theory.bridge import run_bridge
 from pipeline.theory.components import run_components

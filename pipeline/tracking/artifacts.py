@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.load import write_yaml
-from pipeline.files.masking import masked
+from pipeline.files.paths import masked
 from pipeline.tracking.outbox import now_ms
 
 PREVIEW_SIZE = 256  # pixels of the longer side, as MLflow's own

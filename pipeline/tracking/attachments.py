@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.files.masking import mask
+from pipeline.files.paths import mask
 from pipeline.tracking.mlflow_queries import readable_uri
 from pipeline.tracking.mlflow_session import first_contact
 from pipeline.tracking.mlflow_settings import time_for

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.config.load import config_from_dict
 from pipeline.config.plugins import plugins_of
-from pipeline.files.json_files import read_json
+from pipeline.files.atomic import read_json
 from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.mlflow_errors import is_retryable, patiently
 from pipeline.tracking.mlflow_settings import time_for

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_root
-from pipeline.files.masking import error_line, mask
+from pipeline.files.paths import error_line, mask
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently
 from pipeline.tracking.mlflow_settings import quiet_mlflow, soon, without_retries
 from spire_core.errors import ConfigError, StoreError, first_line

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline.files.masking import mask
+from pipeline.files.paths import mask
 from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.artifacts import preview_name
 from pipeline.tracking.mlflow_errors import UNKNOWN, is_retryable, patiently

@@ -4,8 +4,7 @@ import getpass
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from pipeline.files.paths import is_ray_job
-from pipeline.files.revision import git_commit
+from pipeline.files.paths import git_commit, is_ray_job
 
 PACKAGES = {"spire": "spire-diffusion", "torch": "torch", "ray": "ray", "mlflow": "mlflow"}
 

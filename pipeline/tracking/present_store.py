@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, sqlite_path, tracking_uri
-from pipeline.files.json_files import write_json
-from pipeline.files.masking import mask
-from pipeline.runs.layout import RECORD
-from pipeline.runs.record import read_record
+from pipeline.files.paths import mask
+from pipeline.runs.record import read_record, update_record
 from pipeline.tracking.mlflow_session import (
     create_run,
     experiment_id,
@@ -81,4 +79,4 @@ def _begin_anew(
     with failed_if_not_begun(client, info.run_id):
         write_done(run_dir, 0, [], mask(uri))
         changes = {"run_id": info.run_id, "experiment_id": info.experiment_id, "uri": mask(uri)}
-        write_json(run_dir / RECORD, {**record, **changes})
+        update_record(run_dir, **changes)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.files.atomic import try_lock
-from pipeline.files.masking import error_line
+from pipeline.files.paths import error_line
 from pipeline.runs.layout import DONE, OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
     Entry,

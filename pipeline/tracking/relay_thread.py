@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.files.masking import error_line
+from pipeline.files.paths import error_line
 from pipeline.tracking.outbox import num_waiting
 from pipeline.tracking.relay import (
     LOCK_PAUSE_S,

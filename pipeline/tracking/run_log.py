@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.files.masking import mask
+from pipeline.files.paths import mask
 from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.artifacts import check_image, dict_text, image_name, table_text, write_image
 from pipeline.tracking.outbox import Outbox, Points

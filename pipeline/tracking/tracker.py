@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, tracking_root, tracking_uri
-from pipeline.files.masking import mask
+from pipeline.files.paths import mask
 from pipeline.runs.layout import RECORD
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
 from pipeline.tracking.ends import Status, warn_of_waiting

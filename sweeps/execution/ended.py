@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.files.damage import DamagedError
-from pipeline.runs.folder import load_result, run_lock
+from pipeline.files.atomic import DamagedError
 from pipeline.runs.layout import RECORD
 from pipeline.runs.noise_key import drop_noise_key
+from pipeline.runs.record import load_result, run_lock
 from pipeline.tracking.ends import Status, end_run, note_end, relay_rest
 from pipeline.tracking.outbox import num_waiting
 from pipeline.tracking.tracker import is_deleted

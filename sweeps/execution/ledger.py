@@ -9,23 +9,60 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.atomic import held_lock, try_lock
-from pipeline.files.json_files import read_json, write_json
-from pipeline.files.masking import mask
+from pipeline.files.atomic import read_json, try_lock, write_json
+from pipeline.files.paths import mask
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
 from sweeps.execution.trial_record import TrialRecord, is_path, is_record
 
+NOTICE_S = 30.0  # before it is said who holds a lock
+POLL_S = 0.2  # between two looks at it
 _log = logging.getLogger(__name__)
+
+
+def sign(file: IO[str]) -> None:
+    """Write into a locked file whose it is."""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+
+
+class LockWait:
+    """The wait for a file that another process has locked; it says once who that is."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file, self._notice = file, time.monotonic() + NOTICE_S
+
+    def pause(self, seconds: float) -> None:
+        """Wait until the next look at the lock."""
+        if time.monotonic() > self._notice:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "a process"
+            _log.warning("waiting for %s, which holds %s", holder, self.file.name)
+            self._notice = math.inf
+        time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def held_lock(path: Path) -> Iterator[None]:
+    """Hold a lock until the end of a block; waits while a living process has it, and says so."""
+    with path.open("a+") as file:
+        wait = LockWait(file)
+        while not try_lock(file):
+            wait.pause(POLL_S)
+        sign(file)
+        yield
 
 
 class Ledger:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from pipeline.files.atomic import LockWait, sign, try_lock
-from pipeline.files.json_files import write_json
-from sweeps.execution.ledger import read_run_dir
+from pipeline.files.atomic import try_lock, write_json
+from sweeps.execution.ledger import LockWait, read_run_dir, sign
 
 POLL_S = 0.5
 

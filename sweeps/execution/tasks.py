@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Config
 from pipeline.config.tracking import tracking_root
-from pipeline.runs.start import located
+from pipeline.runs.record import located
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, TuneParams
 from sweeps.design.trial_plan import TrialPlan, plan_trial

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args
 
 from pipeline.results.metric_names import final_name
-from pipeline.runs.folder import is_result
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
 
@@ -48,7 +47,7 @@ def is_record(values: Mapping[str, Any]) -> bool:
         values["status"] in get_args(Status)
         and (values["run_dir"] is None or is_path(values["run_dir"]))
         and isinstance(values["point"], dict | None)
-        and (result is None or is_result(result))
+        and isinstance(result, dict | None)
         and isinstance(error, str | None)
     )
 

@@ -122,7 +122,7 @@ def connect(
 
 
 def run_folders(root: Path) -> list[Path]:
-    return [path.parent for path in root.glob("runs/*/tracking.json")]
+    return [path.parent for path in root.glob("runs/*/run.json")]
 
 
 def test_the_command_line_submits_this_checkout_and_gets_what_the_same_run_gives_here(

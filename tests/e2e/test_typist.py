@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from benchmarks.ray_desk import NOT_INHERITED, Command
 from pipeline.cli.main import main
+from pipeline.files.atomic import FORMAT
 from pipeline.tracking.outbox import Outbox, num_waiting, read_points
 
 NUM_ROUNDS, LIMIT_S = 18, 120
@@ -72,7 +73,7 @@ def killed(server: Any, root: Path, mnist_root: Path) -> Iterator[Path]:
         os.killpg(command.process.pid, signal.SIGKILL)
         command.end(LIMIT_S)
         assert command.num_rounds < NUM_ROUNDS, "the run was too quick to be killed"
-        yield next(root.glob("runs/*/tracking.json")).parent
+        yield next(root.glob("runs/*/run.json")).parent
     finally:
         command.kill()
 
@@ -152,9 +153,9 @@ def planted(root: Path, address: str, file: Path) -> Path:
     """A run's folder that somebody sent: its record names a server, its outbox a file outside."""
     run_dir = root / "runs" / ("ab" * 16)
     run_dir.mkdir(parents=True)
-    record = {"run_format": 2, "run_id": run_dir.name, "run_name": "planted", "started_ms": 1}
+    record = {"run_format": FORMAT, "run_id": run_dir.name, "run_name": "planted", "started_ms": 1}
     record |= {"kind": "run", "experiment": "spire", "tracked": True, "uri": address, "tags": {}}
-    (run_dir / "tracking.json").write_text(json.dumps(record))
+    (run_dir / "run.json").write_text(json.dumps(record))
     (run_dir / "artifacts").mkdir()
     (run_dir / "artifacts" / "link").symlink_to(file)
     outbox = Outbox(run_dir)
@@ -205,8 +206,8 @@ def own_run(root: Path, uri: str) -> Path:
     run_id = MlflowClient(uri).create_run("0").info.run_id
     run_dir = root / "runs" / run_id
     run_dir.mkdir()
-    record = json.loads((root / "runs" / ("ab" * 16) / "tracking.json").read_text())
+    record = json.loads((root / "runs" / ("ab" * 16) / "run.json").read_text())
     record |= {"run_id": run_id, "run_name": "mine", "started_ms": 2, "uri": uri}
-    (run_dir / "tracking.json").write_text(json.dumps(record))
+    (run_dir / "run.json").write_text(json.dumps(record))
     Outbox(run_dir).append_points([(0, {"a": 1.0})])
     return run_dir

@@ -27,5 +27,5 @@ def make_run(
     for client_id in clients:
         save_client(folder / "model", client_id, {"client_emb": torch.zeros(config.model.d_emb)})
     record = {"run_id": run_id, "run_name": name, "started_ms": 0, "kind": "run"}
-    (folder / "tracking.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
+    (folder / "run.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
     (folder / "result.json").write_text('{"metrics": {}}')

@@ -28,7 +28,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start
 from pipeline.tracking.mlflow_queries import table_rows
 from spire_core.errors import RunError
 from sweeps import cli

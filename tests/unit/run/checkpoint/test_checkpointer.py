@@ -1,109 +1,127 @@
-"""Checkpoints beside the rounds: what is on its way is kept, bounded and told of."""
+"""Checkpoints beside the rounds: one on its way is kept, bounded, and its loss is told of."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.checkpointer import ENDING_UPLOAD_S, LAST_UPLOAD_S, Checkpointer
+from pipeline.checkpoint.checkpointer import (
+    ENDING_UPLOAD_S,
+    LAST_UPLOAD_S,
+    Checkpointer,
+    in_background,
+)
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config
-from pipeline.federation.round_loop import ending
+from pipeline.federation.round_loop import RoundListener, ending, run_rounds
 from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError, RunError
 from spire_core.federated.server import ServerState
 
+NO_ROOM = "expected room for a checkpoint, got a full disk"
 
-class SlowDriver:
-    """Writes its state at once and answers when it may."""
 
-    def __init__(self) -> None:
-        self.may_answer = {done: threading.Event() for done in (1, 2, 3)}
-        self.fault: Exception | None = None
+def state_after(done: int) -> ServerState:
+    weights = np.full(5, done, dtype=np.float32)
+    return ServerState(done, weights, weights)
+
+
+class FakeDriver:
+    """Writes its state at once, and answers when it may, or with the error of a round."""
+
+    def __init__(self, errors: dict[int, Exception] | None = None) -> None:
+        self.errors, self.num_rounds_done = errors or {}, 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def run_round(self, kept: tuple[int, ...]) -> Any:
+        self.num_rounds_done += 1
+        return SimpleNamespace(round_idx=self.num_rounds_done - 1)
+
+    def last(self) -> tuple[ServerState, None]:
+        return state_after(self.num_rounds_done), None
 
     def save_state(self, path: Path) -> Callable[[], int]:
         num_rounds_done = int(path.parent.name.removeprefix(".").removesuffix(".part"))
-        weights = np.full(5, num_rounds_done, dtype=np.float32)
-        write_state(path, ServerState(num_rounds_done, weights, weights))
+        write_state(path, state_after(num_rounds_done))
 
         def written() -> int:
-            assert self.may_answer[num_rounds_done].wait(60)
-            if self.fault is not None:
-                raise self.fault
+            assert self.may_answer.wait(60)
+            if num_rounds_done in self.errors:
+                raise self.errors[num_rounds_done]
             return num_rounds_done
 
         return written
 
-    def answer_all(self) -> None:
-        for may_answer in self.may_answer.values():
-            may_answer.set()
+
+def checkpointer(run_dir: Path, every: int = 1, mirror: Any = None) -> Checkpointer:
+    words = [f"tracking.checkpoint_every={every}", "federation.num_rounds=9"]
+    return Checkpointer(run_dir, load_config("smoke", words), mirror)
 
 
-def checkpointer(run_dir: Path, mirror: Any = None) -> Checkpointer:
-    return Checkpointer(run_dir, load_config("smoke", ["tracking.keep_checkpoints=2"]), mirror)
-
-
-def test_what_is_on_its_way_counts_as_kept_and_is_whole_in_the_end(tmp_path: Path) -> None:
-    driver: Any = SlowDriver()
+def test_a_checkpoint_on_its_way_counts_as_kept_and_the_next_waits_for_it(tmp_path: Path) -> None:
+    driver: Any = FakeDriver()
     taker = checkpointer(tmp_path)
     with ending([taker]):
-        for done in (1, 1, 2):  # one for each round
-            taker.take(driver, done)
-        assert taker.kept_rounds() == (1, 2)  # so clients keep their states of both
+        driver.may_answer.clear()
+        taker.take(driver, 1)
+        assert taker.kept_rounds() == (1,)  # so clients keep their states of it
         assert kept_rounds(tmp_path) == ()
-        driver.answer_all()
-    assert kept_rounds(tmp_path) == (1, 2)
+        second = threading.Thread(target=taker.take, args=(driver, 2))
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        driver.may_answer.set()
+        second.join(60)
+        taker.take(driver, 2)  # one for each round
+        taker.take(driver, 3)
+    assert kept_rounds(tmp_path) == (2, 3)
     assert [p.name for p in (tmp_path / "checkpoints").glob(".*")] == []
 
 
-def test_a_third_waits_for_the_first(tmp_path: Path) -> None:
-    driver: Any = SlowDriver()
-    taker = checkpointer(tmp_path)
-    with ending([taker]):
-        taker.take(driver, 1)
-        taker.take(driver, 2)
-        third = threading.Thread(target=taker.take, args=(driver, 3))
-        third.start()
-        third.join(0.2)
-        assert third.is_alive()
-        driver.may_answer[1].set()
-        third.join(60)
-        assert not third.is_alive()
-        assert kept_rounds(tmp_path) == (1,)  # the second has not been answered
-        driver.answer_all()
-    assert kept_rounds(tmp_path) == (2, 3)
+class SavedFirst(RoundListener):
+    """Waits before each round until the pending checkpoint is saved or lost; may end the rounds."""
+
+    def __init__(self, taker: Checkpointer, interrupt_after: int | None = None) -> None:
+        self.taker, self.interrupt_after = taker, interrupt_after
+
+    def between_rounds(self, done: int, driver: Any) -> None:
+        if self.taker._pending is not None:
+            with contextlib.suppress(RunError):
+                self.taker._pending[1].result(60)
+        if done == self.interrupt_after:
+            raise KeyboardInterrupt
 
 
-def take(taker: Checkpointer, driver: Any, *rounds: int, error: BaseException | None) -> None:
-    with ending([taker]):
-        for done in rounds:
-            taker.take(driver, done)
-            driver.answer_all()
-        if error is not None:
-            raise error
+def run(driver: Any, taker: Checkpointer, interrupt_after: int | None = None) -> None:
+    listeners = [SavedFirst(taker, interrupt_after), taker]
+    run_rounds(driver, range(9), listeners, taker.kept_rounds)
 
 
-@pytest.mark.parametrize("rounds", [(1,), (1, 2), (1, 2, 3)])
-def test_what_became_of_one_is_raised_later(rounds: tuple[int, ...], tmp_path: Path) -> None:
-    driver = SlowDriver()
-    driver.fault = RunError("expected room, got none")
-    with pytest.raises(RunError, match="expected room"):
-        take(checkpointer(tmp_path), driver, *rounds, error=None)
+def test_the_round_after_a_failed_checkpoint_is_the_last(tmp_path: Path) -> None:
+    driver = FakeDriver({4: RunError(NO_ROOM)})
+    with pytest.raises(RunError, match=NO_ROOM):
+        run(driver, checkpointer(tmp_path, every=4))
+    assert driver.num_rounds_done == 5
+    assert kept_rounds(tmp_path) == ()
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_what_ended_the_run_matters_more_than_a_lost_checkpoint(
+def test_an_interrupt_is_kept_though_an_earlier_checkpoint_has_failed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    driver = SlowDriver()
-    driver.fault = ClusterError("the driver is lost")
+    driver = FakeDriver({4: RunError(NO_ROOM)})
     with pytest.raises(KeyboardInterrupt):
-        take(checkpointer(tmp_path), driver, 1, 2, error=KeyboardInterrupt())
-    assert caplog.messages == ["the driver is lost"] * 2  # each is named
+        run(driver, checkpointer(tmp_path, every=4), interrupt_after=4)
+    assert kept_rounds(tmp_path) == (4,)  # now there is room
+    assert caplog.messages == [NO_ROOM]
 
 
 class ClosedMirror:
@@ -121,16 +139,41 @@ class ClosedMirror:
         self.limits_s.append(limit_s)
 
 
-def test_a_run_that_ends_waits_shortly_for_an_upload(tmp_path: Path) -> None:
-    def waited_s(name: str, fault: Exception | None, error: BaseException | None) -> list[float]:
-        mirror: Any = ClosedMirror()
-        taker, driver = checkpointer(tmp_path / name, mirror), SlowDriver()
-        driver.fault = fault
-        with contextlib.suppress(KeyboardInterrupt, RunError):
-            take(taker, driver, 1, error=error)
-        return mirror.limits_s
+@pytest.mark.parametrize(
+    ("fault", "error", "raised", "limit_s"),
+    [
+        (None, None, None, LAST_UPLOAD_S),
+        (None, KeyboardInterrupt(), KeyboardInterrupt, ENDING_UPLOAD_S),
+        (RunError(NO_ROOM), None, RunError, ENDING_UPLOAD_S),
+        (ClusterError("lost"), KeyboardInterrupt(), KeyboardInterrupt, ENDING_UPLOAD_S),
+    ],
+)
+def test_the_end_of_the_rounds_tells_the_error_that_matters_and_waits_for_the_upload(
+    fault: Exception | None,
+    error: BaseException | None,
+    raised: type[BaseException] | None,
+    limit_s: float,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mirror, driver = ClosedMirror(), FakeDriver({} if fault is None else {1: fault})
+    taker: Any = checkpointer(tmp_path, mirror=mirror)
+    with contextlib.nullcontext() if raised is None else pytest.raises(raised), ending([taker]):
+        taker.take(driver, 1)
+        if error is not None:
+            raise error
+    assert mirror.limits_s == [limit_s]
+    assert caplog.messages == ([str(fault)] if fault is not None and error is not None else [])
 
-    assert waited_s("rounds over", None, None) == [LAST_UPLOAD_S]
-    assert waited_s("interrupt", None, KeyboardInterrupt()) == [ENDING_UPLOAD_S]
-    assert waited_s("no room", RunError("expected room, got none"), None) == [ENDING_UPLOAD_S]
-    assert ENDING_UPLOAD_S <= 10 < LAST_UPLOAD_S
+
+LEFT = """
+from threading import Event
+from pipeline.checkpoint.checkpointer import in_background
+in_background(Event().wait, "hangs")
+"""
+
+
+def test_work_in_the_background_hands_back_its_error_and_keeps_no_process() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_background(lambda: 1 // 0, "nothing").result(60)
+    assert subprocess.run([sys.executable, "-c", LEFT], timeout=60, check=False).returncode == 0

@@ -72,7 +72,7 @@ def finished_run(tmp_path: Path) -> Path:
     save_run(folder / "model", config, model, weights, more)
     record = {"run_id": "0123abcd", "run_name": "tiny", "started_ms": 0}
     record |= {"kind": "run", "tracked": False, "uri": ""}
-    (folder / "tracking.json").write_text(json.dumps(record))
+    (folder / "run.json").write_text(json.dumps(record))
     return folder
 
 

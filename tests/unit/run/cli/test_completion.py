@@ -24,7 +24,7 @@ def test_a_tab_offers_what_can_follow(
     run = tmp_path / "runs" / "0123"
     run.mkdir(parents=True)
     record = {"run_id": "0123", "run_name": "the-one", "started_ms": 1, "kind": "run"}
-    (run / "tracking.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
+    (run / "run.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
     offered = tmp_path / "offered"
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
     asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(offered), "_ARGCOMPLETE_IFS": "\n"}

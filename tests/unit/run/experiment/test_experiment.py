@@ -36,7 +36,7 @@ from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.results.tables import image_controls, new_clients, with_worlds
 from pipeline.runs.model_files import client_path
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.adaptation.adapt import AdaptPoint, adapt_client
 from spire_core.config.adapt import AdaptConfig

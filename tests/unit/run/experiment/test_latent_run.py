@@ -23,7 +23,7 @@ from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start
 from spire_core.pretrained.latents import LatentCodec
 
 SETTINGS = ["resources.pool=local", "tracking.enabled=false", "data.image_size=16"]

@@ -27,11 +27,9 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.runs import noise_key
-from pipeline.runs.folder import save_result
 from pipeline.runs.layout import CLIENTS, MODEL, NOISE_DEVICE, NOISE_KEY
 from pipeline.runs.model_files import client_path
-from pipeline.runs.record import make_run_dir, make_runs_folder
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start, make_run_dir, make_runs_folder, save_result
 from spire_core.errors import ConfigError, RunError
 from spire_core.privacy.noise import key_of
 

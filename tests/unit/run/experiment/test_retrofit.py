@@ -18,7 +18,7 @@ from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
-from pipeline.runs.start import check_same, load_start
+from pipeline.runs.record import check_same, load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, RunError
 from spire_core.network.flat_model import tensors_hash

@@ -12,7 +12,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.files.damage import read_object
+from pipeline.files.atomic import read_object
 from pipeline.results.result import Result
 from pipeline.runs.layout import SCORED
 

@@ -26,7 +26,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import EPSILON, ROUND_S, TRAIN_LOSS
 from pipeline.results.recording import run_tags
 from pipeline.runs.layout import NOISE_KEY
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import RunError
 

@@ -21,7 +21,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.pictures import prompts_to_show
 from pipeline.results.result import Result
 from pipeline.results.tables import new_clients
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start
 from pipeline.tracking.outbox import read_points
 from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan

@@ -1,18 +1,13 @@
-"""A disk without room, here a limit on the size of files: what is good stays, and it is said.
-
-Also a lock that another has.
-"""
+"""Files that are whole or not there: no room, a power cut, damage, and two processes at one run."""
 
 import contextlib
-import errno
 import os
-import platform
 import resource
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +21,10 @@ from pipeline.checkpoint.snapshots import (
 )
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
-from pipeline.files import atomic
-from pipeline.files.atomic import held_lock, write_whole
+from pipeline.files.atomic import DamagedError, read_json, write_json, write_whole
+from pipeline.files.tensors import read_arrays, write_arrays
 from pipeline.runs.model_files import save_client, save_run
+from pipeline.runs.record import run_lock
 from pipeline.runs.server_state import write_state
 from pipeline.tracking.outbox import Outbox, read_entries
 from spire_core.errors import RunError
@@ -52,9 +48,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.glob("**/*") if p.is_file()}
 
 
-def checkpoint(run_dir: Path, state: ServerState) -> None:
-    written = partial(write_state, new_state_file(run_dir, state.round_idx), state)
-    save_checkpoint(run_dir, state.round_idx, written, "f", keep=1)
+# --- a disk without room, here a limit on the size of files ---
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
@@ -67,10 +61,16 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
     weights = np.ones(1000, dtype=np.float32)
-    checkpoint(tmp_path, ServerState(1, weights, weights))
+
+    def checkpoint(done: int) -> None:
+        state = ServerState(done, weights, weights)
+        written = partial(write_state, new_state_file(tmp_path, done), state)
+        save_checkpoint(tmp_path, done, written, "f", keep=1)
+
+    checkpoint(1)
     before = everything(tmp_path)
-    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*server.safetensors"):
-        checkpoint(tmp_path, ServerState(2, weights, weights))
+    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*0000002"):
+        checkpoint(2)
     assert everything(tmp_path) == before
     assert kept_rounds(tmp_path) == (1,)
     state = newest_checkpoint(tmp_path, "f")
@@ -78,43 +78,24 @@ def test_a_checkpoint_that_does_not_fit_leaves_those_before(tmp_path: Path) -> N
     assert np.array_equal(state.ema, weights)
 
 
-def test_a_clients_state_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
+def test_a_clients_file_that_does_not_fit_leaves_those_before(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
-    store.save(0, 1, PrivateState({"client_emb": torch.ones(8)}))
+    small, large = ({"client_emb": torch.ones(size)} for size in (8, 4000))
+    store.save(0, 1, PrivateState(small))
+    save_client(tmp_path, 0, small)
     before = everything(tmp_path)
-    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*0000002.safetensors"):
-        store.save(0, 2, PrivateState({"client_emb": torch.ones(4000)}))
+    with files_up_to(4000):
+        with pytest.raises(RunError, match=r"room for .*/0000000"):
+            store.save(0, 2, PrivateState(large))
+        with pytest.raises(RunError, match=r"room for .*client_0.safetensors"):
+            save_client(tmp_path, 0, large)
     assert everything(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["clients", "0000003"])
-def test_a_full_disk_is_said_where_a_clients_folder_does_not_fit(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = Path.mkdir
-
-    def full(path: Path, *args: Any, **kwargs: Any) -> None:
-        if path.name == name:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        make(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(RunError, match=rf"expected room for .*/{name}, got 'No space left.*free"):
-        ClientStore(tmp_path / "clients").save(3, 1, PrivateState({"client_emb": torch.ones(8)}))
 
 
 def test_a_clients_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "0000003").write_text("in its place")
     with pytest.raises(RunError, match=r"folder in which .*0000003 can be written, got 'File exis"):
         ClientStore(tmp_path).save(3, 1, PrivateState({"client_emb": torch.ones(8)}))
-
-
-def test_a_finished_clients_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
-    save_client(tmp_path, 0, {"client_emb": torch.ones(8)})
-    before = everything(tmp_path)
-    with files_up_to(4000), pytest.raises(RunError, match=r"room for .*client_0.safetensors"):
-        save_client(tmp_path, 0, {"client_emb": torch.ones(4000)})
-    assert everything(tmp_path) == before
 
 
 def test_a_backbone_that_does_not_fit_is_said(tmp_path: Path) -> None:
@@ -134,22 +115,83 @@ def test_an_entry_that_does_not_fit_takes_no_other_with_it(tmp_path: Path) -> No
     assert [entry["step"] for entry in read_entries(tmp_path)] == [0, 1, 10]
 
 
-def test_whoever_waits_for_a_lock_names_its_holder_and_then_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+# --- content ---
+
+
+def test_values_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "NOTICE_S", 0.0)
-    monkeypatch.setattr(atomic, "POLL_S", 0.01)
-    path, has_it = tmp_path / "trial.lock", threading.Event()
+    path, synced = tmp_path / "values.json", list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.exists()))
+    write_json(path, {"a": [1]})
+    assert synced == [False]
+    assert read_json(path) == {"a": [1]}
+    path.write_bytes(b'{"a": ')
+    assert read_json(path) is None
 
-    def wait() -> None:
-        with held_lock(path):
-            has_it.set()
 
-    waiter = threading.Thread(target=wait)
-    with held_lock(path):
-        waiter.start()
-        assert not has_it.wait(0.2)
-    waiter.join(10)
-    assert has_it.is_set()
-    holder = f"process {os.getpid()} on {platform.node()}"
-    assert [r.getMessage() for r in caplog.records] == [f"waiting for {holder}, which holds {path}"]
+ARRAYS = {
+    "b": np.arange(6.0).reshape(2, 3)[:, ::2],  # no whole stretch of memory
+    "a": np.array([1, 2]),
+    "one": np.array(0.5),
+    "none": np.zeros((0, 8), np.float32),
+}
+
+
+def test_arrays_and_texts_come_back_as_they_were(tmp_path: Path) -> None:
+    texts = {"scores": "[0.5]", "x": "\u00e4"}
+    write_arrays(tmp_path / "t", ARRAYS, **texts)
+    arrays, read = read_arrays(tmp_path / "t")
+    assert read == texts
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_a_flipped_bit_is_seen_in_any_byte_and_a_cut_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    write_arrays(path, {"a": np.ones(4, np.float32)}, text="words")
+    whole, num_harmless = path.read_bytes(), 0
+    for byte in range(len(whole)):
+        path.write_bytes(whole[:byte])
+        with pytest.raises(DamagedError, match=str(path)):
+            read_arrays(path)
+        flipped = bytearray(whole)
+        flipped[byte] ^= 1 << byte % 8
+        path.write_bytes(flipped)
+        try:
+            arrays, texts = read_arrays(path)
+        except (DamagedError, RuntimeError):  # of another format, if its digit was hit
+            continue
+        num_harmless += 1  # white space in the header, which says nothing
+        assert (arrays["a"].tolist(), texts) == ([1.0] * 4, {"text": "words"})
+    assert num_harmless < 10
+
+
+# --- a run's folder belongs to one process at a time, and to nobody once that has died ---
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pipeline.runs.record import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        try:
+            assert first.stdout.readline() == "held\n"
+            told = f"nobody at work on the run in {tmp_path}, got process {first.pid} on .*: wait"
+            with pytest.raises(RunError, match=told), run_lock(tmp_path):
+                pass
+        finally:
+            first.kill()
+    held, told = run_lock(tmp_path, wait_s=60), pytest.raises(RunError, match="got process")
+    with held, told, run_lock(tmp_path):
+        pass

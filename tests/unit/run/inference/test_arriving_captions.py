@@ -48,7 +48,7 @@ def saved(folder: Path, model: ModelConfig = TEXT) -> SavedRun:
     more = {"image_shape": [3, 8, 8], "class_names": ["image"]}
     save_run(folder / "model", config, network, weights.numpy(), more)
     record = {"run_id": folder.name, "run_name": folder.name, "started_ms": 0, "kind": "run"}
-    (folder / "tracking.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
+    (folder / "run.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
     return SavedRun.load(folder)
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.config.load import load_config
 from pipeline.config.plugins import ALL_PLUGINS
+from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.start import load_start
+from pipeline.runs.record import load_start, make_run_dir, make_runs_folder, save_start
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
 from spire_core.errors import SpireError
 
@@ -24,7 +25,8 @@ from spire_core.errors import SpireError
 def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
     words: str, named: str, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "config.json"
+    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path)))
+    run_dir = make_run_dir(tracking, "0" * 32, "n", None)
 
     def forget() -> None:
         for plugins in ALL_PLUGINS:  # as in a new process
@@ -34,13 +36,14 @@ def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(outside))
         config = load_config("smoke", words.split())
-        file.write_text(json.dumps({"preset": "smoke", "config": config.as_dict()}))
-        assert _names(needs_of(tmp_path)) == [*MODEL_NEEDS, "spire-outside"]
+        save_start(run_dir, config, "smoke", {})
+        (run_dir / "config.json").write_text(json.dumps({"config": config.as_dict()}))
+        assert _names(needs_of(run_dir)) == [*MODEL_NEEDS, "spire-outside"]
     forget()
-    assert _names(needs_of(tmp_path)) == [*MODEL_NEEDS]
+    assert _names(needs_of(run_dir)) == [*MODEL_NEEDS]
     for load in (SavedRun.load, load_start):
         with pytest.raises(SpireError) as raised:
-            load(tmp_path)
+            load(run_dir)
         assert f"got {named!r}" in str(raised.value)
 
 

@@ -13,8 +13,13 @@ from pipeline.cli.command import one_line
 from pipeline.cli.main import main
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, ui_command
-from pipeline.runs.record import make_run_dir, read_record
-from pipeline.runs.start import load_start, save_start
+from pipeline.runs.record import (
+    load_start,
+    make_run_dir,
+    read_record,
+    save_start,
+    update_record,
+)
 from pipeline.tracking.tracker import Tracker
 from sweeps.execution.ledger import Ledger
 from sweeps.execution.trial_record import TrialRecord
@@ -87,13 +92,11 @@ def test_a_stores_credentials_stand_in_no_message(
 ) -> None:
     address = f"http://me:{SECRET}@127.0.0.1:9"
     assert spire("run", "smoke", "--quiet", *TINY, "tracking.enabled=false").code == 0
-    [run_dir] = (path.parent for path in root.glob("runs/*/tracking.json"))
+    [run_dir] = (path.parent for path in root.glob("runs/*/run.json"))
     (run_dir / "result.json").unlink()
-    record = json.loads((run_dir / "tracking.json").read_text()) | {"tracked": True}
-    (run_dir / "tracking.json").write_text(json.dumps(record))
-    config = json.loads((run_dir / "config.json").read_text())
-    config["config"]["tracking"]["enabled"] = True
-    (run_dir / "config.json").write_text(json.dumps(config))
+    config = read_record(run_dir)["config"]
+    config["tracking"]["enabled"] = True
+    update_record(run_dir, tracked=True, config=config)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     ended = spire(verb, run_dir.name)
     assert ended.code == {"sync": 1, "resume": 2}[verb]

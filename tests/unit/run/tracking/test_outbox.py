@@ -301,7 +301,7 @@ def test_an_outbox_sends_nothing_from_outside_its_run(
     tracker.finish()
     (tracker.run_dir / "artifacts" / "link").symlink_to(tmp_path / "key")
     outbox, up = Outbox(tracker.run_dir), os.path.relpath(tmp_path, tracker.run_dir)
-    files = [str(tmp_path / "key"), f"../{up}/key", "link", "../tracking.json"]
+    files = [str(tmp_path / "key"), f"../{up}/key", "link", "../run.json"]
     for file in files:
         outbox.append("file", file=file)
         outbox.append("table", file=file)
@@ -613,7 +613,7 @@ def test_a_run_without_tracking_is_nothing_to_sync(tmp_path: Path) -> None:
     with Tracker.start(config, "local", {}) as tracker:
         tracker.log_metrics({"a": 1.0}, 0)
     assert sync_runs(config, [tracker.run_dir]) == []
-    assert sorted(p.name for p in tracker.run_dir.iterdir()) == [OUTBOX, "tracking.json"]
+    assert sorted(p.name for p in tracker.run_dir.iterdir()) == [OUTBOX, "run.json"]
     assert not (tracker.run_dir / OUTBOX_LOCK).exists()
 
 
@@ -627,7 +627,7 @@ def test_a_run_that_is_deleted_while_others_are_synced_is_passed_over(tmp_path: 
     assert [synced.run_name for synced in sync_runs(config, runs)] == ["there"]
     with pytest.raises(RunError):
         sync_runs(config, runs[:1], is_chosen=True)
-    (runs[1] / "tracking.json").write_text("{")
+    (runs[1] / "run.json").write_text("{")
     with pytest.raises(RunError, match=r"tracking\.json"):
         sync_runs(config, runs)
 

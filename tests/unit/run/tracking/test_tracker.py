@@ -29,7 +29,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
-from pipeline.files.revision import git_revision
+from pipeline.files.paths import git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs import record
 from pipeline.runs.layout import REFUSED, RESULT
@@ -316,10 +316,10 @@ def test_a_resumed_run_repeats_nothing(
 
 def test_a_run_that_the_store_has_lost_is_not_resumed(store: TrackingConfig) -> None:
     with Tracker.start(store, "lost", {}) as tracker:
-        record = json.loads((tracker.run_dir / "tracking.json").read_text())
+        record = json.loads((tracker.run_dir / "run.json").read_text())
     folder = tracker.run_dir.parent / ("f" * 32)
     folder.mkdir()
-    (folder / "tracking.json").write_text(json.dumps(record | {"run_id": "f" * 32}))
+    (folder / "run.json").write_text(json.dumps(record | {"run_id": "f" * 32}))
     with pytest.raises(RunError, match=r"expected run ffff.* in the store .*, got none: --anew"):
         Tracker.resume(store, folder)
 

@@ -12,7 +12,7 @@ from pipeline.config.data import DATASETS
 from pipeline.config.load import flattened, load_config
 from pipeline.config.meaning import fingerprint
 from pipeline.federation.setup import extractor_of
-from pipeline.runs.start import located
+from pipeline.runs.record import located
 from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
 from spire_core.evaluation.extractors import is_classifier_of

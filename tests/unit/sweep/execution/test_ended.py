@@ -1,6 +1,5 @@
 """The ends of trials whose process is gone, as the last command at a sweep brings them about."""
 
-import os
 import shutil
 import threading
 from pathlib import Path
@@ -9,9 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.folder import run_lock, save_result
-from pipeline.runs.key_file import drop_key
 from pipeline.runs.layout import NOISE_KEY, REFUSED, RESULT
+from pipeline.runs.record import run_lock, save_result
 from pipeline.tracking.outbox import Outbox, num_waiting
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import StoreError
@@ -140,14 +138,3 @@ def test_a_store_that_is_away_is_asked_once(
     desk.end()
     assert [desk.status(run_dir) for run_dir in run_dirs] == ["FINISHED", "KILLED", "KILLED"]
     assert desk.record("a").status == "finished"
-
-
-def test_a_key_that_two_processes_delete_at_once_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = tmp_path / NOISE_KEY
-    key.write_bytes(bytes(range(32)))
-    monkeypatch.setattr(os, "fsync", lambda _: key.unlink())
-    drop_key(key)
-    drop_key(key)
-    assert not key.exists()

@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.folder import save_result
 from pipeline.runs.layout import NOISE_KEY, RECORD, RESULT
+from pipeline.runs.record import save_result
 from pipeline.tracking.mlflow_queries import artifact_text, sweep_runs
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import RunError

@@ -90,7 +90,7 @@ def test_what_is_released_is_done_by_the_next(tmp_path: Path) -> None:
 def test_who_waits_long_says_for_whom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.files.atomic.NOTICE_S", 0.0)
+    monkeypatch.setattr("sweeps.execution.ledger.NOTICE_S", 0.0)
     monkeypatch.setattr("sweeps.execution.shared_pretraining.POLL_S", 0.01)
     working, waiting = (SharedPretraining(tmp_path, "abc") for _ in range(2))
     assert working.acquire() is None
