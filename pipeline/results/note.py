@@ -9,7 +9,7 @@ from pipeline.config.load import flattened, load_config, preset_names, split_wor
 from pipeline.config.meaning import without_effect
 from pipeline.config.schema import Config
 from pipeline.results.result import Result
-from pipeline.tracking.attachments import NOTE_CHARS
+from pipeline.tracking.mlflow_queries import NOTE_CHARS
 
 BASE = "mnist-cpu"  # of a run whose preset is not known
 CUT = " ... (config/resolved.yaml has all of it) ... "  # instead of a long command's middle

@@ -43,9 +43,8 @@ from pipeline.results.recorded_figures import (
 from pipeline.results.result import Adaptation, Result
 from pipeline.results.world_rows import coverage_texts, with_world
 from pipeline.runs.layout import MODEL, PROFILE
-from pipeline.tracking.attachments import NOTE
-from pipeline.tracking.run_log import EACH_ITS_OWN
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.mlflow_queries import NOTE
+from pipeline.tracking.tracker import EACH_ITS_OWN, Tracker
 from spire_core.plugins import Plugin
 from spire_core.privacy.guarantee import IMAGE_UNIT
 

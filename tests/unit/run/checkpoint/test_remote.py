@@ -28,7 +28,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.folder import run_lock
 from pipeline.runs.record import find_run, make_run_dir
 from pipeline.runs.server_state import write_state
-from pipeline.tracking.outbox import Outbox, lines, read_done, read_entries, write_done
+from pipeline.tracking.outbox import Outbox, read_cursor, read_entries, write_cursor
 from spire_core.errors import BusyError, ConfigError, RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
@@ -114,7 +114,7 @@ def test_each_file_that_a_copied_entry_names_is_in_the_copy(
         num += 1
         (run_dir / "artifacts" / f"{num}.png").write_bytes(b"png")
         Outbox(run_dir).append("file", file=f"{num}.png")
-        write_done(run_dir, len(list(lines(run_dir))), [], "")
+        write_cursor(run_dir, (run_dir / "outbox.jsonl").stat().st_size, "")
 
     def send_beside_rounds(mirror: Mirror, *args: Any) -> None:
         send(mirror, *args)
@@ -128,7 +128,7 @@ def test_each_file_that_a_copied_entry_names_is_in_the_copy(
     named = [entry["file"] for entry in read_entries(there) if entry["kind"] == "file"]
     assert named
     assert [name for name in named if not (there / "artifacts" / name).is_file()] == []
-    assert read_done(there) <= len(list(lines(there)))
+    assert read_cursor(there)[0] <= (there / "outbox.jsonl").stat().st_size
 
 
 def test_a_run_comes_back_from_its_copy(

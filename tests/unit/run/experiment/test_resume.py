@@ -31,9 +31,8 @@ from pipeline.results.result import Result
 from pipeline.runs import start
 from pipeline.runs.folder import load_result
 from pipeline.runs.start import load_start
-from pipeline.tracking.ends import Status
 from pipeline.tracking.outbox import Outbox, read_points
-from pipeline.tracking.tracker import NullTracker, Tracker
+from pipeline.tracking.tracker import NullTracker, Status, Tracker
 from spire_core.errors import RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.results.note import CUT, result_note, run_command, setting_note
-from pipeline.tracking.attachments import NOTE_CHARS
+from pipeline.tracking.mlflow_queries import NOTE_CHARS
 
 METADATA = "data.metadata=table.csv"
 CHANGES = (
