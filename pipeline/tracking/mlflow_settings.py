@@ -28,8 +28,9 @@ def quiet_mlflow() -> None:
     for name in ("mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
-    # This logger repeats, as a traceback, each database error that is raised as well.
+    # These repeat what is raised as well, or is mended by the next try.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 class SystemLoad:

@@ -96,7 +96,9 @@ def test_of_private_rounds_neither_store_nor_storage_has_the_key_or_a_clients_nu
             assert not any(form in content for form in forms), path
     [output] = run.outputs.model_outputs
     place = Path(client.get_logged_model(output.model_id).artifact_location.partition(":")[2])
-    saved = (server.folder / "artifacts").rglob(f"{place.parent.name}/artifacts/*/clients/*")
+    saved = (server.folder / "artifacts").rglob(
+        f"{place.parent.name}/artifacts/artifacts/*/clients/*"
+    )
     own = {path.name for path in saved}
     ids = range(federation.num_clients, federation.num_clients + federation.num_new_clients)
     assert own == {f"client_{client_id}.safetensors" for client_id in ids}
