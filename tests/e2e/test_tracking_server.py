@@ -76,7 +76,7 @@ def test_of_private_rounds_neither_store_nor_storage_has_the_key_or_a_clients_nu
     words = [f"tracking.root={tmp_path}/root", f"tracking.storage=file://{tmp_path}/storage"]
     words += [f"data.root={mnist_root}", *PRIVATE]
     assert main(["run", "smoke", "--quiet", *words]) == 0
-    [run_dir] = (tmp_path / "root" / "runs").glob("[0-9a-f]*")
+    [run_dir] = (path.parent for path in tmp_path.glob("root/runs/*/tracking.json"))
     federation = load_start(run_dir)[0].federation
 
     client, storage = MlflowClient(server.address), tmp_path / "storage" / run_dir.name
