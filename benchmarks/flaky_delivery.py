@@ -39,7 +39,7 @@ from pipeline.runs.record import make_run_dir, make_runs_folder
 from pipeline.tracking.mlflow_session import first_contact
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import Outbox, num_refused, num_waiting
-from pipeline.tracking.relay_thread import RelayThread
+from pipeline.tracking.relay import RelayThread
 
 SHARES = (0.0, 0.05, 0.3, 0.6)
 NUM_METRICS, NUM_STEPS, NUM_FILES = 50, 6, 10
@@ -170,7 +170,7 @@ def deliver(address: str, root: Path, is_new: bool) -> tuple[str, dict[str, Any]
     with first_contact(address) as client:
         sink = MlflowSink(client, run_id, run_dir, is_new)
     began = time.monotonic()
-    relay = RelayThread(run_dir, sink, run_id)
+    relay = RelayThread(run_dir, sink)
     num_left = relay.flush(LIMIT_S)
     seconds = time.monotonic() - began
     relay.close(0.0)

@@ -228,9 +228,9 @@ MUTATIONS = (
     _mutation(
         "entries count as delivered before they are",
         "pipeline/tracking/relay.py",
-        '        kind = batch[0]["kind"] if batch else ""\n',
-        '        kind = batch[0]["kind"] if batch else ""\n'
-        "        write_done(self.run_dir, count, self._held, self.sink.address)\n",
+        "        entries = [entry for entry, _ in batch if entry is not None]\n",
+        "        entries = [entry for entry, _ in batch if entry is not None]\n"
+        "        write_cursor(self.run_dir, batch[-1][1], self.sink.address)\n",
         OUTBOX,
     ),
     # strangers and secrets
@@ -239,13 +239,13 @@ MUTATIONS = (
         "pipeline/tracking/mlflow_sink.py",
         "if not path.is_relative_to(folder):",
         "if False:",
-        f"{OUTBOX}::test_an_outbox_sends_nothing_from_outside_its_run",
+        f"{RUN}/tracking/test_delivery.py::test_an_outbox_sends_nothing_from_outside_its_run",
     ),
     _mutation(
         "another store goes on where the last one stopped",
         "pipeline/tracking/relay.py",
-        "if read_store(run_dir) == sink.address:",
-        "if True:",
+        "offset if store == self.sink.address else 0",
+        "offset",
         f"{OUTBOX}::test_another_store_begins_at_the_first_entry",
     ),
     _mutation(

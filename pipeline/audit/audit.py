@@ -22,8 +22,7 @@ from pipeline.results.files import finite_values
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
 from pipeline.runs.layout import AUDIT
 from pipeline.runs.record import check_same, read_record
-from pipeline.tracking.run_log import RunLog
-from pipeline.tracking.tracker import NullTracker
+from pipeline.tracking.tracker import NullTracker, Tracker
 from spire_core.errors import RunError
 from spire_core.partition.split import Partition
 
@@ -134,7 +133,7 @@ def record_audit(run_dir: Path, audit: Audit) -> Path:
         return path
     record = read_record(run_dir)
     is_tracked = record["tracked"]
-    log = RunLog(run_dir, False) if is_tracked else NullTracker(record["run_id"], run_dir)
+    log = (Tracker if is_tracked else NullTracker)(record["run_id"], run_dir)
     log.log_metrics(audit.metrics(), FINAL_STEP)
     if leak := audit.messages:
         columns: dict[str, list[Any]] = {"client_id": [c.client_id for c in leak.clients]}

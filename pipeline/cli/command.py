@@ -165,7 +165,7 @@ class _Version(argparse.Action):
     """Prints the versions of this project, Python and the packages that decide a result."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from pipeline.tracking.origin import versions
+        from pipeline.tracking.mlflow_session import versions
 
         texts = versions()
         own = texts.pop("spire")

@@ -61,8 +61,10 @@ def sync_runs(
     chosen is not there, OSError if its files cannot be used; else that is its problem.
     """
     from pipeline.files.atomic import DamagedError
-    from pipeline.runs.record import read_record
+    from pipeline.runs.record import read_record, run_lock
+    from pipeline.tracking.mlflow_session import sink_of
     from pipeline.tracking.outbox import num_refused, num_waiting
+    from pipeline.tracking.relay import relay_all
     from spire_core.errors import RunError, StoreError
 
     synced, silent = list[Synced](), None  # the error of a store that is not asked again
@@ -75,33 +77,22 @@ def sync_runs(
             continue  # deleted since it was listed
         if not record["tracked"]:
             continue
-        delivered, waiting, problem = 0, 1, None  # one at least, if its outbox cannot be read
+        delivered, problem = 0, silent
         try:
-            waiting = num_waiting(run_dir)
-            if waiting and silent is not None:
-                problem = silent
-            elif waiting or is_anew:
-                delivered, problem = _deliver(config, run_dir, is_anew)
-                waiting = num_waiting(run_dir)
+            if is_anew or (silent is None and num_waiting(run_dir)):
+                with run_lock(run_dir) if is_anew else contextlib.nullcontext():
+                    delivered, problem = relay_all(run_dir, sink_of(run_dir, config, is_anew))
         except StoreError as error:
             silent = problem = str(error)
         except (RunError, OSError) as error:
             if is_chosen:
                 raise
             problem = str(error)
-        numbers = delivered, waiting, num_refused(run_dir)
-        synced.append(Synced(record["run_id"], record["run_name"], *numbers, problem))
+        waiting, refused = num_waiting(run_dir), num_refused(run_dir)
+        run_id, run_name = record["run_id"], record["run_name"]
+        problem = problem if waiting else None
+        synced.append(Synced(run_id, run_name, delivered, waiting, refused, problem))
     return synced
-
-
-def _deliver(config: "TrackingConfig", run_dir: Path, is_anew: bool) -> tuple[int, str | None]:
-    """Relay the entries of one run; return how many arrived, and the error that stopped it."""
-    from pipeline.runs.record import run_lock
-    from pipeline.tracking.present_store import sink_of
-    from pipeline.tracking.relay import relay_all
-
-    with run_lock(run_dir) if is_anew else contextlib.nullcontext():
-        return relay_all(run_dir, sink_of(run_dir, config, is_anew))
 
 
 def add_sync(verbs: Any) -> None:

@@ -37,8 +37,8 @@ from pipeline.results.metric_names import (
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_profile
 from pipeline.results.result import Pretraining
+from pipeline.tracking.mlflow_settings import SystemLoad, system_load
 from pipeline.tracking.outbox import read_points
-from pipeline.tracking.system_load import SystemLoad, system_load
 from pipeline.tracking.tracker import Tracker
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import DivergenceError

@@ -30,9 +30,8 @@ from pipeline.results.params import params_of
 from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows
 from pipeline.results.result import Adaptation, Result
 from pipeline.runs.layout import MODEL, PROFILE
-from pipeline.tracking.attachments import NOTE
-from pipeline.tracking.run_log import EACH_ITS_OWN
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.mlflow_queries import NOTE
+from pipeline.tracking.tracker import EACH_ITS_OWN, Tracker
 from spire_core.privacy.guarantee import IMAGE_UNIT
 
 NOTED = {  # final metrics of a run's description

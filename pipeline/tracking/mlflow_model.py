@@ -1,4 +1,4 @@
-"""A saved run as a model in MLflow; here too, mlflow is imported only inside functions."""
+"""A saved run as a model in MLflow, without what is not for a store."""
 
 import contextlib
 import math
@@ -6,9 +6,8 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from pipeline.config.load import config_from_dict
 from pipeline.config.plugins import plugins_of
 from pipeline.files.atomic import read_json
 from pipeline.runs.layout import CLIENT_FILE
-from pipeline.tracking.mlflow_errors import is_retryable, patiently
-from pipeline.tracking.mlflow_settings import time_for
 from pipeline.tracking.relay import Refusal
 from spire_core.errors import ConfigError
 
@@ -44,18 +41,15 @@ def log_model(
     image_shape: tuple[int, ...],
     guidance: float,
     name: str,
-    sent: set[str],
 ) -> None:
     """Record a saved run as a model of run `run_id`; see `Tracker.log_model`.
 
-    A second call with the same `name` completes a model that a broken connection left unfinished.
-    It skips the files in `sent`, to which each call adds its own.
+    A second call with the same `name` completes a model that the first has left unfinished.
     """
     from mlflow.entities import LoggedModelOutput
 
-    run = patiently(lambda: client.get_run(run_id))
-    params = published_params(run.data.params, folder)
-    model = patiently(lambda: _model_of(client, run, name, params))
+    run = client.get_run(run_id)
+    model = _model_of(client, run, name, published_params(run.data.params, folder))
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
@@ -68,13 +62,12 @@ def log_model(
         except Exception as error:  # only local files are involved, so that it is final
             client.finalize_logged_model(model.model_id, "FAILED")
             raise Refusal(f"the model cannot be saved: {error}") from error
-        with time_for(Path(scratch, "model")):
-            _send_files(client, model.model_id, Path(scratch, "model"), sent)
-    patiently(lambda: client.finalize_logged_model(model.model_id, "READY"))
-    known = run.outputs.model_outputs if run.outputs is not None else []
-    if model.model_id not in {output.model_id for output in known}:
-        outputs = [LoggedModelOutput(model.model_id, step=0)]
-        patiently(lambda: client.log_outputs(run_id, outputs))
+        client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
+    client.finalize_logged_model(model.model_id, "READY")
+    if run.outputs is None or not any(
+        o.model_id == model.model_id for o in run.outputs.model_outputs
+    ):
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
 def keep_published(saved: Path) -> None:
@@ -114,40 +107,22 @@ def _has_budget(config: Mapping[str, Any], group: str) -> bool:
     return config.get("privacy", {}).get(group, {}).get("epsilon") is not None
 
 
-def _send_files(client: "MlflowClient", model_id: str, folder: Path, sent: set[str]) -> None:
-    """Send a model's files at once or, if a request of theirs fails, one by one."""
-    if not sent:
-        try:
-            client.log_model_artifacts(model_id, str(folder))
-        except Exception as error:
-            if not is_retryable(error):
-                raise
-        else:
-            return
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name not in sent:
-            to = None if path.parent == folder else str(PurePosixPath(name).parent)
-            patiently(partial(client.log_model_artifact, model_id, str(path), to))
-            sent.add(name)
-
-
 def _model_of(
     client: "MlflowClient", run: "Run", name: str, params: dict[str, str]
 ) -> "LoggedModel":
-    """Return the run's model of this name, created with these params unless it is there."""
+    """Return the run's model of this name, created with these params unless it is there.
+
+    MLflow repeats a request whose answer is lost, and may have created a second one.
+    """
     run_id, experiment = run.info.run_id, run.info.experiment_id
     known = f"source_run_id = '{run_id}' AND tags.`{MODEL_TAG}` = '{name}'"
-    models = client.search_logged_models([experiment], known)
-    if models:
-        return models[0]
-    tags = {MODEL_TAG: name}
-    return client.create_logged_model(experiment, model_name(run), run_id, tags, params)
-
-
-def model_name(run: "Run") -> str:
-    """Return the name of a run's model: the run's, without what MLflow forbids in a model's."""
-    return re.sub(r"[/:.%\"']+", "-", run.info.run_name or run.info.run_id)
+    if not client.search_logged_models([experiment], known):
+        model_name = re.sub(r"[/:.%\"']+", "-", run.info.run_name or run_id)  # what MLflow allows
+        client.create_logged_model(experiment, model_name, run_id, {MODEL_TAG: name}, params)
+    model, *doubles = client.search_logged_models([experiment], known)
+    for double in doubles:
+        client.delete_logged_model(double.model_id)
+    return model
 
 
 def needs_of(run: Path) -> list[str]:

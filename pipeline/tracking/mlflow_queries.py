@@ -1,7 +1,4 @@
-"""Queries of MLflow: the runs of a sweep, their histories and tables; artifacts for a sweep.
-
-Here too, mlflow is imported only inside functions, and every call names its store.
-"""
+"""What is read back from MLflow, and what is added to a run that has ended."""
 
 import json
 import math
@@ -9,21 +6,23 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
+from pipeline.files.paths import mask
 from pipeline.tracking.mlflow_session import first_contact, stage_of
-from spire_core.errors import RunError
+from spire_core.errors import ClusterError, RunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 KIND, SWEEP = "spire.kind", "sweep"  # tag and value of a sweep's parent run
 PARENT = "mlflow.parentRunId"  # the tag of a nested run
+NOTE = "mlflow.note.content"  # MLflow's tag of a description
+NOTE_CHARS = 5000  # that every version of MLflow takes
 PAGE_SIZE = 200  # runs in one answer of the store
-MIN_ID_CHARS = 6
 NUM_NAMED = 8  # existing runs in the message about a missing one
 MLFLOWS_INFINITY = 1e300  # MLflow stores infinity as the largest float
 
@@ -60,13 +59,69 @@ def sweep_runs(
     RunError if there is no such run or a name fits several; ClusterError if the store does not
     answer.
     """
-    uri = readable_uri(config)
-    with first_contact(uri) as client:
-        store = _Store(client, _experiments(client))
-        matches = [store.expand(word) for word in words]
-    runs = {run.run_id: run for _, several in matches for run in several}
-    parent = matches[0][0] if len(matches) == 1 else None
-    return parent, sorted(runs.values(), key=lambda run: (run.started_ms, run.run_id))
+    parent, runs = None, dict[str, TrackedRun]()
+    with first_contact(readable_uri(config)) as client:
+        for word in words:
+            run = _find(client, word)
+            below = _search(client, f"tags.`{PARENT}` = '{run.run_id}'")
+            parent = run if below or run.is_sweep else None
+            runs |= {run.run_id: run for run in (below if parent is not None else [run])}
+    ordered = sorted(runs.values(), key=lambda run: (run.started_ms, run.run_id))
+    return (parent if len(words) == 1 else None), ordered
+
+
+def _find(client: "MlflowClient", word: str) -> TrackedRun:
+    """Return the one run that a word names; RunError if there is none, or several."""
+    sweeps = _search(client, f"tags.`{KIND}` = '{SWEEP}'")
+    for run in sweeps:
+        if word in ("last", run.name):
+            return run
+    fits, quote = list[TrackedRun](), '"' if "'" in word else "'"
+    if re.fullmatch(r"[0-9a-f]{6,32}", word):
+        fits = _search(client, f"attributes.run_id LIKE '{word}%'")
+    if not fits and word and quote not in word:
+        fits = _search(client, f"attributes.run_name = {quote}{word}{quote}")
+    if len(fits) == 1:
+        return fits[0]
+    what = f"which fits {len(fits)} runs" if fits else "which is none"
+    there = fits or [*sweeps[:NUM_NAMED], *_search(client, limit=NUM_NAMED)]
+    known = ", ".join(dict.fromkeys(f"{run.run_id[:8]} ({run.name})" for run in there))
+    raise RunError(
+        f"expected a sweep's name or id, a run's name or id, or last, got {word!r}, {what}: "
+        f"choose from {known or 'another store, with tracking.uri=URI'}"
+    )
+
+
+def _search(client: "MlflowClient", text: str = "", limit: int | None = None) -> list[TrackedRun]:
+    """Return the runs of all experiments that fit a filter, latest first."""
+    from mlflow.utils import get_results_from_paginated_fn
+
+    experiments = get_results_from_paginated_fn(
+        lambda number, token: client.search_experiments(max_results=number, page_token=token),
+        PAGE_SIZE,
+    )
+    search = partial(client.search_runs, [e.experiment_id for e in experiments], text)
+    found = get_results_from_paginated_fn(
+        lambda number, token: search(
+            max_results=number, order_by=["attributes.start_time DESC"], page_token=token
+        ),
+        PAGE_SIZE,
+        limit,
+    )
+    return [
+        TrackedRun(
+            run.info.run_id,
+            run.info.run_name or run.info.run_id[:8],
+            run.info.status,
+            run.data.params,
+            run.data.tags,
+            run.data.metrics,
+            run.info.start_time or 0,
+            run.info.end_time,
+            run.info.experiment_id,
+        )
+        for run in found
+    ]
 
 
 def histories(
@@ -106,25 +161,13 @@ def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
 
 def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str, Any]]:
     """Return the rows of a run's table, the artifact `path`; empty if the run has none."""
-    text = artifact_text(config, run_id, path)
-    if text is None:
-        return []
-    table = json.loads(text)
+    table = json.loads(artifact_text(config, run_id, path) or '{"data": []}')
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
 def is_known(value: float | None) -> bool:
     """Return whether a metric's value is a number: neither absent nor NaN nor infinite."""
     return value is not None and math.isfinite(value) and abs(value) < MLFLOWS_INFINITY
-
-
-def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
-    """Nest runs below a sweep's run, except deleted ones; raises as `check_store` does."""
-    with first_contact(tracking_uri(config)) as client:
-        nested = {run.run_id for run in _Store(client, _experiments(client)).below(parent_run_id)}
-        for run_id in run_ids:
-            if run_id not in nested and stage_of(client, run_id) == "active":
-                client.set_tag(run_id, PARENT, parent_run_id)
 
 
 def readable_uri(config: TrackingConfig) -> str:
@@ -139,97 +182,41 @@ def readable_uri(config: TrackingConfig) -> str:
     return uri
 
 
-def _experiments(client: "MlflowClient") -> list[str]:
-    """Return the ids of all experiments: a sweep has one of its own."""
-    ids, token = [], None
-    while True:
-        page = client.search_experiments(page_token=token)
-        ids += [experiment.experiment_id for experiment in page]
-        token = page.token
-        if not token:
-            return ids
+def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
+    """Nest runs below a sweep's run, except deleted ones; raises as `check_store` does."""
+    with first_contact(tracking_uri(config)) as client:
+        nested = {run.run_id for run in _search(client, f"tags.`{PARENT}` = '{parent_run_id}'")}
+        for run_id in run_ids:
+            if run_id not in nested and stage_of(client, run_id) == "active":
+                client.set_tag(run_id, PARENT, parent_run_id)
 
 
-@dataclass(frozen=True)
-class _Store:
-    """Searches the runs of a store's experiments."""
+def attach(
+    config: TrackingConfig, run_id: str, folder: Path, files: Iterable[Path], note: str
+) -> None:
+    """Record these files of a folder as the run's artifacts below `report/`, and describe the run.
 
-    client: "MlflowClient"
-    experiment_ids: list[str]
+    The description replaces one that begins with the same line, and none that somebody wrote.
+    Raises ClusterError, which names the folder, if the store does not take them.
+    """
+    from mlflow.exceptions import MlflowException
 
-    def search(self, text: str = "", limit: int | None = None) -> list[TrackedRun]:
-        """Return the runs that fit a filter, latest first, from as many pages as needed."""
-        runs: list[TrackedRun] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                self.experiment_ids,
-                text,
-                max_results=min(PAGE_SIZE, limit or PAGE_SIZE),
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-            runs += [_tracked(run) for run in page]
-            token = page.token
-            if not token or (limit is not None and len(runs) >= limit):
-                return runs
-
-    def below(self, parent_run_id: str) -> list[TrackedRun]:
-        """Return a sweep's children."""
-        return self.search(f"tags.`{PARENT}` = '{parent_run_id}'")
-
-    def expand(self, word: str) -> tuple[TrackedRun | None, list[TrackedRun]]:
-        """Return the sweep that a word names and its children, or None and the single run."""
-        run = self.find(word)
-        children = self.below(run.run_id)
-        return (run, children) if children or run.is_sweep else (None, [run])
-
-    def find(self, word: str) -> TrackedRun:
-        """Return the one run that a word names; RunError if there is none, or several."""
-        sweeps = self.search(f"tags.`{KIND}` = '{SWEEP}'")
-        named = [run for run in sweeps if word in ("last", run.name)]
-        if named:
-            return named[0]
-        fits: list[TrackedRun] = []
-        if re.fullmatch(rf"[0-9a-f]{{{MIN_ID_CHARS},32}}", word):
-            fits = self.search(f"attributes.run_id LIKE '{word}%'")
-        quote = "'" if "'" not in word else '"'
-        if not fits and word and quote not in word:
-            fits = self.search(f"attributes.run_name = {quote}{word}{quote}")
-        if len(fits) == 1:
-            return fits[0]
-        if word == "last" and not fits:
-            advice = f"choose from {self._known(sweeps)}"
-            raise RunError(f"expected a sweep for last, got a store without any: {advice}")
-        what = f"which fits {len(fits)} runs" if fits else "which is none"
-        raise RunError(
-            f"expected a sweep's name or id, a run's name or id, or last, got {word!r}, {what}: "
-            f"choose from {_listed(fits) or self._known(sweeps)}"
-        )
-
-    def _known(self, sweeps: Sequence[TrackedRun]) -> str:
-        runs = self.search(limit=NUM_NAMED)
-        lists = [
-            f"the sweeps {_listed(sweeps)}" if sweeps else "",
-            f"the runs {_listed(runs)}" if runs else "",
-        ]
-        return " and ".join(filter(None, lists)) or "another store, with tracking.uri=URI"
+    uri = readable_uri(config)
+    try:
+        with first_contact(uri) as client:
+            for file in files:
+                place = Path("report", file.relative_to(folder).parent)
+                client.log_artifact(run_id, str(file), place.as_posix())
+            written = client.get_run(run_id).data.tags.get(NOTE, "")
+            if not written or written.splitlines()[0] == note.splitlines()[0]:
+                client.set_tag(run_id, NOTE, shortened(note))
+    except (ClusterError, MlflowException, OSError) as error:
+        raise ClusterError(
+            f"expected to attach the report to run {run_id}, got {mask(str(error))!r}: the report "
+            f"itself is complete, in {folder}"
+        ) from error
 
 
-def _listed(runs: Sequence[TrackedRun]) -> str:
-    return ", ".join(f"{run.run_id[:8]} ({run.name})" for run in runs[:NUM_NAMED])
-
-
-def _tracked(run: "Run") -> TrackedRun:
-    info, data = run.info, run.data
-    return TrackedRun(
-        info.run_id,
-        info.run_name or info.run_id[:8],
-        info.status,
-        data.params,
-        data.tags,
-        data.metrics,
-        info.start_time or 0,
-        info.end_time,
-        info.experiment_id,
-    )
+def shortened(note: str) -> str:
+    """Return as many whole lines of a description as MLflow takes."""
+    return note if len(note) <= NOTE_CHARS else note[:NOTE_CHARS].rpartition("\n")[0]

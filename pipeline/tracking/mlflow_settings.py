@@ -1,80 +1,72 @@
-"""MLflow's own settings, in the environment: no messages, and how long a request waits.
+"""MLflow's own settings, and its system metrics.
 
-Here too, mlflow is imported only inside functions.
+Here and in the other files of this folder mlflow is imported only inside functions: it takes a
+second, and not every command needs it.
 """
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from typing import Any
 
-TIMEOUT, RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-QUIET = {
+DEFAULTS = {  # of the environment; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # An unanswered request is given up soon: the relay knows better when to try again.
-    TIMEOUT: "20",
-    RETRIES: "0",
+    # A request that fails is repeated at once; the relay has the longer pauses.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
 }
-FIRST_CONTACT = {TIMEOUT: "10", RETRIES: "1"}
-FILE_S = 120  # the wait for the answer to a file, MLflow's own; a larger one has longer
-BYTES_PER_S = 1_000_000  # the pace of a server that passes a file on before it answers
-_lent: dict[str, str] = {}  # the values that `_instead` has set last
+_log = logging.getLogger(__name__)
 
 
 def quiet_mlflow() -> None:
-    """Import mlflow without telemetry and without messages about creating a database."""
-    for key, value in QUIET.items():
+    """Import mlflow with our defaults, and without messages about creating a database."""
+    for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     import mlflow  # noqa: F401  (it sets its loggers' levels when it is imported)
 
     for name in ("mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
-    # This logger repeats, as a traceback, each database error that is raised as well.
+    # These repeat what is raised as well, or is mended by the next try.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
-def soon() -> contextlib.AbstractContextManager[None]:
-    """Shorten the time-outs for a first contact, except those that the user has set."""
-    return _instead(FIRST_CONTACT)
+class SystemLoad:
+    """Samples MLflow's monitors of processors, memory, disk, network and NVIDIA GPUs.
 
-
-def time_for(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Give requests the time that a file, or the largest one of a folder, takes to be passed on.
-
-    A server before another store answers when that one has the file. A time-out that the user has
-    set stays.
+    The samples, one for each round, go through the outbox like every metric, so that a server that
+    does not answer loses none.
     """
-    files = [path, *path.rglob("*")]
-    most = max((file.stat().st_size for file in files if file.is_file()), default=0)
-    return _instead({TIMEOUT: str(FILE_S + most // BYTES_PER_S)})
+
+    def __init__(self) -> None:
+        from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, network_monitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+        self._monitors: list[Any] = [
+            cpu_monitor.CPUMonitor(),
+            disk_monitor.DiskMonitor(),
+            network_monitor.NetworkMonitor(),
+        ]
+        try:
+            self._monitors.append(GPUMonitor())
+        except (ImportError, RuntimeError) as error:  # no library of NVIDIA's, or no GPU
+            _log.debug("no metrics of GPUs: %s", error)
+        self.sample()  # the use of a processor is counted from one sample to the next
+
+    def sample(self) -> dict[str, float]:
+        """Return the metrics since the last sample, in MLflow's names and units."""
+        sampled: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            sampled |= {f"system/{k}": value for k, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        return sampled
 
 
-@contextlib.contextmanager
-def _instead(values: Mapping[str, str]) -> Iterator[None]:
-    """Set these in place of those of `QUIET` that the user has left as they are.
+def system_load() -> SystemLoad | None:
+    """Return the sampler of this machine, None unless MLflow's own switch is on."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 
-    All threads see them: one may for a moment have the time-out of another.
-    """
-    known = {key: (QUIET[key], _lent.get(key, QUIET[key])) for key in values}
-    ours = {key: value for key, value in values.items() if os.environ.get(key) in known[key]}
-    _lent.update(ours)
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        os.environ.update({key: QUIET[key] for key in ours})
-
-
-@contextlib.contextmanager
-def without_retries() -> Iterator[None]:
-    """Let no request be repeated in the block, whatever the user has set."""
-    before = os.environ[RETRIES]
-    os.environ[RETRIES] = "0"
-    try:
-        yield
-    finally:
-        os.environ[RETRIES] = before
+    return SystemLoad() if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() else None

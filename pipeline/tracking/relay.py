@@ -1,197 +1,108 @@
-"""The relay of a run's outbox: it sends the waiting entries to a sink, in order, and counts them.
+"""The relay of a run's outbox: one loop that sends the waiting entries, and a thread that runs it.
 
-Files have an order of their own: one that cannot be sent is held back with those that follow it,
-and the numbers go on. One process at a time relays the entries of a run. Each batch is counted once
-the sink has it. After a crash in between it is sent again, which changes nothing because the sink
-is idempotent.
+The loop reads from the cursor, sends, writes the cursor, and waits for more. Whatever keeps the
+store from taking an entry makes it wait and try the same entry again; only what the store will
+never take is put aside. Sending twice changes nothing in the store, so that nothing is doubled
+where a crash comes between sending and writing the cursor.
 """
 
 import contextlib
 import json
 import logging
+import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.files.atomic import try_lock
 from pipeline.files.paths import error_line
-from pipeline.runs.layout import DONE, OUTBOX_LOCK, REFUSED
+from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import (
     Entry,
     lines,
     num_waiting,
     parse_entry,
-    read_done,
-    read_held,
-    read_store,
-    write_done,
+    read_cursor,
+    write_cursor,
 )
+from spire_core.errors import BusyError
 
-MAX_METRICS = 1000  # in one batch; MLflow's limit
-LOCK_WAIT_S, LOCK_PAUSE_S = 5.0, 0.1
-SYNC_DELAYS_S = (0.5, 1.0, 2.0)  # before `relay_all` gives up
-SLOW_S = 5.0  # a request that failed after so long is not repeated by `relay_all`
-FILE_KINDS = ("file", "image", "table", "model")
-MAX_BARE_TRIES = 5  # of an entry whose error is a bare `Exception`, which says nothing
+MAX_METRICS = 1000  # in one request; MLflow's limit
+LOCK_WAIT_S, LOCK_PAUSE_S = 10.0, 0.1
+LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after failures in a row, the last for all others
+NUM_TRIES = 3  # of one entry by `relay_all`
 _log = logging.getLogger(__name__)
 
 
 class Refusal(Exception):
-    """An entry that no sink can take, for example because its file is gone."""
-
-
-class UnknownRunError(Exception):
-    """The sink's store does not know the run, as if it had come back on another database."""
-
-
-class FolderError(Exception):
-    """The run's own folder cannot be written: what the sink has taken is not counted there."""
+    """An entry that the store will never take, for example because its file is gone."""
 
 
 class Sink(Protocol):
     """The destination of entries. It is idempotent: to send an entry again changes nothing.
 
-    `address`: of the store, without a password; the run's position counts for this store alone.
+    `address`: of the store, without a password; the cursor counts for this store alone.
     """
 
     address: str
 
     def send(self, entries: Sequence[Entry]) -> None:
-        """Write one entry, or several of metrics."""
-        ...
-
-    def is_retryable(self, error: Exception) -> bool:
-        """Return whether the same entry may succeed later."""
+        """Write one entry, or several of metrics; Refusal if no time will change the answer."""
         ...
 
 
 class Relay:
-    """Sends the entries of a run from the first uncounted one; its caller holds `sole_relay`."""
+    """Sends the waiting entries of a run in order; `num_sent` have arrived so far."""
 
     def __init__(self, run_dir: Path, sink: Sink) -> None:
         self.run_dir, self.sink, self.num_sent = run_dir, sink, 0
-        self._count = self._offset = 0  # lines and bytes that are passed
-        self._num_singly = 0  # entries to send one by one, to find the one that is refused
-        self._held: dict[int, Entry] = {}  # files that could not be sent, by their line
-        self._num_bare = Counter[int]()  # bare exceptions, by the line of the entry
-        self._is_counted = True  # whether the file has the two numbers above and those held
-        done, held = 0, list[int]()
-        if read_store(run_dir) == sink.address:
-            done, held = read_done(run_dir), read_held(run_dir)
-        for line in lines(run_dir):
-            if self._count == done:
-                break
-            if self._count in held and (entry := parse_entry(line)) is not None:
-                self._held[self._count] = entry
-            self._count, self._offset = self._count + 1, self._offset + len(line)
-
-    @property
-    def has_held(self) -> bool:
-        """Whether files are held back."""
-        return bool(self._held)
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """The numbers of lines passed and held; either changes with every success."""
-        return self._count, len(self._held)
 
     def send_all(self) -> None:
-        """Send entries until none is left; raises retryable errors."""
-        while self.send_next():
-            pass
-        self.send_held()
+        """Send until nothing waits; raises what keeps an entry from being taken for now."""
+        with sole_relay(self.run_dir):
+            offset, store = read_cursor(self.run_dir)
+            batch = self._batch_at(offset if store == self.sink.address else 0)
+            while batch:
+                self._send(batch)
+                batch = self._batch_at(batch[-1][1])
 
-    def send_next(self) -> bool:
-        """Send the next batch, or count the last one; False if all lines are passed.
-
-        A file that fails, or that follows a held one, is held. Held files are tried again before a
-        status, so that a run ends after its files if they can be sent. Raises retryable errors, and
-        FolderError, after which nothing is sent before it is counted.
-        """
-        if not self._is_counted:
-            self._store_count()
-            return True
-        batch, count, offset = self._next_batch()
-        if count == self._count:
-            return False
-        kind = batch[0]["kind"] if batch else ""
-        if kind == "status":
-            with contextlib.suppress(Exception):
-                self.send_held()
-        if kind in FILE_KINDS:
-            is_sent = not self._held and self._has_sent_file(batch, count - 1)
-            if not is_sent:
-                self._held[count - 1] = batch[0]
-        elif batch and not self._has_sent(batch, self._count):
-            return True
-        self._num_singly = max(0, self._num_singly - 1)
-        self._count, self._offset = count, offset
-        self._store_count()
-        return True
-
-    def send_held(self) -> None:
-        """Send the held files in their order; raises as `send_next` does."""
-        for line in sorted(self._held):
-            self._has_sent([self._held[line]], line)
-            del self._held[line]
-            self._store_count()
-
-    def _store_count(self) -> None:
-        self._is_counted = False
-        with _own_file(self.run_dir / DONE):
-            write_done(self.run_dir, self._count, self._held, self.sink.address)
-        self._is_counted = True
-
-    def _has_sent_file(self, batch: list[Entry], line: int) -> bool:
-        try:
-            return self._has_sent(batch, line)
-        except Exception:  # a retryable one, which `send_held` raises again if it stays
-            return False
-
-    def _has_sent(self, batch: list[Entry], line: int) -> bool:
-        """Send a batch, or refuse its only entry; False if its entries are to be sent one by one.
-
-        `line`: of its first entry. Raises retryable errors.
-        """
-        try:
-            self.sink.send(batch)
-        except Exception as error:
-            if self._may_succeed(error, line):
-                raise
-            if len(batch) > 1:
-                self._num_singly = len(batch)
-                return False
-            self._refuse(batch[0], error)
-        else:
-            self.num_sent += len(batch)
-        return True
-
-    def _may_succeed(self, error: Exception, line: int) -> bool:
-        self._num_bare[line] += type(error) is Exception
-        return self._num_bare[line] < MAX_BARE_TRIES and self.sink.is_retryable(error)
-
-    def _next_batch(self) -> tuple[list[Entry], int, int]:
-        """Return the entries that go together, with the count and the offset after them."""
-        batch: list[Entry] = []
-        num_metrics, count, offset = 0, self._count, self._offset
-        for line in lines(self.run_dir, self._offset):
-            entry = parse_entry(line)
-            if entry is not None:
-                num_metrics += len(entry.get("metrics", ()))
-                if batch and (entry["kind"] != "metrics" or num_metrics > MAX_METRICS):
-                    break
-                batch.append(entry)
-            count, offset = count + 1, offset + len(line)
-            if batch and (batch[0]["kind"] != "metrics" or self._num_singly):
+    def _batch_at(self, offset: int) -> list[tuple[Entry | None, int]]:
+        """Return the entries that go together from a byte on, each with the byte after it."""
+        batch: list[tuple[Entry | None, int]] = []
+        num_metrics = 0
+        for line in lines(self.run_dir, offset):
+            entry, offset = parse_entry(line), offset + len(line)
+            is_points = entry is not None and entry["kind"] == "metrics"
+            num_metrics += len(entry["metrics"]) if entry is not None and is_points else 0
+            if batch and (not is_points or num_metrics > MAX_METRICS):
                 break
-        return batch, count, offset
+            batch.append((entry, offset))
+            if not is_points:
+                break
+        return batch
 
-    def _refuse(self, entry: Entry, error: Exception) -> None:
-        reason = error_line(error)
+    def _send(self, batch: Sequence[tuple[Entry | None, int]]) -> None:
+        """Send a batch and write the cursor; one of which something is refused goes one by one."""
+        entries = [entry for entry, _ in batch if entry is not None]
+        num_sent = len(entries)
+        try:
+            if entries:
+                self.sink.send(entries)
+        except Refusal as refusal:
+            if len(batch) > 1:
+                for one in batch:
+                    self._send([one])
+                return
+            self._put_aside(entries[0], error_line(refusal))
+            num_sent = 0
+        write_cursor(self.run_dir, batch[-1][1], self.sink.address)
+        self.num_sent += num_sent  # last: whoever tries again asks whether it has grown
+
+    def _put_aside(self, entry: Entry, reason: str) -> None:
         place = self.run_dir / REFUSED
-        with _own_file(place), place.open("a") as file:
+        with place.open("a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
         name = entry.get("file") or entry.get("key") or ", ".join(entry.get("metrics", ()))
         at = f" of step {entry['step']}" if "step" in entry else ""
@@ -200,53 +111,99 @@ class Relay:
 
 
 @contextlib.contextmanager
-def _own_file(path: Path) -> Iterator[None]:
-    """Turn the system's error about a file of the run's folder into a FolderError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise FolderError(f"{error.strerror or error}: {path}") from error
-
-
-@contextlib.contextmanager
-def sole_relay(run_dir: Path) -> Iterator[bool]:
-    """Yield whether this process is now the only one that relays the entries of a run."""
+def sole_relay(run_dir: Path) -> Iterator[None]:
+    """Be the only process that sends the entries of a run; BusyError if another one stays at it."""
+    deadline = time.monotonic() + LOCK_WAIT_S
     with (run_dir / OUTBOX_LOCK).open("w") as file:
-        yield try_lock(file)
+        while not try_lock(file):
+            if time.monotonic() > deadline:
+                raise BusyError("another process is delivering them")
+            time.sleep(LOCK_PAUSE_S)
+        yield
 
 
 def relay_all(run_dir: Path, sink: Sink) -> tuple[int, str | None]:
-    """Send all waiting entries; return how many arrived, and the error that stopped it, if any.
-
-    Waits for another process that relays them, as long as that one makes progress, and until it has
-    sent those that wait now: a run in progress adds others without end.
-    """
-    done, deadline, num_now = (-1, list[int]()), 0.0, sum(1 for _ in lines(run_dir))
+    """Send all waiting entries; return how many arrived, and the error that came too often."""
+    relay, num_failures = Relay(run_dir, sink), 0
     while True:
-        if (now_done := (read_done(run_dir), read_held(run_dir))) != done:
-            done, deadline = now_done, time.monotonic() + LOCK_WAIT_S
-        with sole_relay(run_dir) as is_ours:
-            if is_ours:
-                relay = Relay(run_dir, sink)
-                return _send_with_tries(relay)
-        are_sent = done[0] >= num_now and not any(held < num_now for held in done[1])
-        if are_sent or time.monotonic() > deadline:
-            return 0, "another process is delivering them" if num_waiting(run_dir) else None
-        time.sleep(LOCK_PAUSE_S)
-
-
-def _send_with_tries(relay: Relay) -> tuple[int, str | None]:
-    """Send all, in a few tries that start anew with every success."""
-    num_failures = 0
-    while True:
-        position, began = relay.position, time.monotonic()
+        num_sent = relay.num_sent
         try:
             relay.send_all()
             return relay.num_sent, None
         except Exception as error:
-            if relay.position != position:
-                num_failures = 0
-            elif num_failures == len(SYNC_DELAYS_S) or time.monotonic() - began > SLOW_S:
+            num_failures = 1 if relay.num_sent > num_sent else num_failures + 1
+            if num_failures == NUM_TRIES:
                 return relay.num_sent, error_line(error)
-        time.sleep(SYNC_DELAYS_S[num_failures])
-        num_failures += 1
+        time.sleep(PAUSES_S[0])
+
+
+class RelayThread:
+    """A thread that sends the entries of a run as they are appended, until `close`."""
+
+    def __init__(self, run_dir: Path, sink: Sink) -> None:
+        self.run_dir = run_dir
+        self._relay = Relay(run_dir, sink)
+        self._changed = threading.Condition()
+        self._num_appends = 1  # notifications so far; the first stands for what is there already
+        self._num_handled = 0  # of these, how many came before the outbox was last empty
+        self._is_flushing = self._is_closed = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"outbox {run_dir.name}", daemon=True
+        )
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Announce that entries were appended."""
+        with self._changed:
+            self._num_appends += 1
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until the store has all entries, at most `timeout_s`; return how many still wait."""
+        with self._changed:
+            num_appends, self._is_flushing = self._num_appends, True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._num_handled >= num_appends, timeout_s)
+            self._is_flushing = False
+        return num_waiting(self.run_dir)
+
+    def close(self, timeout_s: float) -> int:
+        """Flush for at most `timeout_s` and end the thread; return how many entries still wait."""
+        self.flush(timeout_s)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(LINGER_S)  # if it waits for a server, it ends with that request
+        return num_waiting(self.run_dir)
+
+    def _run(self) -> None:
+        num_failures, name = 0, self.run_dir.name
+        while not self._is_closed:
+            num_appends, num_sent = self._num_appends, self._relay.num_sent
+            try:
+                self._relay.send_all()
+            except Exception as error:
+                num_failures = 1 if self._relay.num_sent > num_sent else num_failures + 1
+                if num_failures == 2:  # a first one may be two runs that write the same at once
+                    text = "run %s: its store takes no entries (%s): all is kept in %s meanwhile"
+                    _log.warning(text, name, error_line(error), self.run_dir)
+                self._pause_after(num_failures)
+                continue
+            if num_failures > 1:
+                _log.info("run %s: its store takes entries again", name)
+            num_failures = 0
+            with self._changed:
+                self._num_handled = num_appends
+                self._changed.notify_all()
+            self._wait(lambda: self._is_closed or self._num_appends > self._num_handled)
+            self._wait(lambda: self._is_closed or self._is_flushing, LINGER_S)
+
+    def _pause_after(self, num_failures: int) -> None:
+        """Wait longer with each failure in a row; a flush asks for a try every second."""
+        pause_s = PAUSES_S[min(num_failures, len(PAUSES_S)) - 1]
+        self._wait(lambda: self._is_closed, PAUSES_S[0])
+        self._wait(lambda: self._is_closed or self._is_flushing, pause_s - PAUSES_S[0])
+
+    def _wait(self, is_over: Callable[[], bool], seconds: float | None = None) -> None:
+        with self._changed:
+            self._changed.wait_for(is_over, seconds)

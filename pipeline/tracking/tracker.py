@@ -1,39 +1,384 @@
 """A run's record in MLflow: its parameters, metrics, images, tables and model.
 
 `Tracker.start` begins a run, `Tracker.resume` goes on with one. Every entry goes into the run's
-outbox (`outbox.py`), a file, and from there a relay (`relay.py`) sends it to MLflow: what goes on
+outbox (`outbox.py`), a file, and from there a thread (`relay.py`) sends it to MLflow: what goes on
 between a run's beginning and its end needs no store that answers.
 """
 
+import json
 import logging
+import math
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pipeline.config.tracking import MAX_RUN_NAME, TrackingConfig, tracking_root, tracking_uri
-from pipeline.files.paths import mask
-from pipeline.runs.layout import RECORD
+import numpy as np
+
+from pipeline.config.load import write_yaml
+from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
+from pipeline.files.paths import mask, masked
+from pipeline.runs.layout import ARTIFACTS, RECORD
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
-from pipeline.tracking.ends import Status, warn_of_waiting
 from pipeline.tracking.mlflow_session import (
     create_run,
     experiment_id,
     failed_if_not_begun,
     first_contact,
+    origin_tags,
+    sink_of,
     stage_of,
 )
-from pipeline.tracking.mlflow_sink import MAX_TAG, MlflowSink
-from pipeline.tracking.origin import origin_tags
-from pipeline.tracking.present_store import sink_of
-from pipeline.tracking.relay import Sink
-from pipeline.tracking.relay_thread import RelayThread
-from pipeline.tracking.run_log import RunLog
-from spire_core.errors import RunError
+from pipeline.tracking.mlflow_sink import MAX_TAG, MlflowSink, preview_name
+from pipeline.tracking.outbox import ENDED, Outbox, Points, now_ms, num_waiting
+from pipeline.tracking.relay import RelayThread, Sink, relay_all
+from spire_core.errors import ClusterError, RunError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
+MAX_DIGEST_CHARS = 36  # of MLflow's
+PREVIEW_SIZE = 256  # pixels of an image's longer side, as MLflow's own
+EACH_ITS_OWN = -1.0  # the guidance of a model that leaves it to each client
 _log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """The record of one run, open until `finish`; a `with` block ends it with the right status.
+
+    `start` and `resume` return one, or a `NullTracker` if tracking is off. Each `log_*` returns as
+    soon as the run's outbox has the entry. Passwords inside URIs are masked. An entry that the
+    store refuses later on is logged as an error and kept in the run's folder.
+
+    `run_id`: 32 hexadecimal digits; `run_dir`: the run's own folder on this machine, for
+    checkpoints and other files; `uri`: the store's address without any password, None if there is
+    no store. Without a `sink` the entries wait in the outbox. `keeps_files`: whether anything but
+    metrics is kept, so that pictures are worth drawing.
+    """
+
+    keeps_files = True
+
+    def __init__(
+        self,
+        run_id: str,
+        run_dir: Path,
+        uri: str | None = None,
+        sink: Sink | None = None,
+        keeps_model: bool = False,
+    ) -> None:
+        self.run_id, self.run_dir, self.uri = run_id, run_dir, None if uri is None else mask(uri)
+        self._keeps_model, self._is_finished = keeps_model, False
+        self._outbox = Outbox(run_dir)
+        self._relay = None if sink is None else RelayThread(run_dir, sink)
+
+    @staticmethod
+    def start(
+        config: TrackingConfig,
+        run_name: str,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+        kind: Kind = "run",
+    ) -> "Tracker":
+        """Create a run (and its store and experiment, if they are new) and return its tracker.
+
+        `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
+        a run of the kind "sweep". `find_run` tells kinds apart. Longer names and tags than every
+        store of MLflow takes are cut in the store.
+        ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
+        does not answer or refuses. A run whose folder cannot be made ends as FAILED.
+        """
+        run_name = config.run_name or run_name
+        make_runs_folder(config)
+        if not config.enabled:
+            run_id = uuid.uuid4().hex
+            return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
+        uri = tracking_uri(config)
+        with first_contact(uri) as client:
+            given = origin_tags() | dict(tags)
+            own = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
+            parent = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
+            place = experiment_id(client, config, uri)
+            info = create_run(client, place, run_name, own | parent).info
+        run_id = info.run_id
+        with failed_if_not_begun(client, run_id):
+            run_dir = make_run_dir(config, run_id, run_name, uri, kind, info.experiment_id, own)
+            sink = MlflowSink(client, run_id, run_dir, is_new=True)
+            return Tracker(run_id, run_dir, uri, sink, config.log_model)
+
+    @staticmethod
+    def resume(config: TrackingConfig, run_dir: Path, is_anew: bool = False) -> "Tracker":
+        """Return the tracker of an interrupted run, which continues its outbox.
+
+        A step of a metric or image is logged once, so that rounds which are computed again leave no
+        zigzag. Raises as `start` does, and as `sink_of`, which says what `is_anew` does.
+        """
+        record = read_record(run_dir)
+        if not record["tracked"] or not config.enabled:
+            return NullTracker(record["run_id"], run_dir)
+        sink, uri = sink_of(run_dir, config, is_anew), tracking_uri(config)
+        tracker = Tracker(read_record(run_dir)["run_id"], run_dir, uri, sink, config.log_model)
+        tracker._append("status", status="RUNNING")
+        return tracker
+
+    # --- entries ----------------------------------------------------------------------------------
+
+    def log_params(self, flat: Mapping[str, object]) -> None:
+        """Record settings as texts; a recorded one keeps its value, with a warning if they differ.
+
+        A resumed run therefore keeps the settings with which it began.
+        """
+        texts = {key: mask(str(value)) for key, value in flat.items()}
+        known = self._outbox.params
+        for key in known.keys() & texts.keys():
+            if texts.pop(key) != known[key]:
+                text = "%s was %s when the run began, and stays so in its record"
+                _log.warning(text, key, known[key])
+        if texts:
+            self._append("params", params=texts)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Record tags, replacing those of the same name."""
+        self._append("tags", tags={key: mask(value) for key, value in tags.items()})
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics of one step; a metric that the step already has keeps its value.
+
+        NaN stays NaN, and MLflow stores infinity as the largest float; both are logged as a
+        warning.
+        """
+        self.log_points([(step, metrics)])
+
+    def log_points(self, points: Points) -> None:
+        """Record metrics of many steps at once, as `log_metrics` does for one."""
+        for step, metrics in points:
+            odd = [f"{key}={value}" for key, value in metrics.items() if not math.isfinite(value)]
+            if odd:
+                _log.warning("metrics that are not finite at step %d: %s", step, ", ".join(odd))
+        self._outbox.append_points(points)
+        self._notify()
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Record an image (H, W, C) uint8, C of 1, 3 or 4, as one step of the key's series.
+
+        A step that already has an image keeps it. ValueError for any other array.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+            raise ValueError(
+                "expected an image (H, W, C) of uint8 with 1, 3 or 4 channels, got "
+                f"{image.shape} of {image.dtype}: convert it before it is logged"
+            )
+        if not self._outbox.has("image", key, step):
+            # MLflow's UI reads key and step from the name.
+            moment = f"timestamp+{now_ms()}+{uuid.uuid4()}"
+            name = f"images/{key.replace('/', '~')}+step+{step}+{moment}.png"
+            self._append_file("image", name, lambda p: _write_image(p, image), key=key, step=step)
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        """Record a matplotlib figure as the artifact `path`, such as `figures/kid.png`."""
+        self._append_file("file", path, figure.savefig)
+
+    def log_file(self, source: Path, path: str) -> None:
+        """Record a copy of a file as the artifact `path`."""
+        self._append_file("file", path, lambda p: shutil.copyfile(source, p))
+
+    def log_table(self, path: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Record columns of one length as the table `path` (.json, as MLflow's), replacing it.
+
+        A number that is not finite becomes null. ValueError if the columns' lengths differ.
+        """
+        lists = [[_json_value(value) for value in column] for column in columns.values()]
+        rows = [list(row) for row in zip(*lists, strict=True)]
+        text = json.dumps({"columns": list(columns), "data": rows}, allow_nan=False)
+        self._append_file("table", path, lambda p: p.write_text(text))
+
+    def log_dict(self, values: Mapping[str, Any], path: str) -> None:
+        """Record nested values, without secrets, as the artifact `path`: YAML, or JSON if .json."""
+        plain = json.loads(json.dumps(masked(values)))  # YAML has no word for tuples
+        if path.endswith(".json"):
+            text = json.dumps(plain, indent=2)
+        else:
+            text = write_yaml(plain, indent=2, default_flow_style=False) + "\n"
+        self._append_file("file", path, lambda p: p.write_text(text))
+
+    def log_dataset(
+        self, images: np.ndarray, labels: np.ndarray, name: str, sha256: str, context: str
+    ) -> None:
+        """Record which data the run used: name, hash, shapes and class counts, but not the data.
+
+        images (N, ...), labels (N,). `sha256` is that of both in hexadecimal; its first 36 digits
+        become MLflow's digest. `context` names the use of the data, such as `pretrain`.
+        """
+        classes, counts = np.unique(labels, return_counts=True)
+        self._append(
+            "dataset",
+            name=name,
+            digest=sha256[:MAX_DIGEST_CHARS],
+            context=context,
+            profile={
+                "num_examples": len(images),
+                "image_shape": list(images.shape[1:]),
+                "class_counts": dict(zip(map(str, classes), counts.tolist(), strict=True)),
+                "sha256": sha256,
+            },
+            arrays=[(array.dtype.name, array.shape[1:]) for array in (images, labels)],
+        )
+
+    def log_model(
+        self, folder: Path, image_shape: tuple[int, int, int], guidance: float = 1.0
+    ) -> None:
+        """Record the run as a model that draws images as a client, if `config.log_model` says so.
+
+        `folder`, inside the run's own, is the one that `SavedRun.load` reads. It is uploaded as it
+        is when the store takes the entry, and recorded once. `image_shape` is (C, H, W); `guidance`
+        is the default of the model's parameter. The model carries this project's code, and loads
+        where that is not installed. Its address is `models:/` and the id in the run's outputs.
+        """
+        if self._keeps_model:
+            place = str(folder.resolve().relative_to(self.run_dir.resolve()))
+            if not self._outbox.has("model", place, 0):  # by a process that ended soon afterwards
+                shape = list(image_shape)
+                self._append("model", folder=place, image_shape=shape, guidance=guidance)
+
+    def _append(self, kind: str, **payload: Any) -> None:
+        self._outbox.append(kind, **payload)
+        self._notify()
+
+    def _append_file(
+        self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
+    ) -> None:
+        path = self.run_dir / ARTIFACTS / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+        self._append(kind, file=file, **payload)
+
+    def _notify(self) -> None:
+        if self._relay is not None:
+            self._relay.notify()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float = FINISH_WAIT_S) -> bool:
+        """Wait until the store has all entries; False if that takes longer."""
+        return self._relay is None or self._relay.flush(timeout_s) == 0
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run, and wait a little for the store; a second call does nothing.
+
+        Entries that the store has not taken by then stay in the outbox, and a warning says so.
+        """
+        if self._is_finished:
+            return
+        self._is_finished = True
+        self._append("status", status=status)
+        self.leave(KILLED_WAIT_S if status == "KILLED" else FINISH_WAIT_S)
+
+    def leave(self, wait_s: float = KILLED_WAIT_S) -> None:
+        """Stop relaying, after `wait_s` at most, without giving the run a last status."""
+        self._is_finished = True
+        if self._relay is not None:
+            _warn_of_waiting(self.run_dir, self._relay.close(wait_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+            return
+        is_stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
+        try:
+            self.finish("KILLED" if is_stopped else "FAILED")
+        except (OSError, RunError) as error:  # must not hide the error that ended the run
+            _log.warning("the end of run %s is not recorded: %s", self.run_id, error)
+
+
+class NullTracker(Tracker):
+    """Keeps the metrics of a run in its folder, and nothing else."""
+
+    keeps_files = False
+
+    def _append(self, kind: str, **payload: Any) -> None:
+        """Keep nothing."""
+
+    def _append_file(
+        self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
+    ) -> None:
+        """Write nothing."""
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (H, W, C) uint8, and its preview beside it."""
+    from PIL import Image
+
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture.save(path)
+    scale = PREVIEW_SIZE / max(picture.size)
+    width, height = (max(1, int(side * scale)) for side in picture.size)
+    picture.resize((width, height)).save(path.with_name(preview_name(path.name)))
+
+
+def _json_value(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- the end of a run whose process is gone -------------------------------------------------------
+
+
+def has_ended(run_dir: Path) -> bool:
+    """Return whether a run was given its last status."""
+    return Outbox(run_dir).status in ENDED
+
+
+def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
+    """Give a run its last status, as `note_end` does, and relay its rest if the store answers."""
+    note_end(run_dir, config, status)
+    try:
+        relay_rest(run_dir, config)
+    except (ClusterError, RunError) as error:
+        _log.warning("the end of run %s is not delivered: %s", run_dir.name, error)
+        _warn_of_waiting(run_dir, num_waiting(run_dir))
+
+
+def note_end(run_dir: Path, config: TrackingConfig, status: Status) -> None:
+    """Write a run's last status into its outbox, unless it has one.
+
+    FINISHED replaces the status of a process that was stopped at its end.
+    """
+    if not _is_tracked(run_dir, config):
+        return
+    outbox = Outbox(run_dir)
+    if outbox.status not in (("FINISHED",) if status == "FINISHED" else ENDED):
+        outbox.append("status", status=status)
+
+
+def relay_rest(run_dir: Path, config: TrackingConfig) -> None:
+    """Relay what waits in a run's outbox; raises as `sink_of` does."""
+    if _is_tracked(run_dir, config) and num_waiting(run_dir):
+        relay_all(run_dir, sink_of(run_dir, config))
+        _warn_of_waiting(run_dir, num_waiting(run_dir))
+
+
+def _is_tracked(run_dir: Path, config: TrackingConfig) -> bool:
+    return config.enabled and read_record(run_dir)["tracked"]
+
+
+def _warn_of_waiting(run_dir: Path, num_entries: int) -> None:
+    """Say how what waits in a run's outbox is delivered, if anything does."""
+    if num_entries:
+        _log.warning(
+            "%d entries of run %s wait for its store: `spire sync %s` delivers them when it "
+            "answers, and `spire sync` those of all runs",
+            num_entries,
+            run_dir.name,
+            run_dir,
+        )
+
+
+# --- runs in the store ----------------------------------------------------------------------------
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -70,129 +415,3 @@ def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
         for run in client.search_runs([experiment_id(client, config, uri)], wanted):
             client.delete_run(run.info.run_id)
             shutil.rmtree(tracking_root(config) / "runs" / run.info.run_id, ignore_errors=True)
-
-
-class Tracker(RunLog):
-    """The record of one run, open until `finish`; a `with` block ends it with the right status.
-
-    `start` and `resume` return one, or a `NullTracker` if tracking is off.
-
-    `run_id`: 32 hexadecimal digits; `run_dir`: the run's own folder on this machine, for
-    checkpoints and other files; `uri`: the store's address without any password, None if there is
-    no store.
-    """
-
-    def __init__(
-        self,
-        run_id: str,
-        run_dir: Path,
-        uri: str | None = None,
-        sink: Sink | None = None,
-        keeps_model: bool = False,
-    ) -> None:
-        super().__init__(run_dir, keeps_model)
-        self.run_id, self.uri = run_id, None if uri is None else mask(uri)
-        self._finished = False
-        self._relay = None if sink is None else RelayThread(run_dir, sink, run_id)
-
-    @staticmethod
-    def start(
-        config: TrackingConfig,
-        run_name: str,
-        tags: Mapping[str, str],
-        parent_run_id: str | None = None,
-        kind: Kind = "run",
-    ) -> "Tracker":
-        """Create a run (and its store and experiment, if they are new) and return its tracker.
-
-        `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
-        a run of the kind "sweep". `find_run` tells kinds apart. Longer names and tags than every
-        store of MLflow takes are cut in the store.
-        ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
-        does not answer or refuses. A run whose folder cannot be made ends as FAILED.
-        """
-        run_name = config.run_name or run_name
-        make_runs_folder(config)
-        if not config.enabled:
-            run_id = uuid.uuid4().hex
-            return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
-        uri = tracking_uri(config)
-        with first_contact(uri) as client:
-            given = origin_tags() | dict(tags)
-            own = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
-            parent = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
-            place, name = experiment_id(client, config, uri), run_name[:MAX_RUN_NAME]
-            info = create_run(client, place, name, own | parent).info
-        run_id = info.run_id
-        with failed_if_not_begun(client, run_id):
-            run_dir = make_run_dir(config, run_id, run_name, uri, kind, info.experiment_id, own)
-            sink = MlflowSink(client, run_id, run_dir, is_new=True)
-            return Tracker(run_id, run_dir, uri, sink, config.log_model)
-
-    @staticmethod
-    def resume(config: TrackingConfig, run_dir: Path, is_anew: bool = False) -> "Tracker":
-        """Return the tracker of an interrupted run, which continues its outbox.
-
-        A step of a metric or image is logged once, so that rounds which are computed again leave no
-        zigzag. Raises as `start` does, and as `sink_of`, which says what `is_anew` does.
-        """
-        record = read_record(run_dir)
-        if not record["tracked"] or not config.enabled:
-            return NullTracker(record["run_id"], run_dir)
-        sink = sink_of(run_dir, config, is_anew)
-        uri = tracking_uri(config)
-        tracker = Tracker(read_record(run_dir)["run_id"], run_dir, uri, sink, config.log_model)
-        tracker._append("status", status="RUNNING")
-        return tracker
-
-    def _notify(self) -> None:
-        if self._relay is not None:
-            self._relay.notify()
-
-    def flush(self, timeout_s: float = FINISH_WAIT_S) -> bool:
-        """Wait until the store has all entries; False if that takes longer."""
-        return self._relay is None or self._relay.flush(timeout_s) == 0
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """End the run, and wait a little for the store; a second call does nothing.
-
-        Entries that the store has not taken by then stay in the outbox, and a warning says so.
-        """
-        if self._finished:
-            return
-        self._finished = True
-        self._append("status", status=status)
-        self.leave(KILLED_WAIT_S if status == "KILLED" else FINISH_WAIT_S)
-
-    def leave(self, wait_s: float = KILLED_WAIT_S) -> None:
-        """Stop relaying, after `wait_s` at most, without giving the run a last status."""
-        self._finished = True
-        if self._relay is not None:
-            warn_of_waiting(self.run_dir, self._relay.close(wait_s))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.finish("FINISHED")
-            return
-        is_stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
-        try:
-            self.finish("KILLED" if is_stopped else "FAILED")
-        except (OSError, RunError) as error:  # must not hide the error that ended the run
-            _log.warning("the end of run %s is not recorded: %s", self.run_id, error)
-
-
-class NullTracker(Tracker):
-    """Keeps the metrics of a run in its folder, and nothing else."""
-
-    keeps_files = False
-
-    def _append(self, kind: str, **payload: Any) -> None:
-        """Keep nothing."""
-
-    def _append_file(
-        self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
-    ) -> None:
-        """Write nothing."""

@@ -10,10 +10,8 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.files.atomic import DamagedError
 from pipeline.runs.layout import RECORD
 from pipeline.runs.noise_key import drop_noise_key
-from pipeline.runs.record import load_result, run_lock
-from pipeline.tracking.ends import Status, end_run, note_end, relay_rest
 from pipeline.tracking.outbox import num_waiting
-from pipeline.tracking.tracker import is_deleted
+from pipeline.tracking.tracker import Status, end_run, is_deleted, note_end, relay_rest
 from spire_core.errors import ClusterError, ConfigError, SpireError
 from sweeps.execution.ledger import Ledger
 from sweeps.execution.trial_record import TrialRecord

@@ -10,10 +10,8 @@ from pathlib import Path
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.runs.layout import RECORD
 from pipeline.runs.record import make_run_dir, make_runs_folder
-from pipeline.tracking.attachments import NOTE, shortened
-from pipeline.tracking.ends import Status, has_ended
-from pipeline.tracking.mlflow_queries import adopt
-from pipeline.tracking.tracker import Tracker, is_deleted
+from pipeline.tracking.mlflow_queries import NOTE, adopt, shortened
+from pipeline.tracking.tracker import Status, Tracker, has_ended, is_deleted
 from spire_core.errors import SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.execution.ended import end_trials

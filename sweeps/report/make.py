@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.tracking.attachments import attach
-from pipeline.tracking.mlflow_queries import TrackedRun, sweep_runs
+from pipeline.tracking.mlflow_queries import TrackedRun, attach, sweep_runs
 from spire_core.errors import RunError
 from sweeps.report.compose import Material, composed
 from sweeps.report.contents import Report

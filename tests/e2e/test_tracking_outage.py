@@ -1,14 +1,16 @@
-"""The tracking server stops, or dies, in the middle of `spire run`, which neither slows nor fails.
+"""The tracking store stops, dies, fails requests or is locked during `spire run`, which goes on.
 
 What it has missed it gets when it is back: by itself while the run goes on, else by `spire sync`.
-The wait for it at a run's end, half a minute in use, is a few seconds here.
+The wait for it at a run's end, half a minute in use, is shorter or longer here.
 """
 
 import contextlib
 import io
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,10 +24,11 @@ import ray
 from mlflow import MlflowClient
 from warm_process import WarmPopen
 
+from benchmarks.flaky_delivery import Proxy
 from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
 from pipeline.tracking import tracker
-from pipeline.tracking.outbox import num_waiting, read_done, read_entries, read_points
+from pipeline.tracking.outbox import num_waiting, read_cursor, read_entries, read_points
 from sweeps.cli import main
 from sweeps.execution.trial import Report, TrialTask, run_trial
 
@@ -61,7 +64,7 @@ class Spire:
         self.root, self.err = root, root / "stderr"
         self.env = os.environ | {"MLFLOW_TRACKING_URI": address}
         self.settings = [f"tracking.root={root}"]
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         words = [*self.settings, f"data.root={mnist_root}", f"federation.num_rounds={NUM_ROUNDS}"]
         words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
         with self.err.open("w") as err:
@@ -107,14 +110,18 @@ class Spire:
 
 
 @pytest.fixture
-def spire(
-    request: pytest.FixtureRequest, server: Server, tmp_path: Path, mnist_root: Path
-) -> Iterator[Spire]:
-    """A run that waits for its store, at its end, for as long as the parameter says."""
-    spire = Spire(tmp_path / "root", server.address, mnist_root, request.param)
-    yield spire
-    spire.process.kill()
-    spire.process.wait()
+def spire(tmp_path: Path, mnist_root: Path) -> Iterator[Callable[[str, float], Spire]]:
+    """Start a run with a store's address, which it waits for at its end for some seconds."""
+    started: list[Spire] = []
+
+    def start(address: str, wait_s: float) -> Spire:
+        started.append(Spire(tmp_path / "root", address, mnist_root, wait_s))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
 
 
 def assert_all_is_there_once(address: str, run_dir: Path) -> None:
@@ -143,50 +150,91 @@ def assert_all_is_there_once(address: str, run_dir: Path) -> None:
     assert not (run_dir / REFUSED).exists()
 
 
-@pytest.mark.parametrize("spire", [8.0], indirect=True)
 def test_a_server_that_hangs_and_one_that_is_started_again_get_everything_by_themselves(
-    server: Server, spire: Spire
+    server: Server, spire: Callable[[str, float], Spire]
 ) -> None:
-    spire.wait_until(lambda: spire.num_rounds >= 5)
+    run = spire(server.address, 8.0)
+    run.wait_until(lambda: run.num_rounds >= 5)
     server.send(signal.SIGSTOP)
-    before = spire.num_rounds
-    spire.wait_until(lambda: spire.num_rounds >= before + 25)
-    assert spire.process.poll() is None
-    assert num_waiting(spire.run_dir) >= 20
-    done = read_done(spire.run_dir)
+    before = run.num_rounds
+    run.wait_until(lambda: run.num_rounds >= before + 25)
+    assert run.process.poll() is None
+    assert num_waiting(run.run_dir) >= 20
+    offset = read_cursor(run.run_dir)[0]
     server.send(signal.SIGCONT)
-    spire.wait_until(lambda: read_done(spire.run_dir) > done + 20)
+    run.wait_until(lambda: read_cursor(run.run_dir)[0] > offset)
     server.end(signal.SIGKILL)
-    spire.wait_until(lambda: num_waiting(spire.run_dir) >= 5 or spire.process.poll() == 0)
+    run.wait_until(lambda: num_waiting(run.run_dir) >= 5 or run.process.poll() == 0)
     server.start()
-    assert spire.end()["run_id"] == spire.run_dir.name
-    assert spire.sync()[0] == 0  # on a slow machine, something may be left
-    assert_all_is_there_once(server.address, spire.run_dir)
+    assert run.end()["run_id"] == run.run_dir.name
+    assert run.sync()[0] == 0  # on a slow machine, something may be left
+    assert_all_is_there_once(server.address, run.run_dir)
 
 
-@pytest.mark.parametrize("spire", [IN_VAIN_S], indirect=True)
-def test_a_server_that_dies_gets_the_rest_of_a_finished_run_by_sync(
-    server: Server, spire: Spire
+def test_a_server_that_is_away_for_a_whole_run_gets_it_by_sync(
+    server: Server, spire: Callable[[str, float], Spire]
 ) -> None:
-    spire.wait_until(lambda: spire.num_rounds >= 5)
+    run = spire(server.address, IN_VAIN_S)
+    run.wait_until(lambda: bool(list(run.root.glob(f"runs/*/{RECORD}"))))
     server.end(signal.SIGKILL)
-    assert spire.num_rounds < NUM_ROUNDS
-    assert spire.end()["metrics"]
-    assert spire.num_rounds == NUM_ROUNDS
-    said = spire.err.read_text()
-    assert said.count("its store does not answer") == 1
-    waiting = num_waiting(spire.run_dir)
-    assert f"{waiting} entries of run {spire.run_dir.name} wait for its store" in said
-    code, told = spire.sync()
+    assert run.end()["metrics"]
+    assert run.num_rounds == NUM_ROUNDS
+    said = run.err.read_text()
+    assert said.count("its store takes no entries") == 1
+    waiting = num_waiting(run.run_dir)
+    assert waiting >= NUM_ROUNDS
+    assert f"{waiting} entries of run {run.run_dir.name} wait for its store" in said
+    code, told = run.sync()
     assert (code, told["num_waiting"]) == (1, waiting)
     assert "expected an MLflow store at" in told["runs"][0]["problem"]
 
     server.start()
-    code, told = spire.sync()
+    code, told = run.sync()
     assert (code, told["num_waiting"]) == (0, 0)
     assert told["runs"][0]["num_delivered"] == waiting
-    assert_all_is_there_once(server.address, spire.run_dir)
-    assert spire.sync()[1]["runs"][0]["num_delivered"] == 0
+    assert_all_is_there_once(server.address, run.run_dir)
+    assert run.sync()[1]["runs"][0]["num_delivered"] == 0
+
+
+def test_a_server_that_fails_30_percent_of_all_requests_gets_everything_once(
+    server: Server, spire: Callable[[str, float], Spire]
+) -> None:
+    """Before it has done what they ask, or after; also those with which the run begins."""
+    proxy = Proxy(int(server.address.rpartition(":")[2]), 0.3, 0)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        run = spire(proxy.address, 120.0)
+        assert run.end()["metrics"]
+        assert run.sync()[0] == 0
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+    assert len(proxy.counts) == 6  # answers, and faults of all five kinds
+    assert_all_is_there_once(server.address, run.run_dir)
+    client = MlflowClient(server.address)
+    place = client.get_run(run.run_dir.name).info.experiment_id
+    named = f"attributes.run_name = '{client.get_run(run.run_dir.name).info.run_name}'"
+    running = f"{named} and attributes.status = 'RUNNING'"
+    assert not client.search_runs([place], running)  # none was created twice
+
+
+def test_a_database_that_is_locked_for_30_s_gets_everything(
+    spire: Callable[[str, float], Spire], tmp_path: Path, new_database: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    path = Path(shutil.copy(new_database, tmp_path / "root"))
+    run = spire(f"sqlite:///{path}", 60.0)
+    run.wait_until(lambda: run.num_rounds >= 5)
+    with sqlite3.connect(path, timeout=60.0, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        before = run.num_rounds
+        time.sleep(30.0)
+        assert run.num_rounds > before
+        other.execute("COMMIT")
+    other.close()
+    assert run.end()["metrics"]
+    assert run.sync()[0] == 0  # on a slow machine, something may be left
+    assert_all_is_there_once(f"sqlite:///{path}", run.run_dir)
 
 
 def short_trial(task: TrialTask, report: Report, reports_rounds: bool = True) -> None:

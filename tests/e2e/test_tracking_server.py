@@ -1,5 +1,6 @@
-"""A real tracking server: what lies there in the end, also behind a proxy that fails requests."""
+"""A real tracking server: what lies there in the end, and what does not."""
 
+import base64
 import json
 import math
 import os
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.flaky_delivery import is_delivered_once, measure
+from pipeline.cli.main import main
 from pipeline.config.tracking import TrackingConfig, ui_command
-from pipeline.tracking import relay_thread
+from pipeline.runs import noise_key
+from pipeline.runs.record import load_start
+from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
 
 
@@ -56,18 +59,49 @@ def test_the_environment_names_a_server_that_gets_everything(
     assert [(m.step, m.value) for m in history] == [(3, 0.5), (4, 0.25)]
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-def test_behind_a_flaky_server_nothing_is_lost_or_doubled(
-    server: Any, is_new: bool, monkeypatch: pytest.MonkeyPatch
+PRIVATE = ["privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"]
+PRIVATE += ["federation.num_rounds=3", "federation.cohort_size=6", "tracking.checkpoint_every=1"]
+PRIVATE += ["resources.pool=local", "eval.every=1", "eval.num_images=8", "eval.num_loss_images=8"]
+PRIVATE += ["adapt.epochs=1", "diffusion.sample_steps=2"]
+OF_ROUNDS = {"comm/down_bytes", "comm/up_bytes", "privacy/delta", "privacy/epsilon"}
+KEY = bytes(range(100, 132))
+
+
+def test_of_private_rounds_neither_store_nor_storage_has_the_key_or_a_clients_number(
+    server: Any, mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """30 % of all requests fail."""
-    monkeypatch.setenv("DIRECT", server.address)
-    monkeypatch.setattr(relay_thread, "RETRY_DELAYS_S", (0.1,))
-    result = measure(0.3, 0, is_new, server.port, server.folder)
-    assert is_delivered_once(result), result
-    assert (result["waiting"], result["refused"]) == (0, 0)
-    assert sum(result["requests"].values()) > 19
-    assert len(result["requests"]) > 3  # faults of several kinds
+    monkeypatch.setattr(noise_key, "new_key", lambda: KEY)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    words = [f"tracking.root={tmp_path}/root", f"tracking.storage=file://{tmp_path}/storage"]
+    words += [f"data.root={mnist_root}", *PRIVATE]
+    assert main(["run", "smoke", "--quiet", *words]) == 0
+    [run_dir] = (path.parent for path in tmp_path.glob("root/runs/*/run.json"))
+    federation = load_start(run_dir)[0].federation
+
+    client, storage = MlflowClient(server.address), tmp_path / "storage" / run_dir.name
+    run = client.get_run(run_dir.name)
+    rounds = {key for step, metrics in read_points(run_dir) if step == 1 for key in metrics}
+    assert {key for key in rounds if not key.startswith(("time/", "pretrain/"))} <= OF_ROUNDS
+    assert not [key for key in run.data.metrics if key.startswith(("system/", "memory/"))]
+    assert "pretrain/loss" not in run.data.metrics
+
+    copied = {path.relative_to(storage).as_posix() for path in storage.rglob("*")}
+    assert not copied & {"noise.key", "noise.device", "scored.json", "run.lock", "outbox.lock"}
+    assert "outbox.jsonl" in copied
+    forms = (KEY, KEY.hex().encode(), base64.b64encode(KEY), repr(KEY).encode())
+    for path in [*server.folder.rglob("*"), *storage.rglob("*")]:
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(form in content for form in forms), path
+    [output] = run.outputs.model_outputs
+    place = Path(client.get_logged_model(output.model_id).artifact_location.partition(":")[2])
+    saved = (server.folder / "artifacts").rglob(
+        f"{place.parent.name}/artifacts/artifacts/*/clients/*"
+    )
+    own = {path.name for path in saved}
+    ids = range(federation.num_clients, federation.num_clients + federation.num_new_clients)
+    assert own == {f"client_{client_id}.safetensors" for client_id in ids}
 
 
 LOAD = """

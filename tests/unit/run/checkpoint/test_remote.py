@@ -30,7 +30,7 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import find_run, make_run_dir, run_lock
 from pipeline.runs.server_state import write_state
-from pipeline.tracking.outbox import Outbox, lines, read_done, read_entries, write_done
+from pipeline.tracking.outbox import Outbox, read_cursor, read_entries, write_cursor
 from spire_core.errors import BusyError, ConfigError, RunError
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState
@@ -134,7 +134,7 @@ def test_each_file_that_a_copied_entry_names_is_in_the_copy(
         num += 1
         (run_dir / "artifacts" / f"{num}.png").write_bytes(b"png")
         Outbox(run_dir).append("file", file=f"{num}.png")
-        write_done(run_dir, len(list(lines(run_dir))), [], "")
+        write_cursor(run_dir, (run_dir / "outbox.jsonl").stat().st_size, "")
 
     def send_beside_rounds(mirror: Mirror, *args: Any) -> None:
         send(mirror, *args)
@@ -148,7 +148,7 @@ def test_each_file_that_a_copied_entry_names_is_in_the_copy(
     named = [entry["file"] for entry in read_entries(there) if entry["kind"] == "file"]
     assert named
     assert [name for name in named if not (there / "artifacts" / name).is_file()] == []
-    assert read_done(there) <= len(list(lines(there)))
+    assert read_cursor(there)[0] <= (there / "outbox.jsonl").stat().st_size
 
 
 def test_an_upload_that_fails_is_counted_and_made_up_for(

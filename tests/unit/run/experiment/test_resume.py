@@ -30,9 +30,8 @@ from pipeline.results import tables
 from pipeline.results.result import Result
 from pipeline.runs import record
 from pipeline.runs.record import load_result, load_start
-from pipeline.tracking.ends import Status
 from pipeline.tracking.outbox import Outbox, read_points
-from pipeline.tracking.tracker import NullTracker, Tracker
+from pipeline.tracking.tracker import NullTracker, Status, Tracker
 from spire_core.errors import RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
 

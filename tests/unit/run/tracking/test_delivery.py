@@ -1,256 +1,507 @@
-"""Delivery where requests fail, entries are malformed, or files have no place: the rest goes on."""
+"""Delivery into a real sqlite store through faults: every entry once, or kept and named."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
+from warm_process import WarmPopen
 
-from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.layout import DONE, REFUSED
-from pipeline.tracking import mlflow_errors, relay, relay_thread
+from pipeline.cli.main import main
+from pipeline.cli.sync import sync_runs
+from pipeline.config.tracking import TrackingConfig, tracking_uri
+from pipeline.runs.layout import OUTBOX, OUTBOX_LOCK, REFUSED
+from pipeline.tracking import relay
+from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.mlflow_session import create_run
 from pipeline.tracking.mlflow_sink import MlflowSink
-from pipeline.tracking.outbox import Entry, Outbox, num_waiting, read_done, read_held
-from pipeline.tracking.relay import relay_all
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.outbox import (
+    Outbox,
+    lines,
+    num_refused,
+    num_waiting,
+    read_cursor,
+    read_entries,
+    read_points,
+    write_cursor,
+)
+from pipeline.tracking.relay import RelayThread, relay_all
+from pipeline.tracking.tracker import Tracker, check_store, end_run
+from spire_core.errors import RunError, StoreError
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make no pause between tries."""
-    monkeypatch.setattr(mlflow_errors, "PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(relay, "SYNC_DELAYS_S", (0.0, 0.0, 0.0))
+    """Make short pauses."""
+    monkeypatch.setattr(relay, "PAUSES_S", (0.01, 0.02))
+    monkeypatch.setattr(relay, "LINGER_S", 0.01)
 
 
-@pytest.fixture
-def config(tmp_path: Path, new_database: Path) -> TrackingConfig:
-    shutil.copy(new_database, tmp_path)
-    return TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> TrackingConfig:
+    root = tmp_path_factory.mktemp("outbox")
+    shutil.copy(new_database, root)
+    return TrackingConfig(root=str(root), uri=f"sqlite:///{root}/mlflow.db")
+
+
+def history(config: TrackingConfig, run_dir: Path) -> dict[str, list[tuple[int, int, float]]]:
+    """All that the store has of each metric: (timestamp, step, value), in its own order."""
+    client, run_id = MlflowClient(tracking_uri(config)), run_dir.name
+    keys = client.get_run(run_id).data.metrics
+    found = {key: client.get_metric_history(run_id, key) for key in keys}
+    return {k: [(m.timestamp, m.step, m.value) for m in metrics] for k, metrics in found.items()}
+
+
+def told(run_dir: Path) -> dict[str, list[tuple[int, int, float]]]:
+    """The same of what the run told."""
+    found: dict[str, list[tuple[int, int, float]]] = {}
+    for entry in read_entries(run_dir):
+        for key, value in entry.get("metrics", {}).items():
+            found.setdefault(key, []).append((entry["time_ms"], entry["step"], value))
+    return found
+
+
+def waiting(store: TrackingConfig) -> Tracker:
+    """A new run whose entries stay in its outbox."""
+    tracker = Tracker.start(store, "waiting", {})
+    tracker.leave()
+    return Tracker(tracker.run_id, tracker.run_dir)
+
+
+def aside(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / REFUSED).read_text().splitlines()]
+
+
+def log_model(tracker: Tracker) -> None:
+    model = tracker.run_dir / "model"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text("{}")
+    tracker.log_model(model, (1, 8, 8))
+
+
+def everything(tracker: Tracker) -> None:
+    """Log one entry of each kind."""
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    tracker.log_params({"p": 1})
+    tracker.log_tags({"t": "1"})
+    tracker.log_metrics({"a": 1.0}, 0)
+    tracker.log_image("samples/all", image, 0)
+    tracker.log_dict({"x": 1}, "config/x.yaml")
+    tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
+    tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
+    log_model(tracker)
+
+
+def contents(config: TrackingConfig, run_dir: Path) -> dict[str, Any]:
+    """All that the store has of a run."""
+    client, run_id = MlflowClient(tracking_uri(config)), run_dir.name
+    run = client.get_run(run_id)
+    folders = ["", "images", "config", "tables"]
+    models = client.search_logged_models([run.info.experiment_id])
+    return {
+        "history": history(config, run_dir),
+        "files": sorted(a.path for f in folders for a in client.list_artifacts(run_id, f)),
+        "params": run.data.params,
+        "tags": run.data.tags,
+        "end": (run.info.status, run.info.end_time),
+        "inputs": [d.dataset.digest for d in run.inputs.dataset_inputs],
+        "outputs": [o.model_id for o in run.outputs.model_outputs],
+        "models": [(m.model_id, str(m.status)) for m in models if m.source_run_id == run_id],
+    }
+
+
+# ------------------------------------------------------------------------------ each entry is once
+
+
+def test_the_store_has_what_was_told_when_it_was_told(store: TrackingConfig) -> None:
+    with Tracker.start(store, "read back", {}) as tracker:
+        for step in range(250):
+            tracker.log_metrics({"a": step / 7, "b": -step, "c": 1e300}, step)
+            time.sleep(0.001)
+    assert history(store, tracker.run_dir) == told(tracker.run_dir)
+    assert [step for _, step, _ in history(store, tracker.run_dir)["a"]] == list(range(250))
+    assert (num_waiting(tracker.run_dir), num_refused(tracker.run_dir)) == (0, 0)
+
+
+def test_entries_that_are_sent_again_change_nothing(store: TrackingConfig) -> None:
+    """As after a crash between sending and writing the cursor, wherever it comes."""
+    with Tracker.start(store, "again", {}) as tracker:
+        everything(tracker)
+    run_dir, before = tracker.run_dir, contents(store, tracker.run_dir)
+    assert len(before["files"]) == 7  # with their folders
+    assert len(before["models"]) == 1
+    offset = 0
+    for line in lines(run_dir):
+        write_cursor(run_dir, offset, tracking_uri(store))
+        (synced,) = sync_runs(store, [run_dir])
+        assert (synced.num_waiting, synced.num_refused, synced.problem) == (0, 0, None)
+        assert contents(store, run_dir) == before
+        offset += len(line)
+
+
+def test_rounds_lost_with_the_power_and_computed_again_are_there_once(
+    store: TrackingConfig,
+) -> None:
+    image = np.zeros((4, 5, 3), np.uint8)
+    with Tracker.start(store, "power", {}) as tracker:
+        for step in range(6):
+            tracker.log_metrics({"a": float(step)}, step)
+        tracker.log_image("samples/all", image, 5)
+    before = contents(store, tracker.run_dir)
+    kept = list(lines(tracker.run_dir))[:3]
+    (tracker.run_dir / OUTBOX).write_bytes(b"".join(kept))
+    time.sleep(0.005)
+    with Tracker.resume(store, tracker.run_dir) as resumed:
+        for step in range(3, 7):
+            resumed.log_metrics({"a": step + 0.5}, step)
+        resumed.log_image("samples/all", image, 5)
+    found = [(step, value) for _, step, value in history(store, tracker.run_dir)["a"]]
+    assert found == [*((step, float(step)) for step in range(6)), (6, 6.5)]
+    assert contents(store, tracker.run_dir)["files"] == before["files"]
+
+
+def test_a_run_that_goes_on_has_one_model(store: TrackingConfig) -> None:
+    tracker = Tracker.start(store, "one model", {})
+    log_model(tracker)
+    tracker.finish("KILLED")
+    with Tracker.resume(store, tracker.run_dir) as resumed:
+        log_model(resumed)
+    assert len(contents(store, tracker.run_dir)["models"]) == 1
+
+
+LOG = """
+import sys
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.tracker import Tracker
+tracker = Tracker.start(TrackingConfig(root=sys.argv[1], uri=sys.argv[2]), "killed", {})
+print(tracker.run_dir, flush=True)
+for step in range(100000):
+    tracker.log_metrics({"a": step * 0.5, "b": 1.0}, step)
+    if step % 50 == 0:
+        tracker.flush()
+"""
+
+
+def test_a_process_killed_while_it_logs_loses_and_doubles_nothing(store: TrackingConfig) -> None:
+    command = [sys.executable, "-c", LOG, str(store.root), str(store.uri)]
+    with WarmPopen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        run_dir = Path(process.stdout.readline().strip())
+        while read_cursor(run_dir)[0] < 5000:
+            time.sleep(0.01)
+        time.sleep(random.Random(0).random() * 0.5)
+        process.send_signal(signal.SIGKILL)
+    (synced,) = sync_runs(store, [run_dir])
+    assert (synced.num_waiting, synced.num_refused, synced.problem) == (0, 0, None)
+    assert history(store, run_dir) == told(run_dir)
+    with Tracker.resume(store, run_dir) as resumed:  # from a checkpoint of 20 rounds before
+        last = read_points(run_dir)[-1][0]
+        for step in range(last - 20, last + 5):
+            resumed.log_metrics({"a": step * 0.5, "b": 1.0}, step)
+    assert history(store, run_dir) == told(run_dir)
+    assert [(step, value) for _, step, value in history(store, run_dir)["a"]] == [
+        (step, step * 0.5) for step in range(last + 5)
+    ]
 
 
 REQUESTS = ("get_run", "get_metric_history", "list_artifacts", "log_batch", "log_artifact")
-REQUESTS += ("set_tag", "set_terminated", "update_run", "create_run", "search_runs")
+REQUESTS += ("set_tag", "set_terminated", "update_run")
 
 
 class FlakyClient(MlflowClient):
-    """Fails some requests, half of them after the store has done what they ask for."""
+    """Fails a third of the requests, half of them after the store has done what they ask for."""
 
-    def __init__(self, uri: str, share: float, seed: int = 0) -> None:
+    def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        self.share, self.random = share, random.Random(seed)
-        self.num_calls = Counter[str]()
+        self.random = random.Random(0)
         for name in REQUESTS:
-            setattr(self, name, self._flaky(name, getattr(self, name)))
+            setattr(self, name, self._flaky(getattr(self, name)))
 
-    def _flaky(self, name: str, request: Callable[..., Any]) -> Callable[..., Any]:
+    def _flaky(self, request: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
-            self.num_calls[name] += 1
             chance = self.random.random()
-            if chance < self.share / 2:
+            if chance < 1 / 6:
                 raise MlflowException("lost on the way")
             answer = request(*args, **more)
-            if chance < self.share:
+            if chance < 1 / 3:
                 raise MlflowException("the answer is lost")
             return answer
 
         return call
 
 
-def stored_points(uri: str, run_id: str) -> list[tuple[str, int, float]]:
-    """Return all rows of metrics that the database has of a run."""
-    with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
-        found = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid=?", (run_id,))
-        return sorted(found.fetchall())
-
-
 @pytest.mark.parametrize("is_new", [True, False])
 def test_behind_a_store_that_fails_a_third_of_the_requests_all_arrives_once(
-    is_new: bool, config: TrackingConfig
+    is_new: bool, store: TrackingConfig
 ) -> None:
-    tracker = Tracker.start(config, "flaky", {})
-    tracker.leave()
-    outbox, names = Outbox(tracker.run_dir), [f"m{i}" for i in range(50)]
+    tracker = waiting(store)
+    run_dir = tracker.run_dir
     for step in range(6):
-        outbox.append_points([(step, dict.fromkeys(names, step * 0.5))])
-        (tracker.run_dir / "artifacts").mkdir(exist_ok=True)
-        (tracker.run_dir / "artifacts" / f"{step}.txt").write_text("x")
-        outbox.append("file", file=f"{step}.txt")
-    outbox.append("status", status="FINISHED")
-    client, run_id = FlakyClient(str(config.uri), 0.3), tracker.run_id
-    sink = MlflowSink(client, run_id, tracker.run_dir, is_new)
-    assert relay_all(tracker.run_dir, sink) == (13, None)
-    assert num_waiting(tracker.run_dir) == 0
-    points = [(name, step, step * 0.5) for name in names for step in range(6)]
-    assert stored_points(str(config.uri), run_id) == sorted(points)
-    plain = MlflowClient(config.uri)
-    assert len(plain.list_artifacts(run_id)) == 6
-    assert plain.get_run(run_id).info.status == "FINISHED"
+        tracker.log_metrics({f"m{i}": step * 0.5 for i in range(50)}, step)
+        tracker.log_dict({"step": step}, f"{step}.json")
+    tracker.finish()
+    sink = MlflowSink(FlakyClient(str(store.uri)), tracker.run_id, run_dir, is_new)
+    assert RelayThread(run_dir, sink).close(120) == 0
+    assert history(store, run_dir) == told(run_dir)
+    client = MlflowClient(store.uri)
+    assert len(client.list_artifacts(tracker.run_id)) == 6
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
-def test_a_history_is_asked_for_if_its_points_may_be_there_and_kept(config: TrackingConfig) -> None:
-    with Tracker.start(config, "asked", {}) as tracker:
-        for step in (0, 5):
-            tracker.log_metrics({"a": 1.0, "b": 1.0}, step)
-    client = FlakyClient(str(config.uri), 0.0)
-    sink = MlflowSink(client, tracker.run_id, tracker.run_dir)
-    outbox = Outbox(tracker.run_dir)
-    outbox.append_points([(3, {"b": 1.0})])  # as if lines that had been delivered were lost
-    for step in range(6, 9):
-        outbox.append_points([(step, {"a": 1.0, "new": 1.0})])
-        assert relay_all(tracker.run_dir, sink)[1] is None
-    assert (client.num_calls["get_run"], client.num_calls["get_metric_history"]) == (1, 1)
-    log_batch = client.log_batch
+def test_a_run_that_mlflow_has_created_twice_is_there_once(store: TrackingConfig) -> None:
+    """It repeats a request whose answer is lost."""
+    client, create = MlflowClient(store.uri), MlflowClient(store.uri).create_run
 
-    def lost(*args: Any, **more: Any) -> None:
-        log_batch(*args, **more)
-        client.log_batch = log_batch  # type: ignore[method-assign]
-        raise MlflowException("the answer is lost")
+    def twice(*args: Any, **more: Any) -> Any:
+        create(*args, **more)
+        return create(*args, **more)
 
-    client.log_batch = lost  # type: ignore[method-assign]
-    outbox.append_points([(9, {"a": 1.0, "other": 1.0})])
-    assert relay_all(tracker.run_dir, sink) == (1, None)
-    # The newest steps first, then the histories of the two that were in doubt.
-    assert (client.num_calls["get_run"], client.num_calls["get_metric_history"]) == (2, 3)
-    steps = [
-        step for name, step, _ in stored_points(str(config.uri), tracker.run_id) if name == "a"
-    ]
-    assert steps == [0, 5, 6, 7, 8, 9]
-
-
-BAD = {
-    "a step of 70 bits": {"kind": "metrics", "time_ms": 1, "step": 1 << 70, "metrics": {"a": 1.0}},
-    "a time of 80 bits": {"kind": "metrics", "time_ms": 1 << 80, "step": 1, "metrics": {"a": 1.0}},
-    "a number without end": {"kind": "metrics", "time_ms": 1, "step": 1, "metrics": {"a": 10**400}},
-    "half a character": {"kind": "tags", "time_ms": 1, "tags": {"t": "\ud800"}},
-    "an unknown status": {"kind": "status", "time_ms": 1, "status": "GONE"},
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_an_entry_that_no_store_can_hold_is_put_aside(what: str, config: TrackingConfig) -> None:
-    tracker = Tracker.start(config, "bad", {})
-    tracker.leave()
-    outbox = Outbox(tracker.run_dir)
-    outbox.append_points([(0, {"a": 1.0})])
-    with outbox.path.open("a") as file:
-        file.write(json.dumps(BAD[what]) + "\n")
-    outbox.append_points([(2, {"a": 1.0})])
-    sink = MlflowSink(MlflowClient(config.uri), tracker.run_id, tracker.run_dir, is_new=True)
-    assert relay_all(tracker.run_dir, sink) == (2, None)
-    assert [step for _, step, _ in stored_points(str(config.uri), tracker.run_id)] == [0, 2]
-    [line] = (tracker.run_dir / REFUSED).read_text().splitlines()
-    assert {k: v for k, v in json.loads(line).items() if k != "reason"} == BAD[what]
-
-
-class Place:
-    """A sink whose files fail with `error`, and which takes all the rest."""
-
-    address = "place"
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error, self.taken = error, list[Any]()
-
-    def send(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if self.error is not None and entry["kind"] in ("file", "image"):
-                raise self.error
-            self.taken.append(entry.get("file", entry.get("step", entry.get("status"))))
-
-    def is_retryable(self, error: Exception) -> bool:
-        return True
-
-
-def fill(run_dir: Path) -> None:
-    """Write numbers 0 to 2, two files between them, and the end."""
-    outbox = Outbox(run_dir)
-    outbox.append_points([(0, {"a": 1.0})])
-    outbox.append("file", file="x")
-    outbox.append_points([(1, {"a": 1.0})])
-    outbox.append("image", file="y", key="k", step=1)
-    outbox.append_points([(2, {"a": 1.0})])
-    outbox.append("status", status="FINISHED")
-
-
-def test_numbers_go_on_where_files_have_no_place(tmp_path: Path) -> None:
-    fill(tmp_path)
-    sink = Place(PermissionError("read-only"))
-    assert relay_all(tmp_path, sink) == (4, "read-only")
-    assert sink.taken == [0, 1, 2, "FINISHED"]
-    assert (read_done(tmp_path), read_held(tmp_path), num_waiting(tmp_path)) == (6, [1, 3], 2)
-    Outbox(tmp_path).append("file", file="z")
-    sink = Place(None)  # of a later process
-    assert relay_all(tmp_path, sink) == (3, None)
-    assert sink.taken == ["x", "y", "z"]
-    assert (tmp_path / DONE).read_text() == "7\nplace\n"
-
-
-def test_a_run_sends_its_numbers_while_its_files_have_no_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(relay_thread, "LINGER_S", 0.01)
-    monkeypatch.setattr(relay_thread, "RETRY_DELAYS_S", (0.01, 0.02))
-    caplog.set_level("INFO", "pipeline")
-    fill(tmp_path)
-    sink = Place(PermissionError("read-only"))
-    thread = relay_thread.RelayThread(tmp_path, sink, "r")
-    assert thread.flush(0.5) == 2
-    Outbox(tmp_path).append_points([(3, {"a": 1.0})])
-    thread.notify()
-    assert thread.flush(0.5) == 2
-    assert sink.taken == [0, 1, 2, "FINISHED", 3]
-    sink.error = None
-    assert thread.close(30) == 0
-    assert sink.taken == [0, 1, 2, "FINISHED", 3, "x", "y"]
-    subject = "run r: the place of its files"
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{subject} does not answer (read-only): all is kept in {tmp_path} until it does",
-        f"{subject} answers again",
-    ]
-
-
-def test_files_that_can_be_sent_go_before_the_end(tmp_path: Path) -> None:
-    fill(tmp_path)
-    sink = Place(None)
-    assert relay_all(tmp_path, sink) == (6, None)
-    assert sink.taken == [0, "x", 1, "y", 2, "FINISHED"]
-
-
-def test_a_bare_exception_is_final_after_some_tries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay, "SYNC_DELAYS_S", (0.0,) * relay.MAX_BARE_TRIES)
-    fill(tmp_path)
-    sink = Place(Exception("what?"))
-    assert relay_all(tmp_path, sink) == (4, None)
-    lines = [json.loads(line) for line in (tmp_path / REFUSED).read_text().splitlines()]
-    assert [(line["file"], line["reason"]) for line in lines] == [("x", "what?"), ("y", "what?")]
-
-
-@pytest.mark.parametrize("is_done", [True, False])
-def test_a_run_whose_creation_is_not_answered_is_created_once(
-    is_done: bool, config: TrackingConfig
-) -> None:
-    client = FlakyClient(str(config.uri), 0.0)
-    create, num_calls = client.create_run, Counter[str]()
-
-    def lost(*args: Any, **more: Any) -> Any:
-        num_calls["create"] += 1
-        if num_calls["create"] > 1:
-            return create(*args, **more)
-        if is_done:
-            create(*args, **more)
-        raise MlflowException("the answer is lost")
-
-    client.create_run = lost  # type: ignore[method-assign]
+    client.create_run = twice  # type: ignore[method-assign]
     run = create_run(client, "0", "once", {"a": "b"})
     assert (run.info.run_name, run.data.tags["a"]) == ("once", "b")
-    found = MlflowClient(config.uri).search_runs(["0"])
+    found = MlflowClient(store.uri).search_runs(["0"])
     assert [(r.info.run_id, r.info.status) for r in found] == [(run.info.run_id, "RUNNING")]
+
+
+# ------------------------------------------------------------------------- what is taken, and when
+
+
+class Failing(MlflowClient):
+    """Fails the first requests for metrics with an error."""
+
+    def __init__(self, uri: str, error: Exception, num_failures: int) -> None:
+        super().__init__(uri)
+        self.error, self.num_left = error, num_failures
+
+    def log_batch(self, *args: Any, **more: Any) -> None:
+        if self.num_left:
+            self.num_left -= 1
+            raise self.error
+        super().log_batch(*args, **more)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MlflowException("(sqlite3.OperationalError) database is locked"),
+        MlflowException("QueuePool limit of size 5 overflow 10 reached", error_code=BAD_REQUEST),
+        ConnectionError("reset"),
+        TypeError("a fault of this program's"),
+    ],
+    ids=["locked", "no connection", "reset", "own fault"],
+)
+def test_an_error_that_may_pass_loses_nothing(error: Exception, store: TrackingConfig) -> None:
+    tracker = waiting(store)
+    tracker.log_metrics({"a": 1.0}, 0)
+    client = Failing(str(store.uri), error, num_failures=2 * relay.NUM_TRIES)
+    sink = MlflowSink(client, tracker.run_id, tracker.run_dir)
+    assert relay_all(tracker.run_dir, sink) == (0, str(error))
+    assert num_waiting(tracker.run_dir) == 1
+    assert relay_all(tracker.run_dir, sink)[0] == 0
+    assert relay_all(tracker.run_dir, sink) == (1, None)
+    assert history(store, tracker.run_dir) == told(tracker.run_dir)
+    assert num_refused(tracker.run_dir) == 0
+
+
+def test_what_mlflow_never_takes_is_refused_at_once(store: TrackingConfig) -> None:
+    tracker = waiting(store)
+    tracker.log_metrics({"a": 1.0}, 0)
+    error = MlflowException("no such name", error_code=INVALID_PARAMETER_VALUE)
+    client = Failing(str(store.uri), error, num_failures=100)
+    sink = MlflowSink(client, tracker.run_id, tracker.run_dir, is_new=True)
+    assert relay_all(tracker.run_dir, sink) == (0, None)
+    assert client.num_left == 99
+    assert [one["reason"] for one in aside(tracker.run_dir)] == ["no such name"]
+
+
+def test_a_wrong_name_is_refused_and_the_rest_arrives(store: TrackingConfig) -> None:
+    with Tracker.start(store, "wrong name", {}) as tracker:
+        for step in range(5):
+            tracker.log_metrics({"what?!" if step == 2 else "a": 1.0}, step)
+    assert [step for _, step, _ in history(store, tracker.run_dir)["a"]] == [0, 1, 3, 4]
+    [one] = aside(tracker.run_dir)
+    assert (one["step"], one["metrics"]) == (2, {"what?!": 1.0})
+
+
+@pytest.mark.parametrize(("status", "is_final"), [(404, False), (502, False), (413, True)])
+def test_an_answer_of_a_server_that_takes_files_may_pass(
+    status: int, is_final: bool, store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = waiting(store)
+    tracker.log_dict({"x": 1}, "x.yaml")
+    answer, client = requests.Response(), MlflowClient(store.uri)
+    answer.status_code = status
+
+    def fail(*_: object) -> None:
+        raise requests.HTTPError(f"{status} Error", response=answer)
+
+    sink = MlflowSink(client, tracker.run_id, tracker.run_dir, is_new=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "log_artifact", fail)
+        assert relay_all(tracker.run_dir, sink) == (0, None if is_final else f"{status} Error")
+    assert relay_all(tracker.run_dir, sink) == (0 if is_final else 1, None)
+    assert num_refused(tracker.run_dir) == is_final
+
+
+def test_a_store_that_comes_back_without_the_run_loses_nothing(
+    store: TrackingConfig, tmp_path: Path, new_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker.start(store, "moved", {})
+    tracker.log_metrics({"a": 0.0}, 1)
+    assert tracker.flush()
+    assert tracker._relay is not None
+    sink, client = cast(MlflowSink, tracker._relay._relay.sink), MlflowClient(store.uri)
+    sink._client = MlflowClient(f"sqlite:///{shutil.copy(new_database, tmp_path / 'other.db')}")
+    everything(tracker)
+    tracker.log_metrics({"a": 2.0}, 2)
+    end = time.monotonic() + 60.0  # a busy machine asks late
+    while not caplog.records and time.monotonic() < end:
+        assert not tracker.flush(0.5)
+    sink._client = client
+    tracker.finish()
+    assert (num_waiting(tracker.run_dir), num_refused(tracker.run_dir)) == (0, 0)
+    found = contents(store, tracker.run_dir)
+    assert (found["params"], found["tags"]["t"], found["end"][0]) == ({"p": "1"}, "1", "FINISHED")
+    assert found["history"] == told(tracker.run_dir)
+    assert (len(found["files"]), len(found["inputs"]), len(found["models"])) == (7, 1, 1)
+    assert "its store takes no entries (Run with id=" in caplog.records[0].getMessage()
+
+
+def test_a_locked_database_delays_the_record_and_not_the_run(
+    tmp_path: Path,
+    new_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(tracker_module, "FINISH_WAIT_S", 0.5)
+    shutil.copy(new_database, tmp_path)
+    config = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
+    tracker = Tracker.start(config, "locked", {})
+    with sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with tracker:
+            began = time.monotonic()
+            for step in range(100):
+                tracker.log_metrics({"a": float(step)}, step)
+            assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
+        with pytest.raises(StoreError, match="wait until that ends"):
+            check_store(config)
+        assert f"101 entries of run {tracker.run_id} wait for its store: `spire sync" in caplog.text
+        other.execute("COMMIT")
+    other.close()
+    (synced,) = sync_runs(config, [tracker.run_dir])
+    assert (synced.num_waiting, synced.num_refused) == (0, 0)
+    assert history(config, tracker.run_dir) == told(tracker.run_dir)
+    assert MlflowClient(config.uri).get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_an_outbox_sends_nothing_from_outside_its_run(
+    store: TrackingConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("mine")
+    tracker = Tracker.start(store, "planted", {})
+    tracker.log_dict({}, "its/own.json")
+    tracker.finish()
+    (tracker.run_dir / "artifacts" / "link").symlink_to(tmp_path / "key")
+    outbox, up = Outbox(tracker.run_dir), os.path.relpath(tmp_path, tracker.run_dir)
+    files = [str(tmp_path / "key"), f"../{up}/key", "link", "../run.json"]
+    for file in files:
+        outbox.append("file", file=file)
+        outbox.append("table", file=file)
+        outbox.append("image", file=file, key="a", step=0)
+    for folder in ("/", str(tmp_path), up):
+        outbox.append("model", folder=folder, image_shape=[1, 8, 8], guidance=1.0)
+    sync_runs(store, [tracker.run_dir])
+    reasons = [one["reason"] for one in aside(tracker.run_dir)]
+    assert len(reasons) == 3 * len(files) + 3
+    assert all(reason.startswith("expected a path inside") for reason in reasons)
+    found = contents(store, tracker.run_dir)
+    assert (found["files"], found["models"]) == (["its"], [])
+
+
+def test_a_run_that_is_deleted_meanwhile_refuses_all(store: TrackingConfig) -> None:
+    with Tracker.start(store, "deleted", {}) as tracker:
+        tracker.log_metrics({"a": 1.0}, 0)
+        assert tracker.flush()
+        MlflowClient(tracking_uri(store)).delete_run(tracker.run_id)
+        tracker.log_metrics({"a": 2.0}, 1)
+        tracker.log_metrics({"a": 3.0}, 2)
+    assert [one["kind"] for one in aside(tracker.run_dir)] == ["metrics", "metrics", "status"]
+    with pytest.raises(RunError, match=r"expected run .* got deleted"):
+        Tracker.resume(store, tracker.run_dir)
+
+
+# ------------------------------------------------------------------------------------------ sync
+
+
+def test_a_store_that_does_not_know_the_run_gets_nothing(
+    store: TrackingConfig, tmp_path: Path, new_database: Path
+) -> None:
+    config = TrackingConfig(root=str(tmp_path), uri=store.uri)
+    with Tracker.start(config, "moved", {}) as tracker:
+        pass
+    Outbox(tracker.run_dir).append_points([(0, {"a": 1.0})])
+    other = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/other.db")
+    for _ in range(2):
+        (synced,) = sync_runs(other, [tracker.run_dir])
+        assert (synced.num_waiting, synced.num_delivered) == (1, 0)
+        assert f"add tracking.uri={store.uri} to go on" in (synced.problem or "")
+        shutil.copy(new_database, tmp_path / "other.db")
+    (synced,) = sync_runs(config, [tracker.run_dir])
+    assert (synced.num_waiting, synced.num_delivered) == (0, 1)
+
+
+def test_the_end_of_a_run_whose_process_is_gone(store: TrackingConfig) -> None:
+    with Tracker.start(store, "gone", {}) as tracker:
+        tracker.log_metrics({"a": 0.0}, 0)
+    (tracker.run_dir / OUTBOX).write_bytes(b"".join(list(lines(tracker.run_dir))[:-1]))
+    client = MlflowClient(tracking_uri(store))
+    client.update_run(tracker.run_id, status="RUNNING")
+    Outbox(tracker.run_dir).append_points([(1, {"a": 1.0})])
+    end_run(tracker.run_dir, store, "KILLED")
+    end_run(tracker.run_dir, store, "FAILED")
+    assert client.get_run(tracker.run_id).info.status == "KILLED"
+    assert len(history(store, tracker.run_dir)["a"]) == 2
+
+
+def test_a_run_without_tracking_is_nothing_to_sync(tmp_path: Path) -> None:
+    config = TrackingConfig(enabled=False, root=str(tmp_path))
+    with Tracker.start(config, "local", {}) as tracker:
+        tracker.log_metrics({"a": 1.0}, 0)
+    assert sync_runs(config, [tracker.run_dir]) == []
+    assert sorted(p.name for p in tracker.run_dir.iterdir()) == [OUTBOX, "run.json"]
+    assert not (tracker.run_dir / OUTBOX_LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [([], 0), (["a", "b"], 2), (["seed=1"], 2), (["nothing"], 2)]
+)
+def test_sync_takes_one_run_and_settings_of_tracking(
+    words: list[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    assert main(["sync", "--json", *words]) == code
+    said = capsys.readouterr()
+    if code:
+        assert said.err.startswith("spire sync: expected ")
+    else:
+        assert json.loads(said.out) == {"num_waiting": 0, "runs": []}

@@ -18,14 +18,11 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
-import requests
 import torch
 import yaml
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
@@ -37,10 +34,8 @@ from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run, read_record
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, keep_published, needs_of
 from pipeline.tracking.mlflow_session import in_store
-from pipeline.tracking.mlflow_settings import QUIET
-from pipeline.tracking.mlflow_sink import MlflowSink
+from pipeline.tracking.mlflow_settings import DEFAULTS
 from pipeline.tracking.outbox import read_points
-from pipeline.tracking.relay import Refusal
 from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
 from spire_core.errors import ClusterError, ConfigError, RunError
 from spire_core.network.flat_model import FlatModel
@@ -119,21 +114,19 @@ def test_params_metrics_and_tags_come_back(store: TrackingConfig) -> None:
         tracker.log_params(params)
         tracker.log_metrics({"pretrain/loss": 0.5, "time/round_s": 2.0}, step=0)
         tracker.log_metrics({"pretrain/loss": 0.25}, step=7)
+        tracker.log_metrics(
+            {f"m{i}": i for i in range(1001)}, step=0
+        )  # more than one request takes
         tracker.log_tags({"state_fingerprint": "abc", "from": "http://me:secret@host"})
     run = read_run(store, tracker)
     assert run.data.params == {key: str(value) for key, value in params.items()}
-    assert run.data.metrics == {"pretrain/loss": 0.25, "time/round_s": 2.0}
+    more = {f"m{i}": i for i in range(1001)}
+    assert run.data.metrics == {"pretrain/loss": 0.25, "time/round_s": 2.0} | more
     history = client_of(store).get_metric_history(tracker.run_id, "pretrain/loss")
     assert [(m.step, m.value) for m in history] == [(0, 0.5), (7, 0.25)]
     tags = {"method": "spire", "state_fingerprint": "abc", "from": "http://me:***@host"}
     assert tags.items() <= run.data.tags.items()
     assert (run.info.run_name, run.info.status) == ("numbers", "FINISHED")
-
-
-def test_metrics_beyond_one_batch_all_arrive(store: TrackingConfig) -> None:
-    with Tracker.start(store, "many", {}) as tracker:
-        tracker.log_metrics({f"m{i}": i for i in range(1001)}, step=0)
-    assert read_run(store, tracker).data.metrics == {f"m{i}": i for i in range(1001)}
 
 
 def test_metrics_that_are_not_finite_are_kept_and_warned_about(
@@ -262,13 +255,6 @@ def test_a_run_that_cannot_begin_here_is_no_running_one(
     assert info.end_time is not None
 
 
-def test_the_first_finish_counts(store: TrackingConfig) -> None:
-    with Tracker.start(store, "ends", {}) as tracker:
-        tracker.finish("KILLED")
-    tracker.finish("FINISHED")
-    assert read_run(store, tracker).info.status == "KILLED"
-
-
 def test_two_trackers_of_one_folder_do_not_mix(store: TrackingConfig) -> None:
     parent = Tracker.start(store, "parent", {})
     with parent, Tracker.start(store, "child", {}, parent_run_id=parent.run_id) as child:
@@ -346,7 +332,7 @@ def test_nothing_of_mlflows_process_state_changes(store: TrackingConfig) -> None
     before = dict(os.environ)
     with Tracker.start(store, "state", {}):
         assert mlflow.active_run() is None
-    assert dict(os.environ) == before | {key: os.environ[key] for key in QUIET}
+    assert dict(os.environ) == before | {key: os.environ[key] for key in DEFAULTS}
 
 
 def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> None:
@@ -539,8 +525,6 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) 
     assert "secret" not in message
     assert "\n" not in message
     assert raised.value.__cause__ is None
-    patience = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-    assert [os.environ[key] for key in patience] == [QUIET[key] for key in patience]
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -567,11 +551,6 @@ def test_a_deleted_experiment_says_how_to_restore_it(store: TrackingConfig) -> N
         Tracker.start(config, "b", {})
     command = f"{in_store(tracking_uri(config))} mlflow experiments restore -x {experiment_id}"
     assert f"run `{command}`, or" in str(error.value)
-
-
-def test_a_command_of_mlflow_names_its_store_without_a_password() -> None:
-    assert in_store("http://me:secret@host:5000") == "MLFLOW_TRACKING_URI='http://me:***@host:5000'"
-    assert in_store("sqlite:////a b/mlflow.db") == "MLFLOW_TRACKING_URI='sqlite:////a b/mlflow.db'"
 
 
 # ------------------------------------------------------------------------------ names and commands
@@ -702,84 +681,19 @@ def test_runs_that_nobody_knows_are_dropped_and_no_others(
     assert trials["other"].run_dir.is_dir()
 
 
-class RacingClient(MlflowClient):
-    """Another run writes into a table just before this one's first data set."""
-
-    def __init__(self, uri: str, table: str) -> None:
-        super().__init__(uri)
-        self.table, self.num_calls = table, 0
-
-    def log_inputs(self, *args: Any, **more: Any) -> None:
-        self.num_calls += 1
-        if self.num_calls == 1:
-            told = (
-                "(sqlite3.IntegrityError) UNIQUE constraint failed: {0}.x [SQL: INSERT INTO {0} ("
-                "x) VALUES (?)]\n(Background on this error at: https://sqlalche.me/e/20/gkpj)"
-            )
-            raise MlflowException(told.format(self.table), error_code=BAD_REQUEST)
-        super().log_inputs(*args, **more)
-
-
-def test_a_data_set_that_two_runs_write_at_once_is_sent_again(
-    new_database: Path, tmp_path: Path
-) -> None:
-    shutil.copy(new_database, tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run_id = MlflowClient(uri).create_run("0").info.run_id
-    entry = {"kind": "dataset", "name": "mnist", "digest": "0" * 36, "context": "pretrain"}
-    entry |= {"arrays": [("uint8", (1, 16, 16)), ("int64", ())], "profile": {"num_examples": 9}}
-    client = RacingClient(uri, "datasets")
-    MlflowSink(client, run_id, tmp_path, is_new=True).send([entry])
-    assert client.num_calls == 2
-    [used] = client.get_run(run_id).inputs.dataset_inputs
-    assert used.dataset.name == "mnist"
-    store = MlflowSink(RacingClient(uri, "tags"), run_id, tmp_path, is_new=True)
-    with pytest.raises(MlflowException) as other:
-        store.send([entry])
-    assert not store.is_retryable(other.value)
-    raced = MlflowException(str(other.value).replace("tags", "datasets"), error_code=BAD_REQUEST)
-    assert store.is_retryable(raced)
-
-
-def test_mlflow_knows_the_newest_tables_of_a_long_run(new_database: Path, tmp_path: Path) -> None:
-    """Its tag of tables has room for some 130, and it would cut the text off."""
-    shutil.copy(new_database, tmp_path)
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    run_id = client.create_run("0").info.run_id
-    (tmp_path / "artifacts" / "tables").mkdir(parents=True)
-    sink = MlflowSink(client, run_id, tmp_path, is_new=True)
-    names = [f"tables/pretrain_round_{number}.json" for number in range(8000, 8140)]
-    for name in names:
-        (tmp_path / "artifacts" / name).write_text("{}")
-        sink.send([{"kind": "table", "file": name}])
-
-    def listed() -> list[str]:
-        tags = client.get_run(run_id).data.tags
-        return [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])]
-
-    assert 100 < len(listed()) < 140
-    assert listed() == names[-len(listed()) :]
-    client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "tables/pretr')  # by earlier code
-    sink.send([{"kind": "table", "file": names[0]}])
-    assert listed() == names[:1]
-
-
 @pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name", "mssql+pyodbc://host/name"])
 def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"expected an MLflow store at {re.escape(uri)}, got"):
         check_store(TrackingConfig(uri=uri, root=str(tmp_path)))
 
 
-class ForeignError(Exception):
-    """As those of an artifact store's own client, such as botocore's, whose base is Exception."""
-
-
-def test_an_error_of_an_artifact_stores_client_may_mend(new_database: Path, tmp_path: Path) -> None:
-    store = MlflowSink(MlflowClient(f"sqlite:///{new_database}"), "0" * 32, tmp_path)
-    answer = requests.Response()
-    answer.status_code = 502
-    passing = [ForeignError("SlowDown"), OSError("reset"), requests.HTTPError(response=answer)]
-    passing += [requests.exceptions.JSONDecodeError("a gateway's page", "<html>", 0)]
-    assert all(map(store.is_retryable, passing))
-    final = [Refusal("no such file"), KeyError("file"), TypeError(), ValueError(), AttributeError()]
-    assert not any(map(store.is_retryable, final))
+def test_mlflow_knows_the_newest_tables_of_a_long_run(store: TrackingConfig) -> None:
+    """Its tag of tables has room for some 130, and it would cut the text off."""
+    names = [f"tables/pretrain_round_{number}.json" for number in range(8000, 8140)]
+    with Tracker.start(store, "long", {}) as tracker:
+        for name in names:
+            tracker.log_table(name, {"client_id": [0]})
+    tags = read_run(store, tracker).data.tags
+    listed = [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])]
+    assert 100 < len(listed) < 140
+    assert listed == names[-len(listed) :]

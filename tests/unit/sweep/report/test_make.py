@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.config.tracking import TrackingConfig, tracking_uri
 from pipeline.files.paths import JOB_MARK
-from pipeline.tracking.attachments import NOTE
+from pipeline.tracking.mlflow_queries import NOTE
 from pipeline.tracking.tracker import Tracker
 from spire_core.errors import ClusterError, ConfigError, RunError
 from sweeps.report import compose, origins
