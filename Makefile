@@ -18,7 +18,7 @@ LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/fede
 	config/test_meaning.py config/test_load.py config/test_plugins.py config/test_rules.py \
 	cli/test_completion.py cli/test_settings_page.py results/test_params.py \
 	files/test_masking.py files/test_json_files.py))
-LIGHT_NEEDS := argcomplete hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors scipy
+LIGHT_NEEDS := click hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors scipy
 
 PEERS := build/peers
 # Two thirds of an installation is compiling modules that nothing here imports: Python compiles the

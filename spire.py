@@ -7,21 +7,33 @@
     arrival = spire.adapt(run, images)                        # uint8 (N, H, W) or (N, C, H, W)
     drawn = spire.draw(run, arrival.client_id, num_images=8)  # float32 (8, C, H, W) in [-1, 1]
 
-Settings are those of docs/settings.md, as a mapping from whole keys such as "client.lr", or nested.
+Settings are those of docs/settings.md, as a mapping from whole keys such as "client.lr", or nested,
+or as words "client.lr=0.001".
 Errors are `spire_core.errors.SpireError`, with one sentence that says what was expected.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.command import say
+from pipeline.cli.words import words_of
+from pipeline.config.load import load_config
+from pipeline.config.meaning import load_typed
+from pipeline.config.tracking import TrackingConfig
+from pipeline.experiment.launch import ready_for
+from pipeline.runs.record import find_run, load_result, load_resumed, read_record, run_lock
+from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from pipeline.data.outside import OutsideImages
+    from pipeline.experiment.watcher import Watcher
     from pipeline.inference.arrival import Arrival
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
@@ -29,10 +41,23 @@ if TYPE_CHECKING:
     from sweeps.report.contents import Report
     from sweeps.sweep import Outcome
 
-Settings = Mapping[str, Any]
-RUN_NAME = "a run's id, name or folder"
-__all__ = ["adapt", "draw", "load", "register_dataset", "register_method", "register_metric"]
-__all__ += ["report", "resume", "run", "sweep", "write_images"]
+Settings = Mapping[str, Any] | Sequence[str]
+CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
+CHANGEABLE += ("eval.extractor_weights=",)  # by a run that goes on
+OF_A_FIT = ("adapt.", "privacy.adapt.", "privacy.noise_key=", "tracking.", "data.root=")
+__all__ = ["FinishedError", "adapt", "draw", "load", "register_dataset", "register_method"]
+__all__ += ["register_metric", "report", "resume", "run", "sweep", "write_images"]
+
+
+class FinishedError(RunError):
+    """An interrupted run was expected, and the run has finished: `result` is what it printed."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        run_id = result["run_id"]
+        super().__init__(
+            f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
+        )
+        self.result = result
 
 
 def run(
@@ -43,17 +68,11 @@ def run(
     Images that are missing are fetched. Ray starts for the run and ends with it, unless this
     process is part of a cluster already. Progress goes to stderr.
     """
-    from pipeline.cli.command import say
-    from pipeline.config.meaning import load_typed
-    from pipeline.experiment.launch import ready_for
-    from spire_core.config.checks import require
-
-    require(preset is not None, "a preset's name", preset, "leave it out for mnist-cpu")
-    config = load_typed(preset, _words(settings))
+    config = load_typed(preset, words_of(settings))
     with ready_for(config, say):
         from pipeline.experiment.run import run_experiment
 
-        with _watcher(is_quiet) as watcher:
+        with _watched(is_quiet) as watcher:
             return run_experiment(config, preset, watcher)
 
 
@@ -66,41 +85,36 @@ def resume(
 ) -> "Result":
     """Go on with an interrupted run, and return its result, as `spire resume` does.
 
-    `name`: an id, a name or a folder. `settings`: of tracking and resources, `data.root`,
-    `eval.extractor_weights` and `federation.client_timeout_s`. `is_anew`: as `--anew`. RunError for
-    a run that has finished.
+    `name`: an id, a name or a folder, or the address of the run's copy on a storage. `settings`: of
+    tracking and resources, `data.root`, `eval.extractor_weights` and `federation.client_timeout_s`.
+    `is_anew`: as `--anew`. FinishedError for a run that has finished.
     """
-    from pipeline.cli.command import say
-    from pipeline.cli.run import CHANGEABLE, end_finished
-    from pipeline.cli.settings import word_of
-    from pipeline.config.load import load_config
-    from pipeline.experiment.launch import ready_for
-    from pipeline.runs.record import find_run, load_result, load_resumed
-    from spire_core.errors import RunError
-
-    words = _words(settings, CHANGEABLE)
+    words, name = words_of(settings, CHANGEABLE), str(name)
     given = load_config(None, words).tracking
-    run_dir = find_run(word_of(name, RUN_NAME), given)
+    if "://" in name:
+        from pipeline.checkpoint.remote import restore, storage_of
+
+        run_dir = restore(name, given, say)
+        if not any(word.startswith("tracking.storage=") for word in words):
+            given = replace(given, storage=storage_of(name, run_dir))
+    else:
+        run_dir = find_run(name, given)
     if (result := load_result(run_dir)) is not None:
-        end_finished(run_dir, given)
-        run_id = result["run_id"]
-        raise RunError(
-            f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
-        )
+        _end_finished(run_dir, given)
+        raise FinishedError(result)
     config, preset = load_resumed(run_dir, given, words)
     with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 
-        with _watcher(is_quiet) as watcher:
+        with _watched(is_quiet) as watcher:
             return resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
 
 
 def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedRun":
     """Return a finished run by its id, name or folder; `settings`: of tracking alone."""
-    from pipeline.cli.settings import word_of
     from pipeline.inference.saved_run import open_run
 
-    return open_run(word_of(name, RUN_NAME), _words(settings, ("tracking.",)))
+    return open_run(str(name), words_of(settings, ("tracking.",)))
 
 
 def draw(
@@ -118,19 +132,13 @@ def draw(
     `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
     run's unless given; 1 turns them off. ConfigError as `spire sample` says.
     """
-    from pipeline.cli.settings import plain
-    from pipeline.config.load import build
     from pipeline.inference.saved_run import Drawing
-    from spire_core.config.checks import require
 
-    _check_run(run)
-    values = {"client_id": client_id, "num_images": num_images, "prompt": prompt}
-    values |= {"guidance": guidance, "text_guidance": text_guidance}
-    asked = build(Drawing, plain(values))
-    whole = hasattr(seed, "__index__")  # of any size, where settings have 64 bits
-    require(whole, "seed as int", repr(seed), "change its value")
+    if prompt is None:
+        _say_what_is_untrained(run)
+    asked = Drawing(client_id, num_images, prompt, guidance, text_guidance)
     scale, text_scale = run.scales(asked)
-    return run.draw(asked.client_id, asked.num_images, index(seed), scale, asked.prompt, text_scale)
+    return run.draw(client_id, num_images, index(seed), scale, prompt, text_scale)
 
 
 def adapt(
@@ -139,32 +147,43 @@ def adapt(
     settings: Settings | None = None,
     *,
     captions: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
     client_id: int | None = None,
 ) -> "Arrival":
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
     `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    as the command takes them. `captions` (N): of images in memory, for a run with text.
-    `settings`: of `adapt` and `privacy.adapt`. `client_id`: the next free one unless given.
+    of which `classes`, by name or number, are taken, or all. `captions` (N): of images in memory,
+    for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
+    `data.root`. `client_id`: the next free one unless given.
     """
-    from pipeline.cli.settings import plain
-    from pipeline.config.load import build
     from pipeline.data.arrays import uint8_images
-    from pipeline.inference.arrival import adapt_arrival
-    from pipeline.inference.arrival_images import ArrivingImages, load_arrival
-    from pipeline.inference.joining import Joining, data_root, joining_config
+    from pipeline.data.fetch import fetch_if_missing
+    from pipeline.inference.arrival import adapt_arrival, check_arrival
+    from pipeline.inference.arrival_images import ArrivingImages, captions_file, load_arrival
+    from pipeline.inference.joining import data_root, joining_config
 
-    _check_run(run)
-    joining = build(Joining, plain({"client_id": client_id}))
-    words = _words(settings, ("adapt.", "privacy.adapt.", "privacy.noise_key=", "data.root="))
-    config = joining_config(run, words)
+    config = joining_config(run, words_of(settings, OF_A_FIT))
+    root = data_root(run, config)
     if isinstance(images, str | Path):
-        arriving = load_arrival(run, str(images), (), data_root(run, config))
+        fetch_if_missing(str(images), root, None, say)
+        arriving = load_arrival(run, str(images), classes, root)
     else:
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
         arriving = replace(arriving, captions=captions)
-    return adapt_arrival(run, arriving, config.adapt, joining.client_id, config.privacy)
+    check_arrival(run, arriving, config, client_id)  # before a message that promises a fit
+    if run.has_text and arriving.captions is None:
+        say(
+            "no captions, so the client learns from images alone: list them in "
+            f"{captions_file(run)} in its folder, with the columns path and caption"
+        )
+        _say_what_is_untrained(run)
+    private = config.privacy.adapt
+    epochs = f"up to {config.adapt.epochs} epochs"
+    length = f"{private.steps} private steps" if private.is_on else epochs
+    say(f"fitting a new client for {length}")
+    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
 
 
 def sweep(
@@ -177,11 +196,10 @@ def sweep(
 
     With `retry_failed` failed trials run again as well. `report` writes the report.
     """
-    from pipeline.cli.command import say
     from sweeps.design.load import load_study
     from sweeps.sweep import run_sweep
 
-    loaded, recorded = load_study(str(name_or_file), _words(settings))
+    loaded, recorded = load_study(str(name_or_file), words_of(settings))
     return run_sweep(loaded, say, retry_failed, recorded)
 
 
@@ -194,17 +212,11 @@ def report(
 
     `names`: the last sweep's by default.
     """
-    from pipeline.cli.settings import word_of
-    from pipeline.config.load import load_config
-    from spire_core.config.checks import require
     from sweeps.report.make import make_report
 
-    tracking = load_config(None, _words(settings, ("tracking.",))).tracking
-    several = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
-    words = [word_of(name, "names of a sweep or of runs") for name in several]
-    advice = "name one, or leave names out for the last sweep"
-    require(bool(words), "a sweep or runs", "none", advice)
-    return make_report(tracking, words, None if out is None else Path(_file(out)))
+    tracking = load_config(None, words_of(settings, ("tracking.",))).tracking
+    several = [names] if isinstance(names, str | Path) else names
+    return make_report(tracking, [*map(str, several)], None if out is None else Path(out))
 
 
 def write_images(
@@ -223,7 +235,7 @@ def write_images(
     """
     from pipeline.data.arrays import write_folder
 
-    return write_folder(_file(folder), images, labels, clients, captions)
+    return write_folder(folder, images, labels, clients, captions)
 
 
 def register_method(method: "Method", version: str = "0") -> None:
@@ -232,13 +244,9 @@ def register_method(method: "Method", version: str = "0") -> None:
     Ray's workers know methods of installed packages alone (docs/extending.md). `version` is a part
     of the fingerprint of a run: change it with the method.
     """
-    from spire_core.config.checks import require
     from spire_core.config.method import OTHER_METHODS
 
-    name = getattr(method, "name", None)
-    advice = "docs/extending.md has an example"
-    require(name is not None, "a spire_core.methods.Method", repr(method), advice)
-    OTHER_METHODS.register(str(name), method, version)
+    OTHER_METHODS.register(method.name, method, version)
 
 
 def register_dataset(
@@ -266,43 +274,49 @@ def register_metric(
     OTHER_METRICS.register(name, metric, version)
 
 
-def _words(settings: Settings | None, prefixes: tuple[str, ...] = ("",)) -> list[str]:
-    """Return settings as the words that the command takes; ConfigError as `words_of` says."""
-    from pipeline.cli.settings import words_of
-
-    return words_of(settings, prefixes)
-
-
-def _file(path: Any) -> str:
-    """Return a file or a folder as text; ConfigError if it is none."""
-    from pipeline.cli.settings import word_of
-
-    return word_of(path, "a file or a folder")
-
-
-def _check_run(run: Any) -> None:
-    """Raise ConfigError for something else than a finished run that is loaded, such as its name."""
-    from spire_core.config.checks import require
-
-    advice = "load it first: spire.load(NAME)"
-    require(hasattr(run, "draw"), "a run that spire.load returns", repr(run), advice)
-
-
-def _watcher(is_quiet: bool) -> Any:
-    import contextlib
-
+@contextlib.contextmanager
+def _watched(is_quiet: bool) -> "Iterator[Watcher]":
+    """Yield who watches a run; an interrupt says how to go on with one that has begun."""
     from pipeline.cli.progress import Progress
     from pipeline.experiment.watcher import Watcher
 
-    return contextlib.closing(Watcher() if is_quiet else Progress())
+    with contextlib.closing(Watcher() if is_quiet else Progress()) as watcher:
+        try:
+            yield watcher
+        except KeyboardInterrupt as interrupt:
+            if watcher.run_dir is None:
+                raise
+            how = f"spire resume {watcher.run_dir.name} goes on from its last round"
+            raise KeyboardInterrupt(how) from interrupt
+
+
+def _end_finished(run_dir: Path, given: TrackingConfig) -> None:
+    """Do the rest for a finished run that was stopped right at its end: its key, its status."""
+    from pipeline.cli.sync import sync_runs
+    from pipeline.runs.noise_key import drop_noise_key
+    from pipeline.tracking.outbox import Outbox
+
+    drop_noise_key(run_dir)
+    outbox, is_tracked = Outbox(run_dir), read_record(run_dir)["tracked"] and given.enabled
+    if is_tracked and outbox.status != "FINISHED":
+        with contextlib.suppress(RunError), run_lock(run_dir):  # unless its process does it
+            outbox.append("status", status="FINISHED")
+            for synced in sync_runs(given, [run_dir]):
+                say(synced.text)
+
+
+def _say_what_is_untrained(run: "SavedRun") -> None:
+    """Say it if what is shown and drawn without captions is of a null text that never trained."""
+    if run.has_text and not run.config.has_null_text:
+        say(
+            "this run has shown no image without its caption (client.text_dropout), so that what "
+            "it does without one is untrained"
+        )
 
 
 if __name__ == "__main__":  # `python -m spire ...` is the command `spire ...`
-    import os
     import sys
 
-    if sys.path[0] == os.getcwd() != os.path.dirname(os.path.realpath(__file__)):
-        del sys.path[0]  # the user's folder may hold files with the names of these packages
     from sweeps.cli import main
 
     sys.exit(main())

@@ -1,19 +1,26 @@
 """The command `spire` with the verbs of this package: `sweep` and `report`."""
 
-import argparse
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.command import (
-    INTERRUPTED,
-    Answer,
-    add_verb,
-    list_names,
-    say,
-)
+from click import argument, option
+
+import spire
+from pipeline.cli.command import INTERRUPTED, Answer, verb
 from pipeline.cli.main import main as pipeline_main
-from pipeline.cli.presets import warn_of_store
-from pipeline.cli.words import allowed, split_words
+from pipeline.cli.run import warn_of_store
+from pipeline.cli.words import Words, keys, offered, split_words
+from pipeline.config.tracking import ui_text
+from pipeline.runs.record import experiment_of
+from spire_core.errors import SpireError
+
+if TYPE_CHECKING:
+    from sweeps.sweep import Outcome
+
+
+NAMES = sorted(path.stem for path in Path(__file__).with_name("conf").glob("*.yaml"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,28 +28,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return pipeline_main(argv, MORE_VERBS)
 
 
-def sweep(args: argparse.Namespace) -> Answer:
-    """Run what is left of a sweep, or with `--dry-run` say what it would be."""
-    from sweeps.design.load import load_study
+@verb(epilog=f"Sweeps by name: {', '.join(NAMES)}.")
+@argument("file", metavar="FILE_OR_NAME", shell_complete=offered(lambda: NAMES))
+@argument("words", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=offered(keys))
+@option("--dry-run", is_flag=True, help="Print the trials and what they need, and stop.")
+@option("--retry-failed", is_flag=True, help="Try failed trials again as well.")
+def sweep(file: str, words: Words, dry_run: bool, retry_failed: bool) -> Answer:
+    """Run a sweep from a YAML file, or one of ours by name; the same command goes on with it.
 
-    settings, recorded = load_study(args.file, args.words)
-    if args.dry_run:
-        return _dry_run(settings, args.retry_failed)
+    Settings are of the sweep, such as seeds=[0,1], or of every trial, such as client.lr=0.001.
+    """
+    if dry_run:
+        return _dry_run(file, words, retry_failed)
     from sweeps.outcome_text import outcome_json, outcome_text
-    from sweeps.sweep import run_sweep
 
-    outcome = run_sweep(settings, say, args.retry_failed, recorded)
+    outcome = spire.sweep(file, words, retry_failed=retry_failed)
     values = outcome_json(outcome)
     text = outcome_text(values) + _reported(outcome, values)
     code = 1 if values["num_failed"] else INTERRUPTED if values["num_unfinished"] else 0
     return Answer(text, values, code)
 
 
-def _reported(outcome: Any, values: dict[str, Any]) -> str:
+def _reported(outcome: "Outcome", values: dict[str, Any]) -> str:
     """Return the report of a sweep as text, or why there is none; "" if nothing has finished."""
-    from pipeline.config.tracking import ui_text
-    from pipeline.runs.record import experiment_of
-    from spire_core.errors import SpireError
     from sweeps.report.make import make_report
     from sweeps.report.terminal import report_text
 
@@ -58,17 +66,17 @@ def _reported(outcome: Any, values: dict[str, Any]) -> str:
     return f"\n\n{report_text(written)}\nlook at it all  {where}"
 
 
-def _dry_run(settings: Any, retry_failed: bool) -> Answer:
-    import os
-
+def _dry_run(file: str, words: Sequence[str], retry_failed: bool) -> Answer:
     from pipeline.cluster.actor_plan import machine_resources
     from pipeline.cluster.session import cluster
     from sweeps.design.effect import check_effects
+    from sweeps.design.load import load_sweep
     from sweeps.design.points import probes, trials
     from sweeps.execution.ledger import Ledger
     from sweeps.outcome_text import plan_json, plan_text
     from sweeps.sweep import base_config
 
+    settings = load_sweep(file, words)
     tracking = base_config(settings).tracking
     warn_of_store(tracking)
     ledger = Ledger.of(settings, tracking)
@@ -83,50 +91,21 @@ def _dry_run(settings: Any, retry_failed: bool) -> Answer:
     return Answer(plan_text(values), values)
 
 
-def report(args: argparse.Namespace) -> Answer:
-    """Write tables and figures of a sweep, or of some runs, out of the tracking store."""
-    from pathlib import Path
+@verb()
+@argument("words", nargs=-1, metavar="[SWEEP | RUN]... [KEY=VALUE]...")
+@option("--out", metavar="DIR", help="The folder (<root>/reports/NAME unless given).")
+def report(words: Words, out: str | None) -> Answer:
+    """Write tables and figures of a sweep, or of runs, out of the tracking store.
 
-    from pipeline.config.load import load_config
+    They are named by name or id; without a name it is the last sweep. Settings are those of
+    tracking.*.
+    """
     from sweeps.report.files import report_json
-    from sweeps.report.make import make_report
     from sweeps.report.terminal import report_text
 
-    names, settings = split_words(args.words)
-    tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
-    out = None if args.out is None else Path(args.out)
-    written = make_report(tracking, names or ["last"], out)
+    names, settings = split_words(words)
+    written = spire.report(names or "last", settings, out)
     return Answer(report_text(written), report_json(written))
 
 
-def _add_sweep(verbs: Any) -> None:
-    parser = add_verb(verbs, "sweep", sweep, "run a sweep; the same command again goes on with it")
-    parser.add_argument("file", metavar="FILE_OR_NAME", help="a YAML file, or one of ours by name")
-    text = "settings of the sweep, such as seeds=[0,1], or of every trial, such as client.lr=0.001"
-    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help=text)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the trials and what they need, and stop"
-    )
-    list_names(parser, "sweeps by name", _sweep_names)
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="try failed trials again as well"
-    )
-
-
-def _sweep_names() -> list[str]:
-    from sweeps.design.load import sweep_names
-
-    return sweep_names()
-
-
-def _add_report(verbs: Any) -> None:
-    text = "write tables and figures of a sweep, out of the tracking store"
-    parser = add_verb(verbs, "report", report, text)
-    text = "a sweep, or one or several runs, by name or id (the last sweep unless given)"
-    parser.add_argument("words", nargs="*", default=[], metavar="SWEEP | RUN", help=text)
-    parser.add_argument(
-        "--out", metavar="DIR", help="the folder (<root>/reports/NAME unless given)"
-    )
-
-
-MORE_VERBS = (_add_sweep, _add_report)
+MORE_VERBS = (sweep, report)

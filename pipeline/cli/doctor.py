@@ -1,21 +1,42 @@
-"""The verb `spire doctor`."""
+"""The verb `spire doctor`: the state of this machine, as `examine` finds it."""
 
-import argparse
 from typing import Any
 
-from pipeline.cli.command import Answer, add_verb
+from click import option
+
+from pipeline.cli.command import Answer, verb
+from pipeline.cli.tables import number, pairs
 
 
-def doctor(args: argparse.Namespace) -> Answer:
-    """Describe this machine: devices, packages and data, and how to get the missing ones."""
-    from pipeline.cli.examine import doctor_text, examine
+@verb()
+@option("--metrics", is_flag=True, help="Check KID on the data sets here; exit code 1 if it fails.")
+def doctor(metrics: bool) -> Answer:
+    """Say what would run where, what is missing, and how to get it."""
+    from pipeline.cli.examine import examine
 
-    state = examine(args.metrics)
-    return Answer(doctor_text(state), state, 0 if state["ok"] else 1)
+    state = examine(metrics)
+    return Answer(_text(state), state, 0 if state["ok"] else 1)
 
 
-def add_doctor(verbs: Any) -> None:
-    """Add the verb `doctor`."""
-    parser = add_verb(verbs, "doctor", doctor, "say what would run where and what is missing")
-    text = "check KID and the extractors on the data sets that are here; exit code 1 if that fails"
-    parser.add_argument("--metrics", action="store_true", help=text)
+def _text(state: dict[str, Any]) -> str:
+    gpus = ", ".join(gpu["name"] for gpu in state["gpus"]) or "none"
+    free, memory = state["memory_free_bytes"] / 2**30, state["memory_bytes"] / 2**30
+    plugins = [f"{one['kind']} {name}" for one in state["plugins"] for name in one["names"]]
+    facts = {
+        "python": state["python"],
+        "packages": ", ".join(f"{k} {v or 'missing'}" for k, v in state["packages"].items()),
+        "machine": f"{state['num_cpus']} CPUs, {free:.1f} of {memory:.1f} GiB free, GPUs: {gpus}",
+        "Ray": state["ray_address"] or "is started on this machine",
+        "plug-ins": ", ".join(plugins) or "none",
+        "tracking": state["tracking"]["uri"],
+        "look at it": state["tracking"]["ui"],
+        "pages": state["pages"],
+    }
+    for kind in ("data", "extractors"):
+        states = [(one["name"], "ok" if one["ok"] else "missing") for one in state[kind]]
+        facts[kind] = ", ".join(map(" ".join, states))
+    for test in state["selftests"]:
+        told = [f"{key} {number(value)}" for key, value in test.items() if key != "name"]
+        facts[f"self-test {test['name']}"] = ", ".join(told)
+    missing = "".join(f"\n- {sentence}" for sentence in state["missing"])
+    return f"{pairs(facts)}\n\n" + (f"missing:{missing}" if missing else "nothing is missing")

@@ -1,12 +1,12 @@
-"""The description of an experiment before it runs, as text and as JSON."""
+"""An experiment before it runs, as text and as JSON: settings, who holds which data, resources."""
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from pipeline.cli.tables import aligned, duration
+from pipeline.cli.tables import aligned, duration, pairs
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.load import write_value, write_yaml
 from pipeline.config.meaning import fingerprint
@@ -14,14 +14,12 @@ from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import params_counts
 from pipeline.runs.record import located
-from spire_core.partition.coverage import Coverage, coverages
-from spire_core.partition.split import NUM_SHOWN, ClientSplit, Partition
+from spire_core.partition.coverage import coverages
+from spire_core.partition.split import NUM_SHOWN, Partition
 
 NAMES_WIDTH = 60  # letters of all classes' names
 MAX_COLUMNS = 12  # classes; with more of them a client's largest are named
-MAX_ROWS = 40  # clients of one kind
-MAX_NAME = 28  # letters of a client's name or a caption
-MAX_CAPTIONS = 2
+WORLD = ("hull_tv", "nearest_tv")
 
 
 def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
@@ -30,97 +28,59 @@ def partition_json(partition: Partition, data: ImageData) -> dict[str, Any]:
     Clients that exist have names, and captions of their training images if the data have any.
     `world`: the average coverage of these new clients by these others, where there is any.
     """
-    shown, labels, class_names = partition.shown, data.labels, data.class_names
-    counts = shown.class_counts(labels, len(class_names))
-    num_old, num_clients = len(shown.train_clients), len(partition.train_clients)
-    clients = [
-        {
-            "client_id": split.client_id,
-            "is_new": i >= num_old,
-            "num_train": len(split.train),
-            "num_test": len(split.test),
-            "class_counts": counts[i].tolist(),
-        }
-        | ({"name": partition.names[split.client_id]} if partition.names else {})
-        | ({"captions": _captions(data.captions, split)} if data.captions else {})
-        for i, split in enumerate((*shown.train_clients, *shown.new_clients))
-    ]
-    found = coverages(counts, num_old)
+    shown = partition.shown
+    counts = shown.class_counts(data.labels, len(data.class_names))
+    num_old = len(shown.train_clients)
+    clients = list[dict[str, Any]]()
+    for i, split in enumerate((*shown.train_clients, *shown.new_clients)):
+        sizes = {"num_train": len(split.train), "num_test": len(split.test)}
+        client = {"client_id": split.client_id, "is_new": i >= num_old, **sizes}
+        client["class_counts"] = counts[i].tolist()
+        if partition.names:
+            client["name"] = partition.names[split.client_id]
+        if data.captions:
+            client["captions"] = sorted({data.captions[int(i)] for i in split.train})
+        clients.append(client)
+    found = [vars(one) for one in coverages(counts, num_old)]
     for client, one in zip(clients[num_old:], found, strict=False):
-        client |= {name: round(value, 6) for name, value in vars(one).items()}
+        client |= {name: round(value, 6) for name, value in one.items()}
+    num_clients = len(partition.train_clients) + len(partition.new_clients)
     return {
         "hash": partition.hash,
-        "world": _world(found),
-        "class_names": list(class_names),
+        "world": {name: round(fmean(one[name] for one in found), 6) for name in WORLD if found},
+        "class_names": list(data.class_names),
         "clients": clients,
-        "num_left_out": num_clients + len(partition.new_clients) - len(clients),
+        "num_left_out": num_clients - len(clients),
     }
-
-
-def _world(found: Sequence[Coverage]) -> dict[str, float]:
-    """Return the average of new clients' coverage, empty without any."""
-    names = ("hull_tv", "nearest_tv") if found else ()
-    return {name: round(fmean(getattr(one, name) for one in found), 6) for name in names}
-
-
-def _captions(captions: Sequence[str], split: ClientSplit) -> list[str]:
-    """Return the different captions of a client's training images."""
-    return sorted({captions[int(i)] for i in split.train})
 
 
 def partition_text(partition: dict[str, Any]) -> str:
     """Return `partition_json` as a table of images per client and class."""
-    names, clients = partition["class_names"], partition["clients"]
+    names, clients, world = partition["class_names"], partition["clients"], partition["world"]
     letters = max(6, NAMES_WIDTH // len(names))
     is_wide, exist = len(names) > MAX_COLUMNS, any("name" in client for client in clients)
-    header = ["client", *(["name"] if exist else []), "train", "test"]
+    header = ["client", *["name"] * exist, "train", "test"]
     header += ["largest classes"] if is_wide else [name[:letters] for name in names]
-    header += ["captions to train on"] if exist else []
-    shown, left_out = [], partition["num_left_out"]
-    for is_new in (False, True):
-        of_kind = [c for c in clients if c["is_new"] == is_new]
-        shown += of_kind[:MAX_ROWS]
-        left_out += len(of_kind[MAX_ROWS:])
-    table = aligned(header, [_partition_row(c, names, is_wide) for c in shown])
-    coverage = _coverage_text(partition["world"], partition["num_left_out"] > 0)
-    rest = f"\n(and {left_out} more clients)" if left_out else ""
-    return f"{table}{rest}{coverage}\npartition {partition['hash']}"
-
-
-def _coverage_text(world: Mapping[str, float], is_part: bool) -> str:
-    """Return how far new clients are from the others, "" where that is unknown.
-
-    `is_part`: whether only the first clients count. A hull of more clients is no farther.
-    """
-    if not world:
-        return ""
-    hull, nearest = world["hull_tv"], world["nearest_tv"]
-    which = f" (at most: of the first {NUM_SHOWN} clients of each kind)" if is_part else ""
-    return (
-        f"\nnew clients' class mixtures, on average: TV {hull:.3f} from the convex hull of the "
-        f"others', {nearest:.3f} from the nearest{which}"
-    )
-
-
-def _partition_row(client: dict[str, Any], names: Sequence[str], is_wide: bool) -> list[str]:
-    name = f"new {client['client_id']}" if client["is_new"] else str(client["client_id"])
-    counts = client["class_counts"]
-    cells = [str(n) if n else "." for n in counts]
-    if is_wide:
+    header += ["captions to train on"] * exist
+    rows = list[list[str]]()
+    for client in clients:
+        counts, captions = client["class_counts"], client.get("captions", [])
+        row = ["new " * client["is_new"] + str(client["client_id"])]
+        row += [client.get("name", "")] * exist
+        row += [str(client["num_train"]), str(client["num_test"])]
         largest = sorted(range(len(counts)), key=lambda k: -counts[k])[:4]
-        cells = [" ".join(f"{names[k][:10]}:{counts[k]}" for k in largest if counts[k])]
-    sizes = [str(client["num_train"]), str(client["num_test"])]
-    if "name" not in client:
-        return [name, *sizes, *cells]
-    return [name, client["name"][:MAX_NAME], *sizes, *cells, _few(client.get("captions", []))]
-
-
-def _few(captions: Sequence[str]) -> str:
-    """Return the first captions, and how many there are."""
-    if not captions:
-        return "none"
-    listed = ", ".join(caption[:MAX_NAME] for caption in captions[:MAX_CAPTIONS])
-    return f"{listed}{', ...' * (len(captions) > MAX_CAPTIONS)} ({len(captions)})"
+        listed = " ".join(f"{names[k][:10]}:{counts[k]}" for k in largest if counts[k])
+        row += [listed] if is_wide else [str(n or ".") for n in counts]
+        rows.append(row + [f"{', '.join(captions[:2])} ({len(captions)})"] * exist)
+    text, num_left_out = aligned(header, rows), partition["num_left_out"]
+    text += f"\n(and {num_left_out} more clients)" * bool(num_left_out)
+    if world:  # of a part of the clients an upper limit: a hull of more of them is no farther
+        some = f" (at most: of the first {NUM_SHOWN} clients of each kind)" if num_left_out else ""
+        text += (
+            f"\nnew clients' class mixtures, on average: TV {world['hull_tv']:.3f} from the convex "
+            f"hull of the others', {world['nearest_tv']:.3f} from the nearest{some}"
+        )
+    return f"{text}\npartition {partition['hash']}"
 
 
 def vocabulary_text(words: Sequence[str]) -> str:
@@ -138,23 +98,16 @@ def setting_json(
 ) -> dict[str, Any]:
     """Return all that is fixed before the first round; `plan` is None without actors."""
     total, trained = params_counts(setting)
-    data, config = setting.data, setting.config
-    actors = None
+    data, config, actors = setting.data, setting.config, None
     if plan is not None:
-        actors = {
-            "num_actors": plan.num_actors,
-            "num_cpus": plan.num_cpus,
-            "num_gpus": plan.num_gpus,
-        }
+        actors = {name: getattr(plan, name) for name in ("num_actors", "num_cpus", "num_gpus")}
+    images = {"count": len(data.labels), "shape": list(setting.images.shape[1:])}
+    images["split"] = data.split
     return {
         "preset": preset,
         "config": json.loads(json.dumps(config.as_dict())),  # lists for tuples, as YAML wants them
         "config_fingerprint": fingerprint(located(config)),  # as a run records it
-        "images": {
-            "count": len(data.labels),
-            "shape": list(setting.images.shape[1:]),
-            "split": data.split,
-        },
+        "images": images,
         "partition": partition_json(setting.partition, data),
         "extractor": setting.extractor,
         "params_total": total,
@@ -167,24 +120,22 @@ def setting_json(
 
 def setting_text(description: dict[str, Any], plan: ActorPlan | None) -> str:
     """Return the description of `setting_json` for reading."""
-    total, trained = description["params_total"], description["params_trainable_new_client"]
-    images = description["images"]
+    images, trained = description["images"], description["params_trainable_new_client"]
     which = " of the training split" if images["split"] == "train" else ""
-    where = f"resources: {plan.describe()}" if plan else "resources: this process alone"
+    shape = " x ".join(map(str, images["shape"]))
     style: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
-    return "\n\n".join(
-        [
-            write_yaml(description["config"], **style),
-            "images of each class at each client:\n" + partition_text(description["partition"]),
-            f"images: {images['count']}{which}, each "
-            f"{' x '.join(map(str, images['shape']))} (channels, height, width)\n"
-            f"parameters: {trained_text(trained, total)}\n"
-            f"extractor: {description['extractor']}\n{where}\n"
-            f"about {duration(description['estimate_s'])} on CPUs such as this machine's, by a few "
-            "timed steps\n"
-            f"config {description['config_fingerprint']}",
-        ]
-    )
+    settings = write_yaml(description["config"], **style)
+    facts = {
+        "images": f"{images['count']}{which}, each {shape} (channels, height, width)",
+        "parameters": trained_text(trained, description["params_total"]),
+        "extractor": description["extractor"],
+        "resources": plan.describe() if plan else "this process alone",
+        "duration": f"about {duration(description['estimate_s'])} on CPUs such as this machine's",
+        "config": description["config_fingerprint"],
+    }
+    title = "images of each class at each client:"
+    parts = [settings, f"{title}\n{partition_text(description['partition'])}", pairs(facts)]
+    return "\n\n".join(parts)
 
 
 def trained_text(trained: int, total: int) -> str:

@@ -1,14 +1,15 @@
 """The verb `spire sync`: relays the waiting entries of runs to the present tracking store."""
 
-import argparse
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.cli.command import Answer, add_anew, add_verb, one_line
-from pipeline.cli.words import allowed, split_one
+from click import argument
+
+from pipeline.cli.command import Answer, anew, one_line, verb
+from pipeline.cli.words import Words, allowed, offered, runs, split_one
 
 if TYPE_CHECKING:
     from pipeline.config.tracking import TrackingConfig
@@ -34,15 +35,21 @@ class Synced:
         return one_line(f"{self.run_id[:8]} ({self.run_name}): {', '.join(parts)}")
 
 
-def sync(args: argparse.Namespace) -> Answer:
-    """Relay the waiting entries of a run, or of all runs under the root."""
+@verb()
+@argument("words", nargs=-1, metavar="[RUN] [KEY=VALUE]...", shell_complete=offered(runs))
+@anew
+def sync(words: Words, anew: bool) -> Answer:
+    """Deliver what a run's tracking store has missed, or what those of all runs have missed.
+
+    RUN is a run's id, name or folder, or last. Settings are those of tracking.*.
+    """
     from pipeline.config.load import load_config
     from pipeline.runs.record import Kind, find_run, run_folders
 
-    run, settings = split_one(args.words, "run, or none for all,")
+    run, settings = split_one(words, "run, or none for all,")
     config = load_config(None, allowed(settings, ("tracking.",))).tracking
     folders = [find_run(run, config, get_args(Kind))] if run else run_folders(config)
-    synced = sync_runs(config, folders, run is not None, args.anew)
+    synced = sync_runs(config, folders, run is not None, anew)
     shown = [s for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
     waiting = sum(s.num_waiting for s in synced)
     values: dict[str, Any] = {"num_waiting": waiting, "runs": [asdict(s) for s in synced]}
@@ -93,11 +100,3 @@ def sync_runs(
         problem = problem if waiting else None
         synced.append(Synced(run_id, run_name, delivered, waiting, refused, problem))
     return synced
-
-
-def add_sync(verbs: Any) -> None:
-    """Add the verb."""
-    parser = add_verb(verbs, "sync", sync, "deliver what a run's tracking store has missed")
-    text = "a run's id, name or folder, or last (all runs unless given); settings of tracking.*"
-    parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=text)
-    add_anew(parser)

@@ -1,21 +1,46 @@
-"""The words of a command line: names and `key=value` settings, and what to say of wrong ones."""
+"""The words of a command line: names and `key=value` settings, and what a tab offers for them."""
 
-import difflib
-import os
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from pipeline.config.load import known_keys, preset_names
+from pipeline.config.schema import Config
+from pipeline.config.tracking import TrackingConfig
+from pipeline.runs.record import read_record, run_folders
+from spire_core.config.checks import require
 from spire_core.errors import ConfigError
 
+DEFAULT_PRESET = "mnist-cpu"
+Words = tuple[str, ...]
 
-def check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for a word that is not UTF-8, which no record can hold."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(
-                f"expected names and settings in UTF-8, got {word!r}: rename it"
-            ) from error
+
+def words_of(settings: Any, prefixes: tuple[str, ...] = ("",)) -> list[str]:
+    """Return settings as words: of a mapping, nested or by whole keys, or of words; None is none.
+
+    ConfigError for a key that begins with none of the prefixes.
+    """
+    if isinstance(settings, Mapping):
+        settings = [f"{key}={_yaml(value)}" for key, value in _flat(settings)]
+    return allowed([*(settings or ())], prefixes)
+
+
+def _flat(settings: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by whole keys; a range {"min": A, "max": B} of a sweep's axis is a value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "min" not in value:
+            yield from _flat(value, f"{group}{key}.")
+        else:
+            yield group + key, value
+
+
+def _yaml(value: Any) -> str:
+    def plain(other: Any) -> Any:  # of NumPy and torch, a range, or a path
+        if isinstance(other, range):
+            return list(other)
+        return other.tolist() if hasattr(other, "tolist") else str(other)
+
+    return json.dumps(value, default=plain, ensure_ascii=False)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -38,67 +63,49 @@ def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
     `what` describes the name in the message.
     """
     names, settings = split_words(words)
-    if len(names) > 1:
-        folders = [name for name in names if what == "preset" and os.path.isdir(name)]
-        such = f"data.path={folders[0]}" if folders else "client.lr=0.001"
-        raise ConfigError(
-            f"expected one {what} and key=value settings, got {' and '.join(names)}: write a "
-            f"setting as key=value, such as {such}"
-        )
-    return (names or [None])[0], settings
+    expected, advice = f"one {what} and key=value settings", "write a setting as key=value"
+    require(len(names) < 2, expected, " and ".join(names), advice)
+    return next(iter(names), None), settings
 
 
-def allowed(overrides: Sequence[str], prefixes: tuple[str, ...]) -> Sequence[str]:
-    """Return the overrides; ConfigError for one that begins with none of the prefixes."""
-    for word in overrides:
-        if "=" not in word:
-            raise ConfigError(
-                f"expected key=value settings, got {word!r}: a setting is written key=value, and "
-                "an option --name VALUE"
-            )
+def preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the preset, or the default one, and the settings among the words."""
+    preset, settings = split_one(words, "preset")
+    return preset or DEFAULT_PRESET, settings
+
+
+def allowed(words: Sequence[str], prefixes: tuple[str, ...]) -> list[str]:
+    """Return the words; ConfigError for one that is no setting of these prefixes."""
+    for word in words:
+        require("=" in word, "key=value settings", repr(word), "an option is --name VALUE")
         if not word.startswith(prefixes):
-            advice = _nearest(word, prefixes) or "everything else was fixed by the run"
             raise ConfigError(
                 f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
-                f"{word!r}: {advice}"
+                f"{word!r}: everything else was fixed by the run"
             )
-    return overrides
+    return [*words]
 
 
-def meant_setting(rest: Sequence[str]) -> str | None:
-    """Return the setting that was typed as an option: `--client.lr=1`, or `--seed 3`."""
-    name = next(word for word in rest if word.startswith("-")).lstrip("-") if rest else ""
-    after = rest[rest.index(f"--{name}") + 1 :] if f"--{name}" in rest else []
-    if "=" in name or not after or after[0].startswith("-"):
-        return name if "=" in name else None
-    return f"{name.replace('-', '_')}={after[0]}"
+# --- what a tab offers --------------------------------------------------------------------------
 
 
-def meant_option(rest: Sequence[str], options: Collection[str]) -> str | None:
-    """Return the option that one that no verb knows is probably meant to be."""
-    typed = next((word.partition("=")[0] for word in rest if word.startswith("--")), None)
-    if typed is None or "." in typed:
-        return None
-    alike = [one for one in options if one.startswith(typed) or typed.startswith(f"{one}s")]
-    return next(iter([*alike, *difflib.get_close_matches(typed, options, 1, 0.8)]), None)
+def offered(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """Return a completer: those of the names that begin as the word does."""
+    return lambda ctx, param, start: [name for name in names() if name.startswith(start)]
 
 
-def option_as_setting(words: Sequence[str], options: Collection[str]) -> str | None:
-    """Return what is to be said of an option that was typed as a setting: `client=0`."""
-    for word in words:
-        name, sep, value = word.partition("=")
-        option = f"--{name.replace('_', '-')}"
-        if sep and option in options:
-            return f"expected {option} {value}, got {word}: it is an option, not a setting"
-    return None
+def keys() -> list[str]:
+    """Return the keys of all settings, each with its sign."""
+    return [f"{key}=" for key in (*known_keys(Config), "method", "data", "partition")]
 
 
-def _nearest(word: str, prefixes: tuple[str, ...]) -> str | None:
-    """Return the advice for a setting without its group; None if no allowed group has it."""
-    from pipeline.config.load import known_keys
-    from pipeline.config.schema import Config
+def presets_and_keys() -> list[str]:
+    """Return the presets, then the keys of all settings."""
+    return [*preset_names(), *keys()]
 
-    name, _, value = word.partition("=")
-    keys = [key for key in known_keys(Config) if f"{key}=".startswith(prefixes)]
-    meant = [f"{key}={value}" for key in keys if key.rpartition(".")[2] == name]
-    return f"did you mean {' or '.join(meant)}?" if meant else None
+
+def runs() -> list[str]:
+    """Return the runs under the root, by name and by id."""
+    folders = run_folders(TrackingConfig())
+    names = {read_record(folder)["run_name"] for folder in folders}
+    return ["last", *sorted(names), *(folder.name for folder in folders)]

@@ -68,6 +68,7 @@ SWITCHES: tuple[Switch, ...] = (
     (("privacy.adapt.",), "privacy.adapt.epsilon", lambda c: c.privacy.adapt.is_on),
     (("resources.num_", "federation.client_timeout_s"), "resources.pool=ray", lambda c: c.resources.pool == "ray"),
     (("data.root",), "a data set with a name", lambda c: c.data.name in DATASETS),
+    (("tracking.profile",), "a method with rounds", lambda c: c.method.record.is_federated),
     (("tracking.uri", "tracking.experiment"), "tracking.enabled=true", lambda c: c.tracking.enabled),
 )
 # fmt: on

@@ -1,29 +1,17 @@
 """The settings under which a new client joins a finished run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 from pipeline.config.load import flattened, overridden, read_words
 from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
-from pipeline.inference.saved_run import MAX_CLIENT_ID, SavedRun
-from spire_core.config.checks import Range, check_fields
+from pipeline.inference.saved_run import SavedRun
 from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig
 
 OF_RUNS = ("adapt.tune_epochs", "adapt.group_size")  # which no client that arrives reads
-
-
-@dataclass(frozen=True)
-class Joining:
-    """The id of a client that joins; None is the next free one."""
-
-    client_id: Annotated[int | None, Range(0, MAX_CLIENT_ID)] = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "")
 
 
 def data_root(run: SavedRun, config: Config) -> str | None:

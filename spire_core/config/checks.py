@@ -37,8 +37,9 @@ class Range:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ConfigError if a setting has a number outside, or is a list without entries."""
-        require(value != (), f"entries of {name}", "none", "add one")
-        for entry in value if isinstance(value, tuple) else (value,):
+        entries = value if isinstance(value, tuple) else (value,)
+        require(len(entries) > 0, f"entries of {name}", "none", "add one")
+        for entry in entries:
             is_number = isinstance(entry, int | float) and not isinstance(entry, bool)
             require(not is_number or entry in self, f"{name} {self}", entry, "change it")
 

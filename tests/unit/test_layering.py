@@ -1,4 +1,4 @@
-"""Who imports whom, read from the sources: three packages, and the homes of Ray and MLflow."""
+"""Who imports whom, read from the sources: three packages, and homes of Ray, MLflow, the API."""
 
 import ast
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ NOT_IN_CORE = {"ray", "mlflow", "omegaconf", "yaml", "matplotlib", "random"}
 HOMES = {
     "ray": ("pipeline/cluster/", "sweeps/execution/"),
     "mlflow": ("pipeline/tracking/", "pipeline/inference/mlflow_generator.py"),
+    "spire": ("pipeline/cli/", "sweeps/cli.py"),  # the verbs, which are thin over it
 }
 SOURCES = [
     str(path.relative_to(ROOT)) for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))
@@ -29,7 +30,7 @@ def imported(source: str) -> Iterator[str]:
 def wrong_imports(file: str, source: str) -> set[str]:
     """The packages that a file imports and must not."""
     layer, names = file.split("/")[0], {*imported(source)}
-    wrong = names & {*LAYERS[LAYERS.index(layer) + 1 :], "spire"}
+    wrong = names & {*LAYERS[LAYERS.index(layer) + 1 :]}
     wrong |= names & NOT_IN_CORE if layer == "spire_core" else set()
     return wrong | {name for name in names & {*HOMES} if not file.startswith(HOMES[name])}
 

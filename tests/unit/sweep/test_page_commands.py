@@ -7,15 +7,16 @@ and sweeps with settings that stand in a sentence of any page.
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from pipeline.cli.command import parser_of
+from pipeline.cli.command import command_of
 from pipeline.cli.main import VERBS
-from pipeline.cli.presets import preset_and_settings
-from pipeline.cli.words import split_words
+from pipeline.cli.words import preset_and_settings, split_words
 from pipeline.config.load import load_config
 from pipeline.theory.config import load_theory
 from spire_core.errors import ConfigError
@@ -58,32 +59,34 @@ SPIRE = commands("spire") + in_sentences()
 @pytest.mark.parametrize(("page", "line"), SPIRE, ids=[f"{page}: {line}" for page, line in SPIRE])
 def test_a_command_is_one_that_would_be_understood(page: str, line: str, tmp_path: Path) -> None:
     _, *words = shlex.split(line, comments=True)
-    args, rest = parser_of((*VERBS, *MORE_VERBS)).parse_known_args(words)
-    assert not [word for word in rest if word.startswith("-")]
-    typed = [*getattr(args, "words", ()), *rest]
-    if args.verb == "run":
-        load_config(*preset_and_settings(typed))
-    elif args.verb == "theory":
-        name, *settings = typed
-        load_theory(name, settings)
-    elif args.verb == "sweep":
-        file = args.file
+    verb, typed = command_of((*VERBS, *MORE_VERBS)), dict[str, Any]()
+    while isinstance(verb, click.Group):
+        verb, name = verb.commands[words[0]], words.pop(0)
+    if not {"--help", "--version"} & {*words}:
+        typed = verb.make_context(name, words).params
+    settings = typed.get("words", ())
+    if name == "run":
+        load_config(*preset_and_settings(settings))
+    elif name == "theory":
+        load_theory(settings[0], settings[1:])
+    elif name == "sweep":
+        file = typed["file"]
         if file in NAMES:
             [text] = re.findall(
                 r"```yaml\n(preset: .*?)```", (ROOT / "docs/sweeps.md").read_text(), re.S
             )
             file = str(tmp_path / "mine.yaml")
             Path(file).write_text(text)
-        planned = trials(load_sweep(file, typed))
+        planned = trials(load_sweep(file, settings))
         assert planned
         check_effects(planned)
-    elif args.verb == "report":
-        assert {*split_words(typed)[0]} <= {*sweep_names(), *NAMES, "last"}
+    elif name == "report":
+        assert {*split_words(settings)[0]} <= {*sweep_names(), *NAMES, "last"}
     else:
-        _check_settings(typed)
+        _check_settings(settings)
 
 
-def _check_settings(words: list[str]) -> None:
+def _check_settings(words: Sequence[str]) -> None:
     """Raise ConfigError for a setting that no run has."""
     load_config(None, split_words(words)[1])
 

@@ -180,17 +180,14 @@ def test_new_clients_that_train_nothing_have_nothing_to_attack(
     [
         (["client.lr=1"], ["expected settings of", "client.opt_state", "got 'client.lr=1'"]),
         (["client.opt_state=never"], ["client.opt_state", "got 'never'"]),
-        (["--rounds", "0"], ["expected a number of rounds in 1..1000, got '0'"]),
+        (["--rounds", "0"], ["--rounds", "0 is not in the range"]),
     ],
 )
 def test_wrong_settings_are_one_sentence(
     run_dir: Path, capsys: Any, words: list[str], parts: list[str]
 ) -> None:
     root = f"tracking.root={run_dir.parent.parent}"
-    try:
-        code = cli.main(["audit", run_dir.name, root, *words])
-    except SystemExit as stopped:
-        code = int(stopped.code or 0)
+    code = cli.main(["audit", run_dir.name, root, *words])
     said = capsys.readouterr()
     assert (code, said.out, said.err.count("\n")) == (2, "", 1)
     assert all(part in said.err for part in parts), said.err

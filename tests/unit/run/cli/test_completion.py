@@ -13,6 +13,7 @@ import pytest
     ("line", "some", "none"),
     [
         ("spire run mnist", {"mnist", "mnist-cpu"}, {"smoke"}),
+        ("spire run smoke --dr", {"--dry-run"}, {"--quiet"}),
         ("spire sweep compare adapt.ep", {"adapt.epochs="}, {"compare"}),
         ("spire sample ", {"last", "the-one", "0123"}, {"mnist"}),
         ("spire data fe", {"fetch"}, {"show"}),
@@ -25,11 +26,15 @@ def test_a_tab_offers_what_can_follow(
     run.mkdir(parents=True)
     record = {"run_id": "0123", "run_name": "the-one", "started_ms": 1, "kind": "run"}
     (run / "run.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
-    offered = tmp_path / "offered"
-    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(offered), "_ARGCOMPLETE_IFS": "\n"}
-    spire = [sys.executable, "-c", "from sweeps.cli import main; main()"]
-    subprocess.run(spire, env={**os.environ, **asked, "SPIRE_ROOT": str(tmp_path)}, check=True)
-    words = {word.strip() for word in offered.read_text().split("\n")}
-    assert some <= words
-    assert not none & words
+    words = line.split(" ")
+    asked = {
+        "_SPIRE_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": f"{len(words) - 1}",
+    }
+    code = "from sweeps.cli import main; main()"
+    env = {**os.environ, **asked, "SPIRE_ROOT": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", code], env=env, stdout=-1, text=True, check=True)
+    offered = {word.partition(",")[2] for word in told.stdout.split()}
+    assert some <= offered
+    assert not none & offered

@@ -48,4 +48,4 @@ def test_modules_run_beside_files_of_the_same_names(tmp_path: Path, package: str
         timeout=120,
     )
     assert "the file of a user was run" not in done.stderr
-    assert ("usage" in done.stdout) if package == "sweeps" else ("got rounds" in done.stderr)
+    assert ("Usage" in done.stdout) if package == "sweeps" else ("got rounds" in done.stderr)

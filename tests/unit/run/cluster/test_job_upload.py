@@ -9,7 +9,6 @@ import pytest
 from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 
-from pipeline.cli.examine import examine
 from pipeline.cluster.job_upload import IGNORE_FILE, MAX_UPLOAD_BYTES, Upload, measure_upload
 
 ROOT = Path(__file__).parents[4]
@@ -101,15 +100,3 @@ def test_too_much_is_told_with_what_weighs_most(tmp_path: Path) -> None:
     assert not upload.fits
     assert upload.describe().startswith("100.0 MiB in 3 files (photos 100.0, code.py 0.0)")
     assert str(tmp_path / IGNORE_FILE) in upload.describe()
-
-
-def test_doctor_names_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert examine()["job_upload"] is None  # no checkout
-    (tmp_path / IGNORE_FILE).write_text("/data\n")
-    for name in ("data", "photos"):
-        (tmp_path / name).mkdir()
-        with open(tmp_path / name / "all", "wb") as file:
-            file.truncate(MAX_UPLOAD_BYTES)  # takes no room
-    [sentence] = [text for text in examine()["missing"] if "working-dir" in text]
-    assert "(photos 100.0, .rayignore 0.0)" in sentence

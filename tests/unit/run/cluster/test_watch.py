@@ -181,15 +181,16 @@ def test_an_abandoned_command_ends_with_the_code_of_its_answer(ends: str, expect
     """The block of its cluster ended before, and could not know it."""
     script = f"""
 import sys
-from pipeline.cli.command import Answer, add_verb, run_command
+from pipeline.cli.command import Answer, run_command, verb
 from pipeline.cluster.leaving import leave_with
 from spire_core.errors import SpireError
 
-def act(args):
+@verb()
+def go():
     leave_with(0)
     {ends}
 
-sys.exit(run_command(["go"], [lambda verbs: add_verb(verbs, "go", act, "go")]))
+sys.exit(run_command(["go"], [go]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ

@@ -66,15 +66,6 @@ def test_a_run_that_is_watched_is_the_same_run(
     assert "aten::" in table
 
 
-def test_a_method_without_rounds_is_not_watched(
-    mnist_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "method=local"]
-    words += ["resources.pool=local"]
-    assert main(["run", "smoke", *words, "--profile"]) == 2
-    assert "expected a method with rounds to profile, got local" in capsys.readouterr().err
-
-
 def test_a_file_is_recorded_as_a_copy(tmp_path: Path) -> None:
     source = tmp_path / "table.txt"
     source.write_text("numbers")

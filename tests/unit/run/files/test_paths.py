@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from pipeline.cli.command import png_path
 from pipeline.cli.main import main
-from pipeline.cli.outputs import writable_png
 from pipeline.config.load import load_config
 from pipeline.config.tracking import (
     TrackingConfig,
@@ -104,7 +104,7 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match=r"data\.root as an absolute path"):
         store_root("data")
     with pytest.raises(ConfigError, match="--out as an absolute path"):
-        writable_png("picture.png")
+        png_path("picture.png")
     monkeypatch.setenv("SPIRE_DATA", "sets")
     with pytest.raises(ConfigError, match="SPIRE_DATA as an absolute path"):
         store_root()
@@ -118,17 +118,9 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_a_picture_is_never_written_under_another_name(tmp_path: Path) -> None:
-    assert (
-        writable_png(tmp_path / "one") == writable_png(tmp_path / "one.PNG") == tmp_path / "one.png"
-    )
-    with pytest.raises(ConfigError, match=r"expected --out with .png at its end, got .*one.jpg"):
-        writable_png(tmp_path / "one.jpg")
-    (tmp_path / "sheets").mkdir()
-    for folder in (tmp_path / "sheets", f"{tmp_path}/new/"):
-        with pytest.raises(ConfigError, match=r"a file to write in --out, got the folder .*: add"):
-            writable_png(folder)
-    assert not (tmp_path / "new").exists()
+def test_a_picture_gets_its_ending_and_its_folder(tmp_path: Path) -> None:
+    assert png_path(tmp_path / "new" / "v0.1") == tmp_path / "new" / "v0.1.png"
+    assert png_path(tmp_path / "new" / "one.PNG").parent.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -150,14 +142,15 @@ def test_the_command_refuses_it_in_one_sentence(
 
 WAITING = """
 import time
-from pipeline.cli import examine, main
+from pipeline.cli.main import main
+from pipeline.data import fetch
 
-def wait(with_metrics):
+def wait(*words, **settings):
     print("waiting", flush=True)
     time.sleep(600)
 
-examine.examine = wait
-raise SystemExit(main.main(["doctor"]))
+fetch.fetch = wait
+raise SystemExit(main(["data", "fetch", "mnist"]))
 """
 
 

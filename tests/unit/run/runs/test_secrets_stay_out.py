@@ -119,12 +119,11 @@ def test_a_long_message_is_masked_before_it_is_cut() -> None:
         assert SECRET not in one_line(f"{'a' * length} {ADDRESS} {'b' * 900}")
 
 
-def test_a_mistyped_address_is_not_repeated_by_the_parser(root: Path) -> None:
-    text = io.StringIO()
-    with contextlib.redirect_stderr(text), pytest.raises(SystemExit):
-        main(["run", f"--uri={ADDRESS}"])
-    assert "postgresql://me:***@" in text.getvalue()
-    assert SECRET not in text.getvalue()
+def test_a_mistyped_address_is_not_repeated(root: Path) -> None:
+    ended = spire("run", "--profile", f"tracking.uri={ADDRESS}", ADDRESS, "smoke")
+    assert ended.code == 2
+    assert "postgresql://me:***@" in ended.text
+    assert SECRET not in ended.text
 
 
 def test_a_terminal_obeys_no_name_of_a_run(root: Path) -> None:
