@@ -180,7 +180,7 @@ def sweep(
     With `retry_failed` failed trials run again as well. `report` writes the report.
     """
     from pipeline.cli.command import say
-    from sweeps.design.load import load_study
+    from sweeps.design.config import load_study
     from sweeps.sweep import run_sweep
 
     loaded, recorded = load_study(str(name_or_file), _words(settings))

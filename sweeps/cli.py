@@ -23,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(args: argparse.Namespace) -> Answer:
     """Run what is left of a sweep, or with `--dry-run` say what it would be."""
-    from sweeps.design.load import load_study
+    from sweeps.design.config import load_study
 
     settings, recorded = load_study(args.file, args.words)
     if args.dry_run:
-        return _dry_run(settings, args.retry_failed)
+        return _dry_run(settings, recorded, args.retry_failed)
     from sweeps.outcome_text import outcome_json, outcome_text
     from sweeps.sweep import run_sweep
 
@@ -54,32 +54,27 @@ def _reported(outcome: Any, values: dict[str, Any]) -> str:
     except (SpireError, OSError) as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
-    where = ui_text(outcome.tracking, experiment_of(outcome.ledger.parent_run_dir))
+    where = ui_text(outcome.tracking, experiment_of(outcome.study.parent_run_dir))
     return f"\n\n{report_text(written)}\nlook at it all  {where}"
 
 
-def _dry_run(settings: Any, retry_failed: bool) -> Answer:
+def _dry_run(settings: Any, recorded: Any, retry_failed: bool) -> Answer:
     import os
 
     from pipeline.cluster.actor_plan import machine_resources
     from pipeline.cluster.session import cluster
-    from sweeps.design.effect import check_effects
-    from sweeps.design.points import probes, trials
-    from sweeps.execution.ledger import Ledger
+    from sweeps.execution.study import Study
     from sweeps.outcome_text import plan_json, plan_text
     from sweeps.sweep import base_config
 
     tracking = base_config(settings).tracking
     warn_of_store(tracking)
-    ledger = Ledger.of(settings, tracking)
-    planned = probes(settings) if settings.search == "optuna" else trials(settings)
-    if ledger.is_new:
-        check_effects(planned)
+    study = Study.of(settings, tracking)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
-            values = plan_json(settings, planned, available, ledger, retry_failed)
+            values = plan_json(settings, recorded, study, available, retry_failed)
     else:
-        values = plan_json(settings, planned, machine_resources(), ledger, retry_failed)
+        values = plan_json(settings, recorded, study, machine_resources(), retry_failed)
     return Answer(plan_text(values), values)
 
 
@@ -114,7 +109,7 @@ def _add_sweep(verbs: Any) -> None:
 
 
 def _sweep_names() -> list[str]:
-    from sweeps.design.load import sweep_names
+    from sweeps.design.config import sweep_names
 
     return sweep_names()
 

@@ -3,30 +3,16 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from pipeline.config.load import known_keys
 from pipeline.config.meaning import reads, switched_off
 from pipeline.config.schema import Config
 from pipeline.results.params import default_params, params_of
+from spire_core.config.checks import require
 from spire_core.methods import METHODS
-from sweeps.design.config import SweepConfig
-from sweeps.design.points import points_apart, trials
-from sweeps.design.settings import settings_of
-from sweeps.primary import TASK, Primary, Run
+from sweeps.design.config import SweepConfig, settings_of
+from sweeps.design.points import trials
+from sweeps.primary import TASK, Primary, Run, place_of, primaries
 
-TUNING = "adapt.tune_epochs"
 NONE = "None"
-
-
-def compared_configs(sweep: SweepConfig, compared: Sequence[Primary]) -> list[Config]:
-    """Return a configuration for each task, method and side of these comparisons, on one seed.
-
-    Equivalent ones are one. ConfigError if a trial's configuration is wrong.
-    """
-    keys = {"method.name", TUNING, *(key for key in known_keys(Config) if key.startswith(TASK))}
-    keys |= {key for one in compared for side in one.sides for key in side.where}
-    keys |= {key.removesuffix(".name") for key in keys}  # `method: spire` is the same
-    points = [*points_apart(sweep, keys)]
-    return [one.config for one in trials(replace(sweep, seeds=sweep.seeds[:1]), points)]
 
 
 def planned_configs(sweep: SweepConfig) -> list[Config]:
@@ -34,9 +20,24 @@ def planned_configs(sweep: SweepConfig) -> list[Config]:
 
     Equivalent ones are one. ConfigError if a trial's configuration is wrong.
     """
-    if sweep.search != "grid":
+    if sweep.is_drawn:
         return []
     return [one.config for one in trials(replace(sweep, seeds=sweep.seeds[:1]))]
+
+
+def check_compared(sweep: SweepConfig) -> None:
+    """Raise ConfigError for a comparison in a grid whose sides have no trial, or a common one."""
+    planned = planned_configs(sweep) if sweep.primary else []
+    runs = [run_of(config) for config in planned]
+    for one in primaries(sweep.primary) if runs else ():
+        sides = [{i for i, run in enumerate(runs) if side.fits(*run)} for side in one.sides]
+        for side, own in zip(one.sides, sides, strict=True):
+            place = f" with {place_of(side.where)}" if side.where else ""
+            expected = f"trials of {side.method}{place} for a primary comparison"
+            require(bool(own), expected, "none", "change its where, or add them to the sweep")
+        advice = "name in against_where every setting in which they differ"
+        expected = "two sides of a primary comparison that share no trials"
+        require(not sides[0] & sides[1], expected, one.words, advice)
 
 
 def run_of(config: Config) -> Run:
