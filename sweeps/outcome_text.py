@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 from typing import Any
 
+import pandas as pd
+
 from pipeline.cli.command import one_line
-from pipeline.cli.tables import aligned, change, duration, number
+from pipeline.cli.tables import change, duration, number
 from sweeps.design.config import SweepConfig
 from sweeps.design.estimate import sweep_seconds
 from sweeps.design.points import Trial, probes
@@ -66,26 +68,17 @@ def plan_json(
 
 def plan_text(values: Mapping[str, Any]) -> str:
     """Return the values of `plan_json` as a table."""
-    header = ["trial", "what", "status", "needs", "pre-training"]
-    rows = [
-        [
-            row["trial_id"],
-            row["label"],
-            row["status"],
-            row["needs"],
-            "shared" if row["shares_pretraining"] else "own",
-        ]
-        for row in values["trials"]
-    ]
+    table = pd.DataFrame(values["trials"])
+    table["pre-training"] = table.shares_pretraining.map({True: "shared", False: "own"})
+    table = table[["trial_id", "label", "status", "needs", "pre-training"]]
     cluster = ", ".join(f"{amount:g} {name}" for name, amount in values["cluster"].items())
-    is_grid = values["search"] == "grid"
-    kind = "trials" if is_grid else "trials to draw; those at the axes' ends"
+    kind = "trials" if values["search"] == "grid" else "trials to draw; those at the axes' ends"
     num_trials, num_to_run = values["num_trials"], values["num_to_run"]
     left = "" if num_to_run == num_trials else f", {num_to_run} of them left"
     lines = [
         f"sweep {values['name']} on {values['preset']}: {num_trials} {kind}{left}, "
         f"{values['concurrency']} at once on {cluster}",
-        aligned(header, rows),
+        table.rename(columns={"trial_id": "trial", "label": "what"}).to_string(index=False),
         values["equal"],
         f"about {duration(values['estimate_s'])} on CPUs such as this machine's, by a few timed "
         "steps",
@@ -137,19 +130,15 @@ def _row(outcome: Outcome, trial: Trial) -> dict[str, Any]:
 
 def outcome_text(values: Mapping[str, Any]) -> str:
     """Return the values of `outcome_json` as a table, with a line for each failure."""
-    header = ["trial", "what", "status", "KID", "new clients' KID", "TV", "held-out", "state"]
-    rows = [_cells(row, row["trial_id"] == values["best_trial_id"]) for row in values["trials"]]
     counts = ", ".join(
         f"{values[f'num_{status}']} {status}"
         for status in ("finished", "failed", "stopped", "unfinished")
         if values[f"num_{status}"] or status == "finished"
     )
-    parts = [
-        f"sweep {values['name']}: {counts}"
-        + (f" ({values['num_skipped']} of them before)" if values["num_skipped"] else ""),
-        aligned(header, rows)
-        + (f"\n* best by {values['metric']}" if values["best_trial_id"] else ""),
-    ]
+    before = f" ({values['num_skipped']} of them before)" if values["num_skipped"] else ""
+    best = f"\n* best by {values['metric']}" if values["best_trial_id"] else ""
+    table = pd.DataFrame([_cells(row, values["best_trial_id"]) for row in values["trials"]])
+    parts = [f"sweep {values['name']}: {counts}{before}", table.to_string(index=False) + best]
     failed = [row for row in values["trials"] if row["status"] == "failed"]
     parts += [f"{row['label']} failed: {one_line(row['error'])}" for row in failed]
     if failed:
@@ -159,16 +148,16 @@ def outcome_text(values: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _cells(row: Mapping[str, Any], is_best: bool) -> list[str]:
+def _cells(row: Mapping[str, Any], best_trial_id: str | None) -> dict[str, str]:
     metrics = row["metrics"]
     before, after = (metrics.get(f"final/adapt_kid_{when}") for when in ("before", "after"))
-    return [
-        row["trial_id"],
-        row["label"] + (" *" if is_best else ""),
-        row["status"],
-        number(metrics.get("final/pretrain_kid_mean")),
-        change(before, after),
-        number(metrics.get("final/adapt_tv_after")),
-        number(metrics.get("final/adapt_heldout_after")),
-        (row["state_fingerprint"] or "-")[:8],
-    ]
+    return {
+        "trial": row["trial_id"],
+        "what": row["label"] + " *" * (row["trial_id"] == best_trial_id),
+        "status": row["status"],
+        "KID": number(metrics.get("final/pretrain_kid_mean")),
+        "new clients' KID": change(before, after),
+        "TV": number(metrics.get("final/adapt_tv_after")),
+        "held-out": number(metrics.get("final/adapt_heldout_after")),
+        "state": (row["state_fingerprint"] or "-")[:8],
+    }

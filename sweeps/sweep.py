@@ -23,8 +23,7 @@ from pipeline.tracking.attachments import NOTE, shortened
 from pipeline.tracking.ends import Status, has_ended
 from pipeline.tracking.tracker import Tracker, check_store, is_deleted
 from sweeps.design.config import SweepConfig, labelled
-from sweeps.design.planned import check_compared
-from sweeps.design.points import Trial, check_effects, probes, trials
+from sweeps.design.points import Trial, check_compared, check_effects, probes, trials
 from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
 from sweeps.execution.search import read_search
 from sweeps.execution.study import Progress, Study, progress_of

@@ -5,12 +5,10 @@ from dataclasses import replace
 
 from pipeline.config.meaning import reads, switched_off
 from pipeline.config.schema import Config
-from pipeline.results.params import default_params, params_of
-from spire_core.config.checks import require
 from spire_core.methods import METHODS
 from sweeps.design.config import SweepConfig, settings_of
-from sweeps.design.points import trials
-from sweeps.primary import TASK, Primary, Run, place_of, primaries
+from sweeps.design.points import run_of, trials
+from sweeps.primary import TASK, Primary, Run
 
 NONE = "None"
 
@@ -23,27 +21,6 @@ def planned_configs(sweep: SweepConfig) -> list[Config]:
     if sweep.is_drawn:
         return []
     return [one.config for one in trials(replace(sweep, seeds=sweep.seeds[:1]))]
-
-
-def check_compared(sweep: SweepConfig) -> None:
-    """Raise ConfigError for a comparison in a grid whose sides have no trial, or a common one."""
-    planned = planned_configs(sweep) if sweep.primary else []
-    runs = [run_of(config) for config in planned]
-    for one in primaries(sweep.primary) if runs else ():
-        sides = [{i for i, run in enumerate(runs) if side.fits(*run)} for side in one.sides]
-        for side, own in zip(one.sides, sides, strict=True):
-            place = f" with {place_of(side.where)}" if side.where else ""
-            expected = f"trials of {side.method}{place} for a primary comparison"
-            require(bool(own), expected, "none", "change its where, or add them to the sweep")
-        advice = "name in against_where every setting in which they differ"
-        expected = "two sides of a primary comparison that share no trials"
-        require(not sides[0] & sides[1], expected, one.words, advice)
-
-
-def run_of(config: Config) -> Run:
-    """Return the method and all params of a run with a configuration."""
-    own = {key: str(value) for key, value in params_of(config).items()}
-    return config.method.name, {**default_params(), **own}
 
 
 def axis_keys(sweep: SweepConfig) -> set[str]:

@@ -21,11 +21,13 @@ from pipeline.config.meaning import (
 )
 from pipeline.config.schema import Config
 from pipeline.federation.partitioning import partitioned
+from pipeline.results.params import default_params, params_of
+from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import DataError
 from spire_core.federated.messages import steps_per_epoch
 from sweeps.design.config import SweepConfig, labelled, settings_of
-from sweeps.primary import TASK
+from sweeps.primary import TASK, Run, place_of, primaries
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
 
@@ -188,3 +190,26 @@ def check_effects(found: Sequence[Trial]) -> None:
         typed = flattened(read_words(trial.overrides))
         counting |= {key for key in typed if key not in idle and reads(method, key)}
     say_without_effect({key: fault for key, fault in faults.items() if key not in counting})
+
+
+def check_compared(sweep: SweepConfig) -> None:
+    """Raise ConfigError for a comparison in a grid whose sides have no trial, or a common one."""
+    if sweep.is_drawn or not sweep.primary:
+        return
+    one_seed = dataclasses.replace(sweep, seeds=sweep.seeds[:1])
+    runs = [run_of(trial.config) for trial in trials(one_seed)]
+    for one in primaries(sweep.primary):
+        sides = [{i for i, run in enumerate(runs) if side.fits(*run)} for side in one.sides]
+        for side, own in zip(one.sides, sides, strict=True):
+            place = f" with {place_of(side.where)}" if side.where else ""
+            expected = f"trials of {side.method}{place} for a primary comparison"
+            require(bool(own), expected, "none", "change its where, or add them to the sweep")
+        advice = "name in against_where every setting in which they differ"
+        expected = "two sides of a primary comparison that share no trials"
+        require(not sides[0] & sides[1], expected, one.words, advice)
+
+
+def run_of(config: Config) -> Run:
+    """Return the method and all params of a run with a configuration."""
+    own = {key: str(value) for key, value in params_of(config).items()}
+    return config.method.name, {**default_params(), **own}

@@ -9,7 +9,7 @@ from pipeline.config.load import known_keys
 from pipeline.config.schema import Config
 from spire_core.errors import ConfigError
 from sweeps.design.config import load_study
-from sweeps.design.planned import check_compared
+from sweeps.design.points import check_compared
 from sweeps.primary import TASK, primaries
 
 AXES = "axes: {method: [spire, fedavg_ft], adapt.num_images: [4, 16], model.d_emb: [4, 8], %s}\n"
