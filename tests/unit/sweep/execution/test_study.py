@@ -61,7 +61,7 @@ def test_the_folder_of_a_trials_run_says_how_far_it_is(
     assert best is not None
     assert best.trial_id == finished
     assert progress.results[finished]["metrics"] == {"final/adapt_kid_after": 0.5}
-    assert moved.error(failed) == "no answer from http://***@there:1"
+    assert moved.error(failed) == "no answer from http://me:***@there:1"
     assert "pw" not in moved.trial_file(failed, "error.txt").read_text()
     shutil.rmtree(there / "runs")
     assert moved.status(begins) == "unfinished"

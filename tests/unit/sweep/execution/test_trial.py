@@ -178,7 +178,7 @@ def test_a_node_without_the_sweeps_folder_runs_no_trial(tmp_path: Path, mnist_ro
 def test_a_trial_has_absolute_paths_from_the_commands_folder(
     tmp_path: Path, mnist_root: Path
 ) -> None:
-    photos = {"data": {"name": "folder", "path": "photos", "image_size": 16}}
+    photos = {"data.name": "folder", "data.path": "photos", "data.image_size": 16}
     command, trial = command_of(tmp_path, mnist_root, "http://127.0.0.1:9", **photos)
     config = command.config(trial)
     assert config.data.path == str(tmp_path / "photos")
