@@ -90,7 +90,7 @@ class Primary:
         is_other = self.against_where not in (None, self.where)
         advice = "change one, or name other settings in against_where"
         require(self.method != self.against or is_other, different, self.method, advice)
-        keys = sorted({*self.where, *(self.against_where or {})})
+        keys: list[str] = [*self.where, *(self.against_where or {})]
         sides = [side.where for side in self.sides]
         apart = [key for key in keys if sides[0].get(key) != sides[1].get(key)]
         task = next((key for key in apart if key.startswith(TASK)), None)

@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "model.width": 8,
     "tracking.log_model": False,
 }
-PRIVATE = {"adapt.num_images": 8, "adapt.group_size": 1, "privacy.adapt.epsilon": 4}
+PRIVATE: dict[str, Any] = {"adapt.num_images": 8, "adapt.group_size": 1, "privacy.adapt.epsilon": 4}
 PRIVATE |= {"privacy.adapt.steps": 2, "privacy.adapt.draws": 2}
 
 
@@ -141,7 +141,8 @@ def test_one_that_was_killed_right_at_its_end_has_finished(
 def test_one_that_fails_says_why_and_is_not_tried_again(
     tmp_path: Path, mnist_root: Path, uri: str
 ) -> None:
-    command, trial = command_of(tmp_path, mnist_root, uri, **{"client.lr": 1000.0})
+    diverging: dict[str, Any] = {"client.lr": 1000.0}
+    command, trial = command_of(tmp_path, mnist_root, uri, **diverging)
     for _ in range(2):
         run_trial(command, trial, lambda _: None)
         assert command.study.status(trial.trial_id) == "failed"
