@@ -196,7 +196,7 @@ def sweep(
 
     With `retry_failed` failed trials run again as well. `report` writes the report.
     """
-    from sweeps.design.load import load_study
+    from sweeps.design.config import load_study
     from sweeps.sweep import run_sweep
 
     loaded, recorded = load_study(str(name_or_file), words_of(settings))

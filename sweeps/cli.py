@@ -62,32 +62,27 @@ def _reported(outcome: "Outcome", values: dict[str, Any]) -> str:
     except (SpireError, OSError) as error:  # the trials and their runs are there all the same
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
-    where = ui_text(outcome.tracking, experiment_of(outcome.ledger.parent_run_dir))
+    where = ui_text(outcome.tracking, experiment_of(outcome.study.parent_run_dir))
     return f"\n\n{report_text(written)}\nlook at it all  {where}"
 
 
 def _dry_run(file: str, words: Sequence[str], retry_failed: bool) -> Answer:
     from pipeline.cluster.actor_plan import machine_resources
     from pipeline.cluster.session import cluster
-    from sweeps.design.effect import check_effects
-    from sweeps.design.load import load_sweep
-    from sweeps.design.points import probes, trials
-    from sweeps.execution.ledger import Ledger
+    from sweeps.design.config import load_study
+    from sweeps.execution.study import Study
     from sweeps.outcome_text import plan_json, plan_text
     from sweeps.sweep import base_config
 
-    settings = load_sweep(file, words)
+    settings, recorded = load_study(file, words)
     tracking = base_config(settings).tracking
     warn_of_store(tracking)
-    ledger = Ledger.of(settings, tracking)
-    planned = probes(settings) if settings.search == "optuna" else trials(settings)
-    if ledger.is_new:
-        check_effects(planned)
+    study = Study.of(settings, tracking)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
-            values = plan_json(settings, planned, available, ledger, retry_failed)
+            values = plan_json(settings, recorded, study, available, retry_failed)
     else:
-        values = plan_json(settings, planned, machine_resources(), ledger, retry_failed)
+        values = plan_json(settings, recorded, study, machine_resources(), retry_failed)
     return Answer(plan_text(values), values)
 
 

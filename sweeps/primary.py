@@ -6,10 +6,10 @@ All other differences of its report are exploratory.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.config.load import NAMED_GROUPS, build, flattened, known_keys
-from pipeline.config.meaning import reads
+from pipeline.config.meaning import determines, reads
 from pipeline.config.schema import Config
 from pipeline.results.metric_names import (
     COVERED_RATIO,
@@ -21,7 +21,7 @@ from pipeline.results.metric_names import (
     tuned_name,
 )
 from pipeline.results.params import NO_PARAMS
-from spire_core.config.checks import hint, require
+from spire_core.config.checks import Choice, Range, check_fields, hint, require
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
 
@@ -52,16 +52,9 @@ KIDS = (  # with captions none of these orders anything
     COVERED_RATIO,
 )
 TARGET = ("diffusion.prediction", "diffusion.schedule", "diffusion.num_timesteps")  # of the loss
-SCALES = ("ratio", "difference")
 # Measures of one scale alone: three are zero or below, if all is well, and one is a ratio.
 NO_RATIO = dict.fromkeys(("final/adapt_forgetting_global", NN_EXCESS, FLD_EXCESS), "difference")
 SCALE_OF = {**NO_RATIO, COVERED_RATIO: "ratio"}
-WHY = {
-    "difference": "it may be zero or below, which has no ratio; add it, and a margin in its own "
-    "units",
-    "ratio": "it is 0 where a run has no ratio, which is no value; leave out scale",
-}
-SAME_FOR_ALL = ("resources.", "tracking.", "data.root")
 # Settings of a task: scores of runs that differ in them cannot be compared.
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method
@@ -82,38 +75,27 @@ class Primary:
     corrected for the number of those that share it.
     """
 
-    method: str = ""
-    measure: str = "final/adapt_kid_after"
-    margin: float = 0.1
-    against: str = "spire"
-    scale: str = "ratio"
+    method: Annotated[str, Choice(*METHODS)] = ""
+    measure: Annotated[str, Choice(*MEASURES)] = "final/adapt_kid_after"
+    margin: Annotated[float, Range(above=0)] = 0.1
+    against: Annotated[str, Choice(*METHODS)] = "spire"
+    scale: Annotated[str, Choice("ratio", "difference")] = "ratio"
     where: dict = field(default_factory=dict)
     against_where: dict | None = None
     family: str = ""
 
     def __post_init__(self) -> None:
-        choices = {"method": METHODS, "against": METHODS, "measure": MEASURES, "scale": SCALES}
-        for key, known in choices.items():
-            value = getattr(self, key)
-            expected = f"primary {key} as one of {', '.join(known)}"
-            require(value in known, expected, repr(value), "choose one of them")
+        check_fields(self, "primary")
         different = f"primary method and against that differ, not both {self.against}"
         is_other = self.against_where not in (None, self.where)
         advice = "change one, or name other settings in against_where"
         require(self.method != self.against or is_other, different, self.method, advice)
-        apart = [key for key in {*self.where, *(self.against_where or {})} if self._differs_in(key)]
-        task = next((key for key in sorted(apart) if key.startswith(TASK)), None)
+        keys: list[str] = [*self.where, *(self.against_where or {})]
+        sides = [side.where for side in self.sides]
+        apart = [key for key in keys if sides[0].get(key) != sides[1].get(key)]
+        task = next((key for key in apart if key.startswith(TASK)), None)
         alike = f"both sides of a primary comparison with the same {task}"
         require(task is None, alike, self.against_where, "scores of different tasks do not compare")
-        target = next((key for key in TARGET if key in apart and self.measure == HELDOUT), None)
-        alike = f"both sides of a primary comparison of held-out loss with the same {target}"
-        require(target is None, alike, self.against_where, "compare KID: it is the target's error")
-        require(self.margin > 0, "a primary margin above 0", self.margin, "0.1 is 10 %")
-
-    def _differs_in(self, key: str) -> bool:
-        """Return whether the two sides have different values of a setting."""
-        method, other = self.sides
-        return method.where.get(key) != other.where.get(key)
 
     @property
     def limit(self) -> float:
@@ -199,31 +181,21 @@ def _with_whole_keys(value: Any) -> Any:
     """Return the values of a comparison whose settings may be nested by group."""
     for name in ("where", "against_where") if isinstance(value, dict) else ():
         if isinstance(where := value.get(name), dict):
-            value = value | {name: _whole_keys(where)}
+            flat = flattened(where).items()
+            whole = {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flat}
+            value = value | {name: whole}
     return value
-
-
-def _whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{k}.name" if k in NAMED_GROUPS else k: v for k, v in flattened(settings).items()}
 
 
 def check_primaries(found: Sequence[Primary]) -> None:
     """Raise ConfigError for a scale that a measure cannot have, or a `where` that no run shows."""
+    known = [key for key in known_keys(Config) if key != "seed" and determines(key)]
     for one in found:
         scale = SCALE_OF.get(one.measure, one.scale)
         expected = f"scale: {scale} for a primary comparison of {one.measure}"
-        require(one.scale == scale, expected, one.scale, WHY[scale])
+        advice = "it may have no ratio" if scale == "difference" else "0 stands for no ratio"
+        require(one.scale == scale, expected, one.scale, advice)
         for name in (key for side in one.sides for key in side.where):
-            _check_where(name)
-
-
-def _check_where(name: str) -> None:
-    """Raise ConfigError for a key of `where` that does not tell runs apart."""
-    known, place, got = list(known_keys(Config)), "in a primary where", repr(name)
-    require(name in known, f"known keys {place}", got, hint(name, known))
-    is_same = name == "seed" or name.startswith(SAME_FOR_ALL)
-    advice = "every comparison is over all seeds and wherever runs were computed, so leave it out"
-    require(not is_same, f"settings that tell runs apart {place}", got, advice)
-    advice = "no run has it among its parameters, so name another setting in which trials differ"
-    is_recorded = not name.startswith(NO_PARAMS)
-    require(is_recorded, f"settings that runs record {place}", got, advice)
+            is_told = name in known and not name.startswith(NO_PARAMS)
+            expected = "settings in a primary where that tell recorded runs apart"
+            require(is_told, expected, repr(name), hint(name, known))

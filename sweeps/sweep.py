@@ -1,13 +1,17 @@
 """A sweep from its settings to its outcome. Read `run_sweep` first.
 
-settings -> points -> trials -> plan -> Ray Tune, each trial a `run_experiment` -> ledger -> outcome
+settings -> points -> trials -> plan -> Ray Tune, each trial a `run_experiment` -> runs -> outcome
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock
 
 from pipeline.cluster.session import cluster_nodes, starting_cluster
-from pipeline.config.load import flattened
+from pipeline.config.load import flattened, load_config, write_value
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
@@ -15,17 +19,17 @@ from pipeline.data.datasets import store_root
 from pipeline.data.fetch import check_source, fetch_if_missing
 from pipeline.federation.setup import check_drawing, prepare, setup_key
 from pipeline.runs.record import located
-from pipeline.tracking.tracker import check_store
-from sweeps.design.config import SweepConfig
-from sweeps.design.effect import check_effects
-from sweeps.design.points import Trial, first_point, make_trial, probes
+from pipeline.tracking.mlflow_queries import NOTE, shortened
+from pipeline.tracking.tracker import Status, Tracker, check_store, has_ended, is_deleted
+from sweeps.design.config import SweepConfig, labelled
+from sweeps.design.points import Trial, check_compared, check_effects, probes, trials
 from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
-from sweeps.execution.ledger import Ledger
-from sweeps.execution.parent_run import is_open, parent_run
-from sweeps.execution.progress import Progress, read_progress
-from sweeps.execution.source import trial_source
-from sweeps.execution.tasks import TaskMaker
-from sweeps.execution.tune import Say, run_trials
+from sweeps.execution.search import read_search
+from sweeps.execution.study import Progress, Study, progress_of
+from sweeps.execution.trial import Command
+from sweeps.execution.tune import run_trials
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,14 @@ class Outcome:
 
     sweep: SweepConfig
     tracking: TrackingConfig
-    ledger: Ledger
+    study: Study
     before: Progress
     after: Progress
 
     @property
     def parent_run_id(self) -> str | None:
         """The id of the sweep's own run, once it has begun."""
-        run_dir = self.ledger.parent_run_dir
+        run_dir = self.study.parent_run_dir
         return None if run_dir is None else run_dir.name
 
     @property
@@ -63,74 +67,118 @@ def run_sweep(
     does not answer, a trial that could never fit.
     """
     base = base_config(sweep)
-    ledger = Ledger.of(sweep, base.tracking)
-    before = read_progress(sweep, ledger)
+    study = Study.of(sweep, base.tracking)
+    before = read_progress(sweep, study)
     left = before.left(retry_failed)
+    parent, after = study.parent_run_dir, before
     if left or before.num_undrawn:
-        _run_left(sweep, base, ledger, before, left, say, recorded)
-    elif base.tracking.enabled and is_open(ledger.parent_run_dir):  # killed at its very end
-        check_store(base.tracking)
-        with parent_run(sweep, ledger, base.tracking, recorded):
-            pass
-    return Outcome(sweep, base.tracking, ledger, before, read_progress(sweep, ledger))
+        after = _run_left(sweep, base, study, before, left, say, recorded or sweep)
+    elif base.tracking.enabled and parent is not None and not has_ended(parent):
+        check_store(base.tracking)  # it was killed at its very end
+        with _parent_tracker(sweep, study, base.tracking) as tracker:
+            study.end_trials(base.tracking)
+            tracker.finish(_last_status(before))
+    return Outcome(sweep, base.tracking, study, before, after)
 
 
 def _run_left(
     sweep: SweepConfig,
     base: Config,
-    ledger: Ledger,
+    study: Study,
     before: Progress,
     left: Sequence[Trial],
     say: Say,
-    recorded: SweepConfig | None,
-) -> None:
+    recorded: SweepConfig,
+) -> Progress:
     """Run these trials, and those that are still to be drawn."""
-    probed = [*left, *(probes(sweep) if before.num_undrawn else [])]
+    probed = check_trials(sweep, before, left, recorded, is_new=study.parent_run_dir is None)
     for trial in probed:
         check_reachable(trial.config)
-    if ledger.is_new:
-        check_effects(probed)
     with starting_cluster() as ready:
         # 1. Check, while the cluster starts.
-        check_data(probed, say, begins=ledger.parent_run_dir is None)
+        check_data(probed, say, begins=study.parent_run_dir is None)
         check_store(base.tracking)
+        if told := told_equal(sweep, before.num_trials):
+            say(told)
         say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
         # 2. Plan.
         cluster = ready()
         at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], cluster)
-        check_room(sweep, probed, cluster, at_once)
+        for trial in probed if not sweep.autoscaling else ():
+            check_nodes(plan_trial(trial.config, cluster, at_once), cluster_nodes())
         # 3. Run, below the sweep's own tracking run.
-        with parent_run(sweep, ledger, base.tracking, recorded) as parent_run_id:
-            here = sweep.located()  # its trials are made in their own processes, in other folders
-            maker = TaskMaker(here, base, ledger.folder, parent_run_id, dict(cluster), at_once)
-            source = trial_source(maker, left, before.num_undrawn)
-            ledger.reopen(trial.trial_id for trial in left)
+        study.folder.mkdir(parents=True, exist_ok=True)
+        for trial in left:
+            study.trial_file(trial.trial_id, "error.txt").unlink(missing_ok=True)
+        with _parent_tracker(recorded, study, base.tracking) as tracker:
+            command = Command(
+                sweep=sweep,
+                study=study,
+                listed={trial.trial_id: trial for trial in left},
+                tracking=base.tracking,
+                data_root=str(base.data.root),
+                typed_in=str(Path.cwd()),
+                parent_run_id=None if tracker.uri is None else tracker.run_id,
+                cluster=dict(cluster),
+                at_once=at_once,
+                stop=study.folder / f"stop-{uuid.uuid4().hex}",
+            )
             max_rounds = max(trial.config.federation.num_rounds for trial in probed)
-            run_trials(source, at_once, max_rounds, ledger.folder, say)
+            try:
+                run_trials(command, before, max_rounds, say)
+            finally:
+                study.end_trials(base.tracking)
+            after = read_progress(sweep, study)
+            tracker.finish(_last_status(after))
+    return after
 
 
-def check_room(
-    sweep: SweepConfig, planned: Sequence[Trial], cluster: Mapping[str, float], at_once: int
-) -> None:
-    """Raise ClusterError for a trial that could never fit on the cluster."""
-    for trial in planned:
-        plan = plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
-        if not sweep.autoscaling:
-            check_nodes(plan, cluster_nodes())
+def read_progress(sweep: SweepConfig, study: Study) -> Progress:
+    """Return how far a sweep is; ConfigError if the configuration of a trial is wrong."""
+    return read_search(sweep, study) if sweep.is_drawn else progress_of(sweep, study, trials(sweep))
+
+
+def told_equal(sweep: SweepConfig, num_trials: int) -> str:
+    """Return how many combinations of a grid are no trials of their own, in words."""
+    num_all = sweep.num_combinations
+    if sweep.is_drawn or num_all == num_trials:
+        return ""
+    return f"{num_all - num_trials} of {num_all} trials are equal to others: {num_trials} run"
+
+
+def check_trials(
+    sweep: SweepConfig,
+    progress: Progress,
+    left: Sequence[Trial],
+    recorded: SweepConfig,
+    is_new: bool,
+) -> list[Trial]:
+    """Return the trials in which a mistake of those that are left would show.
+
+    Raises ConfigError for one, and for a comparison that a new sweep cannot have.
+    """
+    probed = [*left, *(probes(sweep) if progress.num_undrawn else [])]
+    if is_new:
+        check_effects(probed)
+        check_compared(recorded)
+    return probed
 
 
 def base_config(sweep: SweepConfig) -> Config:
-    """Return the configuration that the trials vary, tracked as an experiment of its own.
+    """Return the preset with what all trials share: the data's root, and where they are tracked.
 
-    Its paths and addresses are absolute, because a trial runs in another directory.
+    Its paths and addresses are absolute, because a trial runs in another directory. The experiment
+    has the sweep's name, unless it has another.
     """
-    config = make_trial(sweep, first_point(sweep), sweep.seeds[0]).config
-    tracking, named = config.tracking, "tracking.experiment" in flattened(sweep.settings)
+    settings = flattened(sweep.settings)
+    shared = {k: v for k, v in settings.items() if k.startswith(("tracking.", "data.root"))}
+    config = load_config(sweep.preset, [f"{k}={write_value(v)}" for k, v in shared.items()])
+    tracking = config.tracking
     tracking = replace(
         tracking,
         root=str(tracking_root(tracking)),
         uri=tracking_uri(tracking) if tracking.enabled else None,
-        experiment=tracking.experiment if named else sweep.name,
+        experiment=shared.get("tracking.experiment", sweep.name),
     )
     data = replace(config.data, root=str(store_root(config.data.root)))
     return replace(config, tracking=tracking, data=data)
@@ -148,3 +196,25 @@ def check_data(planned: Sequence[Trial], say: Say, begins: bool = True) -> None:
         if key not in seen:
             seen.add(key)
             prepare(config)
+
+
+def _parent_tracker(sweep: SweepConfig, study: Study, tracking: TrackingConfig) -> Tracker:
+    """Return the tracker of the sweep's own run, begun if there is none or it was deleted."""
+    tracking = replace(tracking, log_model=False, run_name=None)
+    with FileLock(study.folder / "lock"):  # of two commands that begin together one begins it
+        run_dir = study.parent_run_dir
+        if run_dir is not None and not is_deleted(run_dir, tracking):
+            return Tracker.resume(tracking, run_dir)
+        tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
+        tags[NOTE] = shortened(f"**{sweep.name}**\n\n{sweep.question}")  # a report replaces it
+        tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
+        tracker.log_dict(labelled(asdict(sweep)), "config/sweep.yaml")
+        study.write_run(study.folder / "run", tracker.run_dir)  # last: its file is there then
+        return tracker
+
+
+def _last_status(progress: Progress) -> Status:
+    """Return the status with which a sweep's own run ends: that of this command's trials."""
+    if progress.num_undrawn or progress.with_status("unfinished"):
+        return "KILLED"
+    return "FAILED" if progress.with_status("failed") else "FINISHED"

@@ -1,4 +1,4 @@
-"""The settings of a sweep. `load` reads its file, and `points` makes the trials out of them.
+"""The settings of a sweep: a YAML file, or one of ours by name, with words `key=value` over it.
 
 An axis names a key of the configuration and lists its values (`model.d_emb: [16, 64]`), or it has
 any name and lists settings that go together (`period: [{federation.tau: 3}, {federation.tau: 12,
@@ -6,33 +6,32 @@ client.batch_size: 8}]`). For random and Optuna search an axis may also be a ran
 max: 1.0e-1, log: true}`.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any
 
-from pipeline.config.load import NAMED_GROUPS, flattened, load_config
+from pipeline.config.load import NAMED_GROUPS, build, flattened, read_yaml, split_word
 from pipeline.config.meaning import determines
-from spire_core.config.checks import hint
+from pipeline.config.schema import Config
+from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
+from spire_core.config.checks import Choice, Range, check_fields, hint, require
+from spire_core.config.privacy import label_of
 from spire_core.errors import ConfigError
-from sweeps.design.axes import check_axis
-from sweeps.design.metric import check_metric
-from sweeps.design.settings import (
-    BY_PATH,
-    labelled,
-    located_value,
-    relative_paths,
-    settings_of,
-    shown,
-    with_absolute_path,
-)
 from sweeps.primary import check_primaries, primaries
 
-SEARCHES, SCHEDULERS, MODES = ("grid", "random", "optuna"), ("none", "asha"), ("min", "max")
-SHARED_IN = ("sweep", "root")
+CONF = resources.files("sweeps") / "conf"
+KEYS = "docs/sweeps.md lists all"
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
+RANGE_KEYS = {"min", "max", "log", "integer"}
+LENGTHS = ("federation.tau", "federation.local_epochs")
 NAME = re.compile(r"[\w.-]{1,100}")
 MAX_TRIALS = 10_000
 
@@ -42,13 +41,14 @@ class SweepConfig:
     """The settings of a sweep.
 
     `settings` hold for every trial, `axes` vary, each combination with each of `seeds`.
-    `num_trials`: points that random and Optuna search draw. `metric` and `mode` define the best
-    trial. `concurrency`: trials at once, None for as many as fit. `budget_s`: seconds after which
-    every trial stops. `max_failures`: how often a trial is restarted after its process, an actor or
-    a node was lost. `autoscaling`: the cluster grows on demand, so a trial that does not fit now
-    may fit later. `share_pretraining`: trials with the same pre-training run it once in this
-    "sweep", or once for all sweeps under one tracking "root" that also set "root". `primary`: the
-    comparisons that the sweep is about (`sweeps.primary`). `question`: it in words, for reports.
+    `num_trials`: points that random and Optuna search draw. `scheduler`: one of Ray's, which stops
+    trials that fall behind. `metric` and `mode` define the best trial. `concurrency`: trials at
+    once, None for as many as fit. `budget_s`: seconds after which every trial stops.
+    `max_failures`: how often a trial is restarted after its process, an actor or a node was lost.
+    `autoscaling`: the cluster grows on demand, so a trial that does not fit now may fit later.
+    `share_pretraining`: trials with the same pre-training run it once in this "sweep", or once for
+    all sweeps under one tracking "root" that also set "root". `primary`: the comparisons that the
+    sweep is about (`sweeps.primary`). `question`: it in words, for reports.
     """
 
     name: str = ""
@@ -56,160 +56,196 @@ class SweepConfig:
     settings: dict = field(default_factory=dict)
     axes: dict = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
-    search: str = "grid"
-    num_trials: int | None = None
-    scheduler: str = "none"
+    search: Annotated[str, Choice("grid", "random", "optuna")] = "grid"
+    num_trials: Annotated[int | None, Range(1)] = None
+    scheduler: Annotated[str, Choice("none", "asha", "median")] = "none"
     metric: str = "final/adapt_kid_after"
-    mode: str = "min"
-    concurrency: int | None = None
-    budget_s: float | None = None
-    max_failures: int = 2
+    mode: Annotated[str, Choice("min", "max")] = "min"
+    concurrency: Annotated[int | None, Range(1)] = None
+    budget_s: Annotated[float | None, Range(above=0)] = None
+    max_failures: Annotated[int, Range(0)] = 2
     autoscaling: bool = False
     report: bool = True
-    share_pretraining: str = "sweep"
+    share_pretraining: Annotated[str, Choice("sweep", "root")] = "sweep"
     primary: tuple[dict, ...] = ()
     question: str = ""
 
     def __post_init__(self) -> None:
-        self._check_choices()
-        self._check_numbers()
+        check_fields(self, "")
+        expected = "a sweep's name of letters, digits, dots and dashes"
+        require(NAME.fullmatch(self.name) is not None, expected, repr(self.name), "change name")
+        is_set = 0 < len(self.seeds) == len({*self.seeds})
+        require(is_set, "seeds as different numbers", [*self.seeds], "such as seeds=[0,1]")
+        advice = "say how many points to draw" if self.is_drawn else "leave it out"
+        expected = "num_trials with random and optuna search and not with grid"
+        require(self.is_drawn == (self.num_trials is not None), expected, self.num_trials, advice)
+        advice = "a search learns from single results; run the best points on more seeds as a grid"
+        is_one = not self.is_drawn or len(self.seeds) == 1
+        require(is_one, f"one seed with search={self.search}", [*self.seeds], advice)
         check_primaries(primaries(self.primary))
-        if self.share_pretraining == "root" and (key := self._unnamed()) is not None:
-            raise ConfigError(
-                f"expected share_pretraining=sweep with {key}, whose files may change from one "
-                "sweep to another, got root: leave it out"
-            )
-        check_metric(self.metric, self.scheduler, flattened(self.settings))
+        self._check_metric()
         for name, axis in self.axes.items():
-            check_axis(name, axis, self.search)
+            self._check_axis(name, axis)
         self._check_keys()
+        expected = f"at most {MAX_TRIALS} trials"
+        require(self.num_combinations <= MAX_TRIALS, expected, self.num_combinations, "split it")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether points are drawn from the axes."""
+        return self.search != "grid"
+
+    @property
+    def needs_metric(self) -> bool:
+        """Whether a search or a scheduler goes by each trial's metric."""
+        return self.is_drawn or self.scheduler != "none"
+
+    @property
+    def num_combinations(self) -> int:
+        """The number of points with each of the seeds."""
         sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
-        num_points = self.num_trials or math.prod(sizes)
-        if num_points * len(self.seeds) > MAX_TRIALS:
-            raise ConfigError(
-                f"expected at most {MAX_TRIALS} trials, got {num_points} points with "
-                f"{len(self.seeds)} seeds: split the sweep"
-            )
-
-    def _check_choices(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"expected a sweep's name of letters, digits, dots and dashes, got {self.name!r}: "
-                "change name"
-            )
-        choices = {"search": SEARCHES, "scheduler": SCHEDULERS, "mode": MODES}
-        for key, known in (choices | {"share_pretraining": SHARED_IN}).items():
-            if getattr(self, key) not in known:
-                raise ConfigError(
-                    f"expected {key} as {' or '.join(known)}, got {getattr(self, key)!r}: "
-                    f"{hint(str(getattr(self, key)), known)}"
-                )
-
-    def _check_numbers(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(
-                f"expected seeds as different numbers, got {list(self.seeds)}: such as seeds=[0,1]"
-            )
-        is_drawn = self.search != "grid"
-        if is_drawn != (self.num_trials is not None):
-            raise ConfigError(
-                f"expected num_trials with random and optuna search and not with grid, got "
-                f"{self.num_trials} with {self.search}: "
-                f"{'say how many points to draw' if is_drawn else 'leave it out'}"
-            )
-        if self.search == "optuna" and len(self.seeds) > 1:
-            raise ConfigError(
-                f"expected one seed with optuna search, got {list(self.seeds)}: it learns from "
-                "single results; run the best points on more seeds with a grid afterwards"
-            )
-        for key, minimum in (("num_trials", 1), ("concurrency", 1), ("max_failures", 0)):
-            value = getattr(self, key)
-            if value is not None and value < minimum:
-                raise ConfigError(f"expected {key} of at least {minimum}, got {value}: raise it")
-        if self.budget_s is not None and self.budget_s <= 0:
-            raise ConfigError(f"expected budget_s above 0, got {self.budget_s}: raise it")
-
-    def _unnamed(self) -> str | None:
-        """Return a key among the settings that names files but not their content."""
-        named = {*self._of_preset(), *self._mentioned()}
-        return next((key for key in BY_PATH if key in named), None)
-
-    def _mentioned(self) -> set[str]:
-        """Return the keys among the settings and on the axes."""
-        mentioned = set(flattened(self.settings))
-        for name, axis in self.axes.items():
-            for value in axis if isinstance(axis, list) else ():
-                mentioned |= set(settings_of(name, value))
-        return mentioned
-
-    def _of_preset(self) -> dict[str, str]:
-        """Return what the preset's own relative paths stand for here, where they count."""
-        return relative_paths(load_config(self.preset), self._mentioned())
-
-    def located(self) -> "SweepConfig":
-        """Return the sweep with absolute paths, for processes that run in other folders."""
-        axes = {
-            name: [located_value(name, one) for one in axis] if isinstance(axis, list) else axis
-            for name, axis in self.axes.items()
-        }
-        settings = {**self._of_preset(), **with_absolute_path(flattened(self.settings))}
-        return replace(self, settings=settings, axes=axes)
-
-    def _check_keys(self) -> None:
-        """Raise ConfigError for a setting that another part of the sweep would overrule."""
-        try:
-            json.dumps([self.settings, self.axes])
-        except TypeError as error:
-            raise ConfigError(
-                f"expected plain settings and axes, got {error}: use numbers, texts and lists"
-            ) from error
-        overruled, on_axes = set[str](), set[str]()  # by an axis in every trial; in any
-        for name, axis in self.axes.items():
-            values = axis if isinstance(axis, list) else []
-            points = [canonical(settings_of(name, value)) for value in values]
-            mentioned = set[str]().union(*points) or canonical([name])
-            if twice := mentioned & on_axes:
-                raise ConfigError(f"expected one axis for {min(twice)}, got two: leave one out")
-            on_axes |= mentioned
-            overruled |= mentioned.intersection(*points)
-        settings = canonical(flattened(self.settings))
-        if both := overruled & settings:
-            key = min(both)
-            raise ConfigError(
-                f"expected {key} among the settings or on an axis, got both: to choose some of the "
-                f"axis's values, set axes.KEY=[...]"
-            )
-        if "seed" in on_axes | settings:
-            raise ConfigError("expected seeds to say which seeds to run, got seed: seeds=[0, 1]")
+        return (self.num_trials or math.prod(sizes)) * len(self.seeds)
 
     @property
     def key(self) -> str:
         """Hash of the settings that all trials share; it names the sweep's folder.
 
         More values or seeds, and other places to run in, leave a sweep the same. Another place to
-        be recorded in makes another one. An Optuna search depends on values, seeds and mode too,
-        because its points are positions on the axes; ASHA on the mode, which decides whom it stops.
+        be recorded in makes another one. A search depends on values, seeds and mode too, because
+        its points are positions on the axes; a scheduler on the mode, which decides whom it stops.
         """
-        flat = {**self._of_preset(), **with_absolute_path(flattened(self.settings))}
+        flat = flattened(self.settings)
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
-        if self.search == "optuna":
-            common += [self.axes, self.seeds, self.mode]
-        elif self.scheduler == "asha" and self.mode != MODES[0]:
+        if self.is_drawn:
+            common += [self.axes, self.seeds]
+        if self.needs_metric:
             common.append(self.mode)
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
 
-    def labelled(self) -> "SweepConfig":
-        """Return the sweep with the label of each given noise key in its place, to be stored."""
-        axes = {
-            name: [shown(name, one) for one in axis] if isinstance(axis, list) else axis
-            for name, axis in self.axes.items()
-        }
-        primary = tuple({k: shown("", v) for k, v in one.items()} for one in self.primary)
-        return replace(self, settings=labelled(self.settings), axes=axes, primary=primary)
+    def _check_metric(self) -> None:
+        known = ROUND_METRICS if self.scheduler != "none" else (*FINAL_METRICS, *ROUND_METRICS)
+        is_final = self.scheduler == "none" and self.metric.startswith("final/")
+        when = "" if self.scheduler == "none" else " while rounds run"
+        expected = f"a metric that every trial reports{when}"
+        require(self.metric in known or is_final, expected, self.metric, hint(self.metric, known))
+
+    def _check_axis(self, name: str, axis: Any) -> None:
+        if isinstance(axis, dict) and self.is_drawn and {"min", "max"} <= axis.keys() <= RANGE_KEYS:
+            low, high = ends = (axis["min"], axis["max"])
+            numbers = (int,) if axis.get("integer") else (int, float)
+            is_met = all(type(end) in numbers for end in ends)
+            is_met = is_met and low < high and (low > 0 or not axis.get("log"))
+            expected = f"axes.{name} from a lower to a higher number, above 0 with log"
+            require(is_met, expected, axis, "such as {min: 1.0e-3, max: 1.0, log: true}")
+            return
+        kinds = "a list of values" + " or a range {min: A, max: B, log: true}" * self.is_drawn
+        key = next(iter(flattened({name: axis})), name) if isinstance(axis, dict) else name
+        advice = f"such as {key.removesuffix('.min')}: [1, 2]"
+        if isinstance(axis, dict) and not self.is_drawn and RANGE_KEYS & axis.keys():
+            advice += ", or add search: random and num_trials: 20 for a range"
+        require(isinstance(axis, list) and bool(axis), f"axes.{name} as {kinds}", axis, advice)
+
+    def _check_keys(self) -> None:
+        """Raise ConfigError for a setting that another part of the sweep would overrule."""
+        overruled, on_axes = set[str](), set[str]()  # by an axis in every trial; in any
+        for name, axis in self.axes.items():
+            values = axis if isinstance(axis, list) else []
+            points = [canonical(settings_of(name, value)) for value in values]
+            mentioned = set[str]().union(*points) or canonical([name])
+            twice = min(mentioned & on_axes, default="")
+            require(not twice, f"one axis for {twice}", "two", "leave one out")
+            advice = "both say how long a round is, so make them one axis, such as period: "
+            advice += "[{federation.tau: 3}, {federation.local_epochs: 1}]"
+            is_crossed = bool(mentioned & {*LENGTHS} and on_axes & {*LENGTHS})
+            require(not is_crossed, f"one axis for {' and '.join(LENGTHS)}", "two", advice)
+            on_axes |= mentioned
+            overruled |= mentioned.intersection(*points)
+        settings = canonical(flattened(self.settings))
+        both = min(overruled & settings, default="")
+        advice = "to choose some of the axis's values, set axes.KEY=[...]"
+        require(not both, f"{both} among the settings or on an axis", "both", advice)
+        is_seed = "seed" in on_axes | settings
+        require(not is_seed, "seeds to say which seeds to run", "seed", "set seeds=[0, 1]")
+
+
+def settings_of(name: str, value: Any) -> dict[str, Any]:
+    """Return the settings that a value on an axis stands for, by key of the configuration."""
+    return flattened(value if isinstance(value, dict) else {name: value})
 
 
 def canonical(keys: Iterable[str]) -> set[str]:
     """Return keys of the configuration by one name each: `method.name` becomes `method`."""
     groups = {f"{group}.name": group for group in NAMED_GROUPS}
     return {groups.get(key, key) for key in keys}
+
+
+def labelled(settings: Any, key: str = "") -> Any:
+    """Return settings, however nested, with the label of a given noise key in its place."""
+    if isinstance(settings, Mapping):
+        return {name: labelled(value, name) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [labelled(value, key) for value in settings]
+    is_key = key.endswith("noise_key") and isinstance(settings, str)
+    return label_of(settings) if is_key else settings
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def sweep_names() -> list[str]:
+    """Return the names of the sweeps that ship with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in CONF.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, SweepConfig]:
+    """Return a sweep from a file, or one of ours by name, with words; and the one to record.
+
+    A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
+    configuration (`federation.num_rounds=10`). The comment with which a file begins is its
+    question, unless it has another. What is recorded of a sweep with primary comparisons has the
+    seeds and axes of its file, of which a command may run a part.
+    """
+    path: Any = CONF / f"{file}.yaml" if file in sweep_names() else Path(file).expanduser()
+    known = f"a YAML file or one of {', '.join(sweep_names())}"
+    values = {"name": Path(file).stem, "question": "", **read_yaml(path, known, sweep_names())}
+    values["question"] = values["question"] or _first_comment(path.read_text(encoding="utf-8"))
+    values |= {key: {} for key in ("settings", "axes") if values.get(key) is None}
+    values["settings"] = flattened(values["settings"])
+    written, groups = dict(values), {one.name for one in dataclasses.fields(Config)} - {"seed"}
+    for key in values:
+        is_own = key.partition(".")[0] not in groups
+        require(is_own, f"a sweep's own keys at the left of {file}", key, "write it below settings")
+    for word in words:
+        key, value = split_word(word)
+        root, _, rest = key.partition(".")
+        if root in (*groups, "seed"):
+            root, rest = "settings", key
+        if rest and root == "settings":
+            values[root] = _laid_over(values[root], flattened({rest: value}))
+        elif rest and root == "axes":
+            values[root] = {**values[root], rest: value}
+        else:
+            values[key] = value
+    sweep = build(SweepConfig, values, KEYS)
+    if not (words and sweep.primary):
+        return sweep, sweep
+    try:
+        as_written = build(SweepConfig, written, KEYS)
+        whole = dataclasses.replace(sweep, seeds=as_written.seeds, axes=as_written.axes)
+    except ConfigError:  # whole only with the words, or with a word on an axis of the file
+        return sweep, sweep
+    return sweep, whole if whole.key == sweep.key else sweep
+
+
+def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flat settings with those of the upper layer, under whichever name they have."""
+    replaced = canonical(upper)
+    kept = {k: v for k, v in lower.items() if k in upper or not canonical([k]) & replaced}
+    return {**kept, **upper}
+
+
+def _first_comment(text: str) -> str:
+    """Return the comment at the head of a YAML file as one line, without its marks."""
+    lines = takewhile(lambda line: line.startswith("#"), text.lstrip().splitlines())
+    return " ".join(" ".join(line.strip("#") for line in lines).split())

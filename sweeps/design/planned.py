@@ -3,30 +3,14 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from pipeline.config.load import known_keys
 from pipeline.config.meaning import reads, switched_off
 from pipeline.config.schema import Config
-from pipeline.results.params import default_params, params_of
 from spire_core.methods import METHODS
-from sweeps.design.config import SweepConfig
-from sweeps.design.points import points_apart, trials
-from sweeps.design.settings import settings_of
+from sweeps.design.config import SweepConfig, settings_of
+from sweeps.design.points import run_of, trials
 from sweeps.primary import TASK, Primary, Run
 
-TUNING = "adapt.tune_epochs"
 NONE = "None"
-
-
-def compared_configs(sweep: SweepConfig, compared: Sequence[Primary]) -> list[Config]:
-    """Return a configuration for each task, method and side of these comparisons, on one seed.
-
-    Equivalent ones are one. ConfigError if a trial's configuration is wrong.
-    """
-    keys = {"method.name", TUNING, *(key for key in known_keys(Config) if key.startswith(TASK))}
-    keys |= {key for one in compared for side in one.sides for key in side.where}
-    keys |= {key.removesuffix(".name") for key in keys}  # `method: spire` is the same
-    points = [*points_apart(sweep, keys)]
-    return [one.config for one in trials(replace(sweep, seeds=sweep.seeds[:1]), points)]
 
 
 def planned_configs(sweep: SweepConfig) -> list[Config]:
@@ -34,15 +18,9 @@ def planned_configs(sweep: SweepConfig) -> list[Config]:
 
     Equivalent ones are one. ConfigError if a trial's configuration is wrong.
     """
-    if sweep.search != "grid":
+    if sweep.is_drawn:
         return []
     return [one.config for one in trials(replace(sweep, seeds=sweep.seeds[:1]))]
-
-
-def run_of(config: Config) -> Run:
-    """Return the method and all params of a run with a configuration."""
-    own = {key: str(value) for key, value in params_of(config).items()}
-    return config.method.name, {**default_params(), **own}
 
 
 def axis_keys(sweep: SweepConfig) -> set[str]:

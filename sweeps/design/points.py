@@ -1,25 +1,33 @@
 """The points of a sweep's axes, and the trial at each of them.
 
-A point has a value on each axis. Tune and the ledger have it as `TuneParams`, where a value from a
-list is given by its position.
+A point has a value on each axis. A search draws it as `TuneParams`, where a value from a list is
+given by its position.
 """
 
 import dataclasses
 import itertools
-import json
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.load import flattened, load_config, write_value
-from pipeline.config.meaning import fingerprint, pretrain_fingerprint
+from pipeline.config.load import flattened, load_config, read_words, write_value
+from pipeline.config.meaning import (
+    determines,
+    fingerprint,
+    pretrain_fingerprint,
+    reads,
+    say_without_effect,
+    without_effect,
+)
 from pipeline.config.schema import Config
-from spire_core.rng import numpy_generator
-from sweeps.design.config import SweepConfig
-from sweeps.design.metric import check_searched, check_watched
-from sweeps.design.settings import labelled, relative_paths, settings_of, with_absolute_path
-from sweeps.primary import TASK
+from pipeline.federation.partitioning import partitioned
+from pipeline.results.params import default_params, params_of
+from spire_core.config.checks import require
+from spire_core.config.privacy import refuse_label
+from spire_core.errors import DataError
+from spire_core.federated.messages import steps_per_epoch
+from sweeps.design.config import SweepConfig, labelled, settings_of
+from sweeps.primary import TASK, Run, place_of, primaries
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
 
@@ -28,21 +36,19 @@ TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn
 class Trial:
     """One experiment of a sweep: `spire run PRESET OVERRIDES` would be the same.
 
-    `point` has its values on the axes, by key of the configuration. It and `overrides` have the
-    label of a given noise key, which the configuration alone has. `shares_pretraining`: another
-    trial, of this sweep or another, may have the same pre-training.
+    `trial_id`: hash of the resolved configuration, so that equivalent points are the same trial.
+    Paths are in it as they were typed. `point` has its values on the axes, by key of the
+    configuration. It and `overrides` have the label of a given noise key, which the configuration
+    alone has. `shares_pretraining`: another trial, of this sweep or another, may have the same
+    pre-training.
     """
 
+    trial_id: str
     config: Config
     preset: str
     overrides: tuple[str, ...]
     point: dict[str, Any]
     shares_pretraining: bool = False
-
-    @property
-    def trial_id(self) -> str:
-        """Hash of the resolved configuration, so that equivalent points are the same trial."""
-        return fingerprint(self.config)[:12]
 
     @property
     def label(self) -> str:
@@ -57,7 +63,7 @@ def _short(value: Any) -> str:
 
 
 def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
-    """Return the trials at these points, or at the sweep's own, each once.
+    """Return the trials at these points, or at those of a grid, each once.
 
     Equivalent points are one trial. The trials of a task stand together, so that a sweep that is
     stopped has whole comparisons. Among them, those that share their pre-training with an earlier
@@ -65,21 +71,21 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
     draws. Raises ConfigError if a trial's configuration is wrong.
     """
     if points is None:
-        points = _grid(sweep) if sweep.search == "grid" else _random(sweep)
+        values = itertools.product(*sweep.axes.values())
+        points = [dict(zip(sweep.axes, one, strict=True)) for one in values]
     unique: dict[str, Trial] = {}
     for point, seed in itertools.product(points, sweep.seeds):
         trial = make_trial(sweep, point, seed)
-        trial_id = trial.trial_id  # of all settings: most of the work for a point
-        known = unique.setdefault(trial_id, trial)
+        known = unique.setdefault(trial.trial_id, trial)
         # Equivalent points differ only in axes that their method ignores, which are left out.
         common = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
-        unique[trial_id] = dataclasses.replace(known, point=common)
+        unique[trial.trial_id] = dataclasses.replace(known, point=common)
     by_pretraining: dict[str, list[Trial]] = {}
-    for trial in unique.values():
+    for trial in _without_equal_rounds([*unique.values()]):
         record = trial.config.method.record
         common = pretrain_fingerprint(trial.config) if record.is_federated else trial.trial_id
         by_pretraining.setdefault(common, []).append(trial)
-    with_others = sweep.share_pretraining == "root" or sweep.search == "optuna"
+    with_others = sweep.share_pretraining == "root" or sweep.is_drawn
     groups = [
         [_sharing(trial, with_others or len(group) > 1) for trial in group]
         for group in by_pretraining.values()
@@ -100,113 +106,110 @@ def _sharing(trial: Trial, shares: bool) -> Trial:
     return dataclasses.replace(trial, shares_pretraining=shares)
 
 
+def _without_equal_rounds(found: Sequence[Trial]) -> list[Trial]:
+    """Return trials without those whose passes are as many steps as an earlier one's tau.
+
+    A client takes the same batches either way. Data that have not been fetched tell nothing.
+    """
+    if len({trial.config.federation.tau is None for trial in found}) < 2:
+        return [*found]
+    kept, known = dict[str, Trial](), dict[Any, set[int]]()
+    for trial in found:
+        config, federation = trial.config, trial.config.federation
+        if federation.local_epochs is not None and config.method.record.is_federated:
+            place = (config.data, config.partition, federation.num_clients, config.seed)
+            if place not in known:
+                known[place] = _train_sizes(config)
+            steps = {steps_per_epoch(size, config.client.batch_size) for size in known[place]}
+            if len(steps) == 1:
+                tau = federation.local_epochs * steps.pop()
+                federation = dataclasses.replace(federation, tau=tau, local_epochs=None)
+        same = fingerprint(dataclasses.replace(config, federation=federation))
+        kept.setdefault(same, trial)
+    return [*kept.values()]
+
+
+def _train_sizes(config: Config) -> set[int]:
+    try:
+        return {*partitioned(config)[1].train_sizes}
+    except DataError:
+        return set()
+
+
 def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
-    flat = {k: v for name, value in point.items() for k, v in settings_of(name, value).items()}
-    fixed = with_absolute_path({**flattened(sweep.settings), **flat, "seed": seed})
-    config = load_config(sweep.preset, _overrides(fixed))
-    if of_preset := relative_paths(config):
-        fixed = {**fixed, **of_preset}
-        config = load_config(sweep.preset, _overrides(fixed))
-    if sweep.search == "optuna" or sweep.scheduler == "asha":
-        check_searched(sweep.metric, config)
-    if sweep.scheduler == "asha":
-        check_watched(config)
-    return Trial(config, sweep.preset, _overrides(labelled(fixed)), labelled(flat))
+    on_axes = {k: v for name, value in point.items() for k, v in settings_of(name, value).items()}
+    settings = {**flattened(sweep.settings), **on_axes, "seed": seed}
+    config = load_config(sweep.preset, _words(settings))
+    words = _words(labelled(settings))
+    return Trial(fingerprint(config)[:12], config, sweep.preset, words, labelled(on_axes))
 
 
-def _overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def _words(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{key}={write_value(value)}" for key, value in settings.items())
 
 
-def point_of(sweep: SweepConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the point of the axes that drawn parameters stand for."""
-    return {
+def trial_of(sweep: SweepConfig, params: TuneParams) -> Trial:
+    """Return the trial that drawn parameters stand for, of which numbers get few digits."""
+    point = {
         name: axis[params[name]] if isinstance(axis, list) else _rounded(axis, params[name])
         for name, axis in sweep.axes.items()
     }
+    [trial] = trials(sweep, [point])
+    return trial
 
 
-def is_drawn_from(sweep: SweepConfig, params: Mapping[str, Any]) -> bool:
-    """Return whether parameters have a position or a finite number for each of the sweep's axes."""
-    return params.keys() == sweep.axes.keys() and all(
-        _is_on(axis, params[name]) for name, axis in sweep.axes.items()
-    )
-
-
-def _is_on(axis: Any, value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if isinstance(axis, list):
-        return isinstance(value, int) and 0 <= value < len(axis)
-    return math.isfinite(value)
+def _rounded(axis: Mapping[str, Any], value: float) -> float:
+    if axis.get("integer"):
+        return round(value)
+    return min(max(float(f"{value:.4g}"), axis["min"]), axis["max"])
 
 
 def probes(sweep: SweepConfig) -> list[Trial]:
     """Return trials that have, together, every value of a list and both ends of every range.
 
-    A mistake in a point that a search could draw shows in them before the search starts. Raises
-    ConfigError for such a mistake, also between the ends, such as 8.5 for a whole number.
+    A mistake in a point that a search could draw shows in them before the search starts.
     """
-    trials(sweep, _random(sweep))
-    base = first_point(sweep)
-    points = [{**base, n: value} for n, axis in sweep.axes.items() for value in _ends(axis)]
+    ends = {n: a if isinstance(a, list) else [a["min"], a["max"]] for n, a in sweep.axes.items()}
+    base = {name: values[0] for name, values in ends.items()}
+    points = [{**base, name: value} for name, values in ends.items() for value in values]
     return trials(sweep, points or [base])
 
 
-def likely(sweep: SweepConfig, num_points: int) -> list[Trial]:
-    """Return trials at random points, as an untrained search would draw them."""
-    return trials(sweep, _random(sweep)[:num_points])
+def check_effects(found: Sequence[Trial]) -> None:
+    """Name each setting that has no effect in any trial which has it.
+
+    One that counts in some of them, such as the noise of an axis of budgets that ends with none, is
+    no mistake. ConfigError for one of privacy, and for the label of a noise key in its place.
+    """
+    faults, counting = dict[str, str](), set[str]()
+    for trial in found:
+        refuse_label(trial.config.privacy)
+        idle, method = without_effect(trial.config, trial.overrides), trial.config.method.record
+        faults |= {key: fault for key, fault in idle.items() if determines(key)}
+        typed = flattened(read_words(trial.overrides))
+        counting |= {key for key in typed if key not in idle and reads(method, key)}
+    say_without_effect({key: fault for key, fault in faults.items() if key not in counting})
 
 
-def first_point(sweep: SweepConfig) -> dict[str, Any]:
-    """Return the point with each axis's first value."""
-    return {name: _ends(axis)[0] for name, axis in sweep.axes.items()}
+def check_compared(sweep: SweepConfig) -> None:
+    """Raise ConfigError for a comparison in a grid whose sides have no trial, or a common one."""
+    if sweep.is_drawn or not sweep.primary:
+        return
+    one_seed = dataclasses.replace(sweep, seeds=sweep.seeds[:1])
+    runs = [run_of(trial.config) for trial in trials(one_seed)]
+    for one in primaries(sweep.primary):
+        sides = [{i for i, run in enumerate(runs) if side.fits(*run)} for side in one.sides]
+        for side, own in zip(one.sides, sides, strict=True):
+            place = f" with {place_of(side.where)}" if side.where else ""
+            expected = f"trials of {side.method}{place} for a primary comparison"
+            require(bool(own), expected, "none", "change its where, or add them to the sweep")
+        advice = "name in against_where every setting in which they differ"
+        expected = "two sides of a primary comparison that share no trials"
+        require(not sides[0] & sides[1], expected, one.words, advice)
 
 
-def points_apart(sweep: SweepConfig, keys: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield a point for each combination of values that these settings have on the axes."""
-    apart = []
-    for name, axis in sweep.axes.items():
-        by_values = dict[str, Any]()
-        for value in _ends(axis):
-            values = {k: v for k, v in settings_of(name, value).items() if k in keys}
-            by_values.setdefault(json.dumps(values, sort_keys=True), value)
-        apart.append(by_values.values())
-    for values in itertools.product(*apart):
-        yield dict(zip(sweep.axes, values, strict=True))
-
-
-def _ends(axis: Any) -> list[Any]:
-    return axis if isinstance(axis, list) else [axis["min"], axis["max"]]
-
-
-def _grid(sweep: SweepConfig) -> list[dict[str, Any]]:
-    combinations = itertools.product(*sweep.axes.values())
-    return [dict(zip(sweep.axes, values, strict=True)) for values in combinations]
-
-
-def _random(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Return points drawn independently; the first n are the same whatever `num_trials` is."""
-    points = []
-    for i in range(sweep.num_trials or 0):
-        rng = numpy_generator(0, "random_search", i)
-        points.append({name: _draw(axis, rng.random()) for name, axis in sweep.axes.items()})
-    return points
-
-
-def _draw(axis: Any, u: float) -> Any:
-    """Return the value of an axis at a fraction u in [0, 1) of its range or list."""
-    if isinstance(axis, list):
-        return axis[int(u * len(axis))]
-    low, high, is_whole = axis["min"], axis["max"], axis.get("integer")
-    end = high + 1 if is_whole else high  # each whole number has the values up to the next one
-    value = low * (end / low) ** u if axis.get("log") else low + (end - low) * u
-    return min(math.floor(value), high) if is_whole else _rounded(axis, value)
-
-
-def _rounded(axis: Mapping[str, Any], value: float) -> float:
-    """Return a drawn value with few digits, inside the axis' range."""
-    if axis.get("integer"):
-        return round(value)
-    return min(max(float(f"{value:.4g}"), axis["min"]), axis["max"])
+def run_of(config: Config) -> Run:
+    """Return the method and all params of a run with a configuration."""
+    own = {key: str(value) for key, value in params_of(config).items()}
+    return config.method.name, {**default_params(), **own}

@@ -1,59 +1,54 @@
-"""Pre-training that several trials share: the first of them runs it, the others reuse it.
-
-`<fingerprint>.json`, in the sweep's folder or for all sweeps in `<root>/pretrained/`, names the run
-that has finished it. A lock beside it, which ends with its process, makes the others wait
-meanwhile.
-"""
+"""Pre-training that several trials share: the first of them runs it, the others reuse it."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-from pipeline.files.atomic import try_lock, write_json
-from sweeps.execution.ledger import LockWait, read_run_dir, sign
+from filelock import FileLock, Timeout
+
+from sweeps.execution.study import Study
 
 POLL_S = 0.5
 
 
 class SharedPretraining:
-    """One pre-training, by its fingerprint: `acquire`, then `publish` it or `release`."""
+    """One pre-training, by its fingerprint: `acquire`, then `publish` it or `release`.
+
+    `<fingerprint>.run` names the run that has finished it. The lock beside it, which ends with its
+    process, makes the others wait meanwhile.
+    """
 
     def __init__(
-        self, folder: Path, fingerprint: str, is_whole: Callable[[Path], bool] = Path.is_dir
+        self, study: Study, folder: Path, fingerprint: str, is_whole: Callable[[Path], bool]
     ) -> None:
         """`is_whole` tells whether the pre-training in a run's folder can be reused."""
-        self.is_whole = is_whole
-        self.record = folder / f"{fingerprint}.json"
-        self._lock: IO[str] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.study, self.is_whole = study, is_whole
+        self.file = folder / f"{fingerprint}.run"
+        self.lock = FileLock(self.file.with_suffix(".lock"))
 
-    def acquire(self) -> Path | None:
+    def acquire(self, check_goes_on: Callable[[], None]) -> Path | None:
         """Return the run that has finished it; None if this process is to run it.
 
-        Waits while another process runs it, and says so.
+        Waits while another process runs it; `check_goes_on` may end that by an error.
         """
-        self.record.parent.mkdir(parents=True, exist_ok=True)
-        lock, read = self.record.with_suffix(".lock").open("a+"), None
-        wait = LockWait(lock)
-        while True:
-            is_ours, before = try_lock(lock), read
-            read = read_run_dir(self.record)  # after the lock, which whoever publishes then frees
-            if read is not None and (is_ours or read != before) and self.is_whole(read):
-                lock.close()
-                return read
-            if is_ours:
-                sign(lock)
-                self._lock = lock
-                return None
-            wait.pause(POLL_S)
+        while not self.lock.is_locked:
+            check_goes_on()
+            try:
+                self.lock.acquire(timeout=POLL_S)
+            except Timeout:
+                continue
+        run_dir = self.study.read_run(self.file)
+        if run_dir is None or not self.is_whole(run_dir):
+            return None
+        self.release()
+        return run_dir
 
     def publish(self, run_dir: Path) -> None:
         """Name this run as the one that has finished it; without the lock, do nothing."""
-        if self._lock is not None:
-            write_json(self.record, {"run_dir": str(run_dir)})
+        if self.lock.is_locked:
+            self.study.write_run(self.file, run_dir)
             self.release()
 
     def release(self) -> None:
         """Give the lock back, so that another process runs it unless it is published."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self.lock.release()

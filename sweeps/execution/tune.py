@@ -1,95 +1,95 @@
 """Trials side by side on Ray Tune, each in a placement group.
 
-Tune places and stops trials, draws points (Optuna) and restarts lost trials. The ledger alone says
-which trials are finished, so that nothing depends on Tune's own experiment state.
+Tune places and stops trials, asks the search for points and restarts lost trials. The sweep's
+folder alone says which trials are finished, so that nothing depends on Tune's own state.
 """
 
 import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import ray
 import torch
+from filelock import FileLock, Timeout
 from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search import Searcher
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
-from pipeline.cluster.session import free_resources
-from pipeline.cluster.watch import check_node
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
-from sweeps.design.points import TuneParams
-from sweeps.execution.source import TrialSource
-from sweeps.execution.trial import run_trial
-from sweeps.execution.tune_search import optuna_search
+from sweeps.design.points import Trial, TuneParams
+from sweeps.execution.search import optuna_search
+from sweeps.execution.study import Progress, score_of
+from sweeps.execution.trial import Command, run_trial
 
 WAIT_NOTICE_S = 30.0
+STOP_S = 20.0  # for trials to keep their last round before Ray ends them
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # whose handlers change meanwhile
+WAITS = ("StoreError", "BusyError")  # a store or another process kept a trial from beginning
 Say = Callable[[str], None]
 
 
 class Narrator(tune.Callback):
-    """Says in one line when a trial starts, is evaluated or is lost, and for what others wait.
+    """Says in one line when a trial ends or is lost, what is left, and for what trials wait.
 
-    `ended` has the parameters of trials that ended by themselves or by the scheduler, not by an
-    interruption. `lost` has those of trials that were lost for good, by Tune's id. `no_node`: the
-    loss of this process's own node, after which Tune would wait for ever.
+    `lost` has the trials that were lost for good, by Tune's id. `no_node`: the loss of this
+    process's own node, after which Tune would wait for ever.
     """
 
-    def __init__(self, source: TrialSource, say: Say) -> None:
-        self.source, self.say = source, say
-        self.ended: list[TuneParams] = []
-        self.lost: dict[str, TuneParams] = {}
+    def __init__(self, command: Command, progress: Progress, num_runs: int, say: Say) -> None:
+        self.command, self.say = command, say
+        self.num_trials, self.num_runs, self.num_ended = progress.num_trials, num_runs, 0
+        self.running, self.lost = dict[str, Trial](), dict[str, Trial]()
         self.no_node: ClusterError | None = None
-        self.idle_since = time.monotonic()
-
-    def label(self, trial: TuneTrial) -> str:
-        return self.source.trial(trial.config).label
+        self.began = self.idle_since = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune copies it to `tuner.pkl`, and its source may hold a password."""
+        """Return nothing: Tune copies it to `tuner.pkl`, and its trials may hold a password."""
         return {}
 
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        if not trial.num_failures:
-            self.source.record_start(trial.config)
-        again = "" if not trial.num_failures else f" (lost {trial.num_failures} times)"
-        self.say(f"{self.label(trial)}: starts{again}")
+        self.running[trial.trial_id] = own = self.command.trial(trial.config)
+        if trial.num_failures:
+            self.say(f"{own.label}: lost {trial.num_failures} times, starts again")
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        self.ended.append(trial.config)
-
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        result: dict[str, Any],
-        **info: Any,
-    ) -> None:
-        place, kid = "new clients", result.get("final/adapt_kid_after")
-        if kid is None:
-            place, kid = f"round {result.get('round')}", result.get("pretrain/kid/mean")
-        if kid is not None:
-            self.say(f"{self.label(trial)}: {place}, KID {kid:.4g}")
+        own, sweep, study = self.running.pop(trial.trial_id), self.command.sweep, self.command.study
+        is_over = sweep.budget_s is not None and time.monotonic() - self.began >= sweep.budget_s
+        if self.command.stop.exists() or is_over:
+            return
+        status, result = study.status(own.trial_id), study.result(own.trial_id)
+        if status == "unfinished" and sweep.scheduler != "none":
+            status = "stopped"
+            study.trial_file(own.trial_id, status).touch()
+        score = None if result is None else score_of(sweep, result)
+        told = "" if score is None else f", {sweep.metric} {score:.3g}"
+        if result is not None and score is None and sweep.needs_metric:
+            told = f", without {sweep.metric}: nothing is learnt from it"
+        self._say_end(own, status + told)
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        self.lost[trial.trial_id] = trial.config
-        self.say(f"{self.label(trial)}: lost for good")
+        own = self.running.pop(trial.trial_id, None) or self.command.trial(trial.config)
+        self.lost[trial.trial_id] = own
+        self._say_end(own, "lost for good")
+
+    def _say_end(self, trial: Trial, told: str) -> None:
+        self.num_ended += 1
+        num_left = self.num_runs - self.num_ended
+        left_s = (time.monotonic() - self.began) / self.num_ended * num_left
+        left = f"{left_s / 60:.0f} min left" if left_s >= 90 else f"{left_s:.0f} s left"
+        self.say(f"{self.num_trials - num_left}/{self.num_trials}, {left} | {trial.label}: {told}")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         now = time.monotonic()
@@ -97,63 +97,73 @@ class Narrator(tune.Callback):
             self.idle_since = now
         elif now - self.idle_since > WAIT_NOTICE_S:
             self.idle_since = now
-            try:
-                check_node()
-            except ClusterError as error:
-                self.no_node = error
-                raise
-            self.say(f"waiting for room for {self.source.needs}; free now: {free_resources()}")
+            here = ray.get_runtime_context().get_node_id()
+            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
+                self.no_node = ClusterError(
+                    "expected this machine's node of Ray to answer, got a dead node: start again; "
+                    "the same command goes on"
+                )
+                raise self.no_node
+            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+            needs = self.command.plan(self.command.trial(trials[-1].config)).describe()
+            self.say(f"waiting for room for {needs}; free now: {free}")
 
 
-def run_trials(source: TrialSource, at_once: int, max_rounds: int, folder: Path, say: Say) -> None:
-    """Run the trials of a source, and record those that were lost for good or stopped.
+def run_trials(command: Command, progress: Progress, max_rounds: int, say: Say) -> None:
+    """Run the trials of a command, and record those that were lost for good.
 
-    `at_once`: trials side by side. `max_rounds`: the highest number of rounds of any trial.
-    ClusterError if this process's node of Ray is lost.
+    `max_rounds`: the highest number of rounds of any. ClusterError if this process's node of Ray is
+    lost, or if another command is at this search.
     """
-    _be_quiet()
-    narrator = Narrator(source, say)
-    tuner = _tuner(source, at_once, max_rounds, folder, narrator)
+    num_runs = len(command.listed) + progress.num_undrawn
+    narrator = Narrator(command, progress, num_runs, say)
     try:
-        with _signals_end_trials():
-            results = tuner.fit()
-        source.record_lost(_lost_errors(source, narrator.lost, results))
+        with _alone(command), _interruptible(narrator):
+            results = _tuner(command, num_runs, max_rounds, narrator).fit()
     except TuneError as error:  # which stands for whatever a callback raises
         if narrator.no_node is None:
             raise
         raise narrator.no_node from error
-    finally:
-        source.record_ended(narrator.ended)
+    errors = {(r.metrics or {}).get("trial_id"): r.error for r in results if r.error is not None}
+    for tune_id, trial in narrator.lost.items():
+        told = str(errors.get(tune_id) or "its process was lost").strip().splitlines()[-1]
+        if any(kind in told for kind in WAITS):
+            say(f"{trial.label} could not begin: {told}")
+        elif command.study.status(trial.trial_id) == "unfinished":
+            command.study.fail(trial.trial_id, told)
 
 
-def _tuner(
-    source: TrialSource, at_once: int, max_rounds: int, folder: Path, narrator: Narrator
-) -> tune.Tuner:
-    sweep = source.sweep
-    reports_rounds = source.history is None or sweep.scheduler == "asha"
+def _tuner(command: Command, num_runs: int, max_rounds: int, narrator: Narrator) -> tune.Tuner:
+    """Return what runs the trials; a process goes on with another trial of the same needs."""
+    sweep = command.sweep
+    _be_quiet()
 
     def trainable(params: TuneParams) -> None:
         torch.set_num_threads(1)
-        sys.unraisablehook = _unraisable
-        run_trial(source.task(params), tune.report, reports_rounds)
+        run_trial(command, command.trial(params), tune.report)
 
     def resources(params: TuneParams) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(source.plan(params).bundles)
+        return tune.PlacementGroupFactory(command.plan(command.trial(params)).bundles)
 
-    param_space, search = _search(source)
+    space, search = {}, None
+    if sweep.is_drawn:
+        search = optuna_search(sweep, command.study, [*command.listed.values()])
+    else:
+        space = {"trial_id": tune.grid_search([*command.listed])}
     return tune.Tuner(
         tune.with_resources(trainable, resources),
-        param_space=param_space,
+        param_space=space,
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=_scheduler(sweep, max_rounds),
-            num_samples=source.num_samples,
-            max_concurrent_trials=at_once,
+            num_samples=num_runs if sweep.is_drawn else 1,
+            max_concurrent_trials=command.at_once,
             time_budget_s=sweep.budget_s,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(folder),
+            storage_path=str(command.study.folder),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
             callbacks=[narrator],
             verbose=0,
@@ -161,34 +171,11 @@ def _tuner(
     )
 
 
-def _scheduler(sweep: SweepConfig, max_rounds: int) -> ASHAScheduler | None:
-    if sweep.scheduler != "asha":
-        return None
-    return ASHAScheduler(
-        time_attr="round", metric=sweep.metric, mode=sweep.mode, max_t=max_rounds + 1
-    )
-
-
-def _lost_errors(
-    source: TrialSource, lost: Mapping[str, TuneParams], results: tune.ResultGrid
-) -> dict[str, str]:
-    """Return the last line of the error of each trial that was lost for good, by trial id."""
-    errors = {(r.metrics or {}).get("trial_id"): r.error for r in results if r.error is not None}
-    messages = {tune_id: str(errors.get(tune_id) or "its process was lost") for tune_id in lost}
-    return {
-        source.trial(params).trial_id: messages[tune_id].strip().splitlines()[-1]
-        for tune_id, params in lost.items()
-    }
-
-
-def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Print an unraisable exception, unless it is the SystemExit with which Ray ends a trial.
-
-    Ray's SIGTERM handler raises it wherever the process happens to be, such as in the callback of
-    a weak reference.
-    """
-    if not isinstance(unraisable.exc_value, SystemExit):
-        sys.__unraisablehook__(unraisable)
+def _scheduler(sweep: SweepConfig, max_rounds: int) -> TrialScheduler | None:
+    common: dict[str, Any] = {"time_attr": "round", "metric": sweep.metric, "mode": sweep.mode}
+    if sweep.scheduler == "median":
+        return MedianStoppingRule(**common, grace_period=1)
+    return ASHAScheduler(**common, max_t=max_rounds + 1) if sweep.scheduler == "asha" else None
 
 
 def _be_quiet() -> None:
@@ -197,29 +184,62 @@ def _be_quiet() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "1000000")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # see `_interruptible`
 
 
 @contextlib.contextmanager
-def _signals_end_trials() -> Iterator[None]:
-    """End Tune's loop on SIGTERM as it ends on SIGINT: trials are stopped and nothing is lost.
-
-    Tune leaves its own handlers behind, under which the next Ctrl-C would do nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
+def _alone(command: Command) -> Iterator[None]:
+    """Keep other commands from a search: they would take its draws for lost ones."""
+    if not command.sweep.is_drawn:
         yield
         return
+    try:
+        with FileLock(command.study.folder / "search.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ClusterError(
+            "expected one command at a search, got another one: wait until that ends"
+        ) from error
+
+
+@contextlib.contextmanager
+def _interruptible(narrator: Narrator) -> Iterator[None]:
+    """On SIGTERM and SIGINT, let trials keep their last round, then end Tune's loop.
+
+    A second one does not wait. Tune leaves its own handlers behind, under which the next Ctrl-C
+    would do nothing.
+    """
+    command = narrator.command
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        command.stop.touch()
+        narrator.say("interrupted: the trials keep their last round")
+        deadline = time.monotonic() + STOP_S
+        locks = [command.study.lock(trial.trial_id) for trial in narrator.running.values()]
+        while any(map(_is_held, locks)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own handler ends its loop
+
+    is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    if is_main:
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
+        signal.signal(signal.SIGUSR1, signal.default_int_handler)  # until Tune has its own
     try:
         yield
     finally:
-        for number, handler in before.items():
+        command.stop.unlink(missing_ok=True)
+        for number, handler in before.items() if is_main else ():
             if handler is not None:  # else it is none of Python's
                 signal.signal(number, handler)
 
 
-def _search(source: TrialSource) -> tuple[dict[str, Any], Searcher | None]:
-    """Return the space of parameters and the search in it; of a list, a grid without a search."""
-    if source.history is None:
-        return {"trial_id": tune.grid_search(list(source.trial_ids))}, None
-    return {}, optuna_search(source.sweep, source.history)
+def _is_held(lock: FileLock) -> bool:
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True

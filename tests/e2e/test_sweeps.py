@@ -83,9 +83,10 @@ class Desk:
     def said(self) -> str:
         return (self.folder / "stderr.txt").read_text()
 
-    def entries(self) -> list[dict[str, Any]]:
-        files = self.folder.glob("studies/*/trials/*.json")
-        return [json.loads(file.read_text()) for file in files]
+    def begun(self) -> dict[str, str]:
+        """Return the id of the run of each trial that has begun."""
+        files = self.folder.glob("studies/*/trials/*/run")
+        return {file.parent.name: file.read_text() for file in files}
 
     def wait_until(self, is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 300
@@ -96,9 +97,10 @@ class Desk:
 
     def newest(self) -> dict[str, int]:
         """Return after which round each running trial has taken its newest checkpoint."""
-        running = [e["run_dir"] for e in self.entries() if e["status"] == "running"]
-        found = {r: [int(p.name) for p in Path(r, "checkpoints").glob("0*")] for r in running if r}
-        return {run_dir: max(rounds) for run_dir, rounds in found.items() if rounds}
+        folders = [self.folder / "runs" / run_id for run_id in self.begun().values()]
+        running = [folder for folder in folders if not (folder / "result.json").is_file()]
+        found = {r.name: [int(p.name) for p in r.glob("checkpoints/0*")] for r in running}
+        return {run_id: max(rounds) for run_id, rounds in found.items() if rounds}
 
     def start_and_stop(self, where: str, number: signal.Signals, expect: int) -> dict[str, Any]:
         """Send a signal to a sweep as soon as some trial has got further."""
@@ -174,7 +176,7 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     begun = {row["trial_id"]: row["run_id"] for row in told["trials"]}
 
     assert desk.start_and_stop(ON_ACTORS, signal.SIGKILL, -signal.SIGKILL) == {}
-    begun |= {e["trial_id"]: Path(e["run_dir"]).name for e in desk.entries() if e["run_dir"]}
+    begun |= desk.begun()
 
     told = desk.sweep(HERE)
     assert (told["num_trials"], told["num_finished"]) == (2, 2)

@@ -1,14 +1,11 @@
 """The exit codes of docs/cluster.md: what ended, what is left, what the machine could not do."""
 
-import os
-import signal
 from typing import Any
 
 import pytest
 import torch
 
 from sweeps import cli, outcome_text, sweep
-from sweeps.execution.tune import _signals_end_trials
 
 
 @pytest.mark.parametrize(
@@ -55,18 +52,3 @@ def test_what_the_machine_or_its_user_ends_is_one_sentence(
     said = capsys.readouterr()
     assert told in said.err
     assert (said.out, said.err.count("\n")) == ("", 1)
-
-
-def test_sigterm_ends_trials_as_sigint_does() -> None:
-    """A batch system sends it before it kills: docs/slurm.sbatch relies on this."""
-    heard = list[int]()
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    try:
-        with _signals_end_trials():
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == [signal.SIGINT]
-        assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -10,9 +10,7 @@ import pytest
 
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.tracking.outbox import read_points
-from spire_core.errors import ConfigError
 from sweeps.cli import main
-from sweeps.design.metric import check_metric
 
 TINY = ("eval.extractor=none", "resources.pool=local", "tracking.log_model=false")
 TINY += ("federation.num_rounds=12", "eval.every=0", "eval.num_images=8", "eval.num_loss_images=8")
@@ -59,12 +57,3 @@ def test_nothing_of_a_run_needs_features(
     page = Path(json.loads(capsys.readouterr().out)["artifacts"]["html"]).read_text()
     assert page.count(NO_KID) == 1
     assert "held-out loss is lowest with" in page
-
-
-@pytest.mark.parametrize(("scheduler", "instead"), [("none", "final/adapt"), ("asha", "pretrain/")])
-def test_a_sweep_is_not_chosen_by_kid(scheduler: str, instead: str) -> None:
-    settings = {"eval.extractor": "none"}
-    with pytest.raises(ConfigError, match=f"needs no features .* such as metric={instead}"):
-        check_metric("pretrain/kid/mean", scheduler, settings)
-    check_metric("pretrain/heldout/own", scheduler, settings)
-    check_metric("pretrain/kid/mean", scheduler, {})

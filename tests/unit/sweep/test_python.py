@@ -17,7 +17,7 @@ from pipeline.config.meaning import load_typed
 from pipeline.federation.setup import prepare
 from spire_core.errors import ConfigError, RunError, SpireError
 from sweeps import sweep as sweep_module
-from sweeps.design.load import load_sweep
+from sweeps.design.config import load_study
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
@@ -82,7 +82,7 @@ def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:
     assert (config.client.lr, config.adapt.early_stopping) == (0.5, True)
     assert (config.tracking.run_name, config.data.path) == ("exp 😀", "/tmp/𠮷")
     axes = {"axes": {"client": {"lr": rand(2)}}, "seeds": range(3)}
-    sweep = load_sweep("smoke", words_of(axes))
+    sweep, _ = load_study("smoke", words_of(axes))
     assert (sweep.seeds, len(sweep.axes["client.lr"])) == ((0, 1, 2), 2)
     assert words_of(["client.lr=1"]) == words_of({"client": {"lr": 1}}) == ["client.lr=1"]
     assert words_of(None) == []
@@ -142,4 +142,4 @@ def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
     drawn = {"search": "random", "num_trials": 3}
     log_range = {"min": 1e-3, "max": 1.0, "log": True}
     for axis in ({"axes.adapt.lr": log_range}, {"axes": {"adapt": {"lr": log_range}}}):
-        assert load_sweep("smoke", words_of({**drawn, **axis})).axes["adapt.lr"] == log_range
+        assert load_study("smoke", words_of({**drawn, **axis}))[0].axes["adapt.lr"] == log_range

@@ -15,7 +15,7 @@ from ray.autoscaler._private import resource_demand_scheduler, util
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 
 from pipeline.config.load import load_config, preset_names
-from sweeps.design.load import sweep_names
+from sweeps.design.config import sweep_names
 
 ROOT = Path(__file__).parents[4]
 CLUSTER = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())

@@ -13,8 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from pipeline.results.control_rows import image_tags
-from pipeline.results.neighbour_columns import copies_tags
 from safetensors.torch import load_file
 
 from pipeline.clients.adaptation import report_of
@@ -31,7 +29,7 @@ from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.metrics import adaptation_metrics
+from pipeline.results.metrics import adaptation_metrics, copies_tags, image_tags
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.results.tables import image_controls, new_clients, with_worlds

@@ -21,8 +21,7 @@ from pipeline.runs.record import (
     update_record,
 )
 from pipeline.tracking.tracker import Tracker
-from sweeps.execution.ledger import Ledger
-from sweeps.execution.trial_record import TrialRecord
+from sweeps.execution.study import Study
 
 TINY = ["resources.pool=local", "partition=iid", "partition.client_size=40"]
 TINY += ["federation.num_clients=2", "federation.num_new_clients=0", "federation.cohort_size=2"]
@@ -107,11 +106,10 @@ def test_a_stores_credentials_stand_in_no_message(
 
 
 def test_a_failed_trials_record_and_traceback_have_no_secret(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.write(TrialRecord("trial", "failed", error=f"no answer from {ADDRESS}"))
-    ledger.write_traceback("trial", f"ConnectionError: {ADDRESS}")
+    study = Study(tmp_path / "studies" / "a")
+    study.fail("trial", f"no answer from {ADDRESS}", f"ConnectionError: {ADDRESS}")
     assert files_with_the_secret(tmp_path) == []
-    assert len(list(tmp_path.rglob("trial.*"))) == 2
+    assert "ConnectionError" in study.trial_file("trial", "error.txt").read_text()
 
 
 def test_a_long_message_is_masked_before_it_is_cut() -> None:

@@ -5,10 +5,8 @@ from dataclasses import replace
 import pytest
 
 from spire_core.errors import ConfigError
-from sweeps.design.config import SweepConfig
-from sweeps.design.effect import check_effects
-from sweeps.design.load import load_sweep
-from sweeps.design.points import Trial, trials
+from sweeps.design.config import SweepConfig, load_study
+from sweeps.design.points import Trial, check_effects, trials
 
 
 def sweep(**settings: object) -> SweepConfig:
@@ -17,7 +15,7 @@ def sweep(**settings: object) -> SweepConfig:
 
 def points_of(name: str) -> list[Trial]:
     """The trials of one of our own sweeps on one of its seeds: all seeds have the same points."""
-    one = load_sweep(name)
+    one, _ = load_study(name)
     return trials(replace(one, seeds=one.seeds[:1]))
 
 

@@ -1,17 +1,20 @@
 """The time that a sweep would take: what trials share counts once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from trial_runs import begun
 
 from pipeline.config.load import load_config
+from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.estimate import START_S, Costs, adaptation_s, pretraining_s
 from sweeps.design.config import SweepConfig
 from sweeps.design.estimate import sweep_seconds
-from sweeps.design.points import Trial, point_of, probes, trials
+from sweeps.design.points import Trial, trial_of, trials
 from sweeps.design.trial_plan import TrialPlan
-from sweeps.execution.ledger import Ledger
-from sweeps.execution.trial_record import TrialRecord
+from sweeps.execution.search import optuna_search
+from sweeps.execution.study import Study
 from sweeps.outcome_text import plan_json
 
 COSTS = Costs(train_s=1.0, look_s=1e-3)
@@ -44,23 +47,25 @@ def test_what_a_search_draws_shares_its_pretraining(
     rate = {"min": 1e-3, "max": 1.0, "log": True}
     settings, axes = {"resources.pool": "local"}, {"adapt.lr": rate}
     sweep = SweepConfig("a", "smoke", settings, axes, search="optuna", num_trials=5)
-    ledger = Ledger(tmp_path)
+    tracking = TrackingConfig(enabled=False, root=str(tmp_path))
+    study = Study.of(sweep, tracking)
 
-    def seconds() -> float:
-        told = plan_json(sweep, probes(sweep), {"CPU": 1.0}, ledger)
-        assert (told["num_trials"], told["num_to_run"]) == (5, 5 - len(ledger.draws()))
+    def seconds(num_drawn: int) -> float:
+        told = plan_json(sweep, sweep, study, {"CPU": 1.0})
+        assert (told["num_trials"], told["num_to_run"]) == (5, 5 - num_drawn)
         return told["estimate_s"]
 
     config = load_config("smoke", [])
     own = START_S + adaptation_s(config, COSTS)
-    assert seconds() == pytest.approx(pretraining_s(config, COSTS) + 5 * own)
-    ledger.add_draw({"adapt.lr": 0.01})
-    [drawn] = trials(sweep, [point_of(sweep, {"adapt.lr": 0.01})])
-    ledger.write(TrialRecord(drawn.trial_id, "finished"))
-    assert seconds() == pytest.approx(4 * own)
+    assert seconds(0) == pytest.approx(pretraining_s(config, COSTS) + 5 * own)
+    study.folder.mkdir(parents=True)
+    search: Any = optuna_search(sweep, study, [])
+    begun(study, trial_of(sweep, search.suggest("a")).trial_id, tracking, {sweep.metric: 1.0})
+    search.on_trial_complete("a", {sweep.metric: 1.0})
+    assert seconds(1) == pytest.approx(4 * own)
 
 
 def test_alternate_phases_can_be_estimated() -> None:
     words = ("method=shared_rep", "method.phases=alternate", "federation.tau=4")
-    trial = Trial(load_config("smoke", words), "smoke", words, {})
+    trial = Trial("a", load_config("smoke", words), "smoke", words, {})
     assert sweep_seconds([(trial, TrialPlan(None))], 1) > START_S

@@ -4,18 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trial_runs import begun
 
 from pipeline.cluster.actor_plan import ActorPlan, num_fitting, plan_actors
 from pipeline.config.load import load_config
 from pipeline.config.resources import ResourcesConfig
+from pipeline.config.tracking import TrackingConfig
 from spire_core.errors import ClusterError, ConfigError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
 from sweeps.design.trial_plan import TrialPlan, check_nodes, concurrency, plan_trial
-from sweeps.execution.ledger import Ledger
-from sweeps.execution.tasks import TaskMaker
-from sweeps.execution.trial import _Watcher
-from sweeps.execution.trial_record import TrialRecord
+from sweeps.execution.study import Study
 from sweeps.outcome_text import plan_json, plan_text
 from sweeps.sweep import check_data
 
@@ -195,41 +194,34 @@ def test_mistakes_of_any_trial_are_found_before_it_starts(
         check_data(found, print)
 
 
-@pytest.mark.parametrize(("scheduler", "may_stop"), [("asha", True), ("none", False)])
-def test_a_trial_that_a_scheduler_may_stop_waits_for_its_scores(
-    tmp_path: Path, scheduler: str, may_stop: bool
-) -> None:
-    sweep = SweepConfig("a", "smoke", scheduler=scheduler, metric="pretrain/kid/mean")
-    [trial] = trials(sweep)
-    task = TaskMaker(sweep, trial.config, tmp_path, None, TWO, 1).task(trial, {})
-    watcher = _Watcher(task, Ledger(tmp_path), lambda _: None, None)
-    assert watcher.may_stop == may_stop
-
-
 def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
-    sweep, ledger = sweep_of({"num_gpus": 0.5}, num_trials=2), Ledger(tmp_path)
-    told = plan_json(sweep, trials(sweep), {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}, ledger)
+    sweep, study = sweep_of({"num_gpus": 0.5}, num_trials=2), Study(tmp_path / "studies" / "a")
+    told = plan_json(sweep, sweep, study, {"CPU": 4.0, "GPU": 1.0, "memory": 1e9})
     assert (told["num_trials"], told["concurrency"]) == (2, 2)
     assert told["cluster"] == {"CPU": 4.0, "GPU": 1.0}
     assert [row["resources"] for row in told["trials"]] == [[{}, {"CPU": 1.0, "GPU": 0.5}]] * 2
     assert told["estimate_s"] > 0
     assert "2 trials, 2 at once on 4 CPU, 1 GPU" in plan_text(told)
     assert "on CPUs such as this machine's" in plan_text(told)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
-    sweep, ledger = sweep_of({"pool": "local"}, num_trials=4), Ledger(tmp_path)
+    sweep = sweep_of({"pool": "local"}, axes={"method": ["fedavg"], "model.d_emb": [4, 8]})
+    tracking = TrackingConfig(enabled=False, root=str(tmp_path))
+    study = Study.of(sweep, tracking)
     first, second, third, _ = trials(sweep)
-    ledger.write(TrialRecord(first.trial_id, "finished"))
-    ledger.write(TrialRecord(second.trial_id, "running"))
-    ledger.write(TrialRecord(third.trial_id, "failed"))
-    told = plan_json(sweep, trials(sweep), {"CPU": 4.0}, ledger)
+    begun(study, first.trial_id, tracking, {})
+    begun(study, second.trial_id, tracking)
+    begun(study, third.trial_id, tracking)
+    study.fail(third.trial_id, "expected x, got y: z")
+    told = plan_json(sweep, sweep, study, {"CPU": 4.0})
     statuses = ["finished", "unfinished", "failed", "new"]
     assert [row["status"] for row in told["trials"]] == statuses
     assert (told["num_trials"], told["num_to_run"]) == (4, 2)
     assert "4 trials, 2 of them left" in plan_text(told)
-    told = plan_json(sweep, trials(sweep), {"CPU": 4.0}, ledger, retry_failed=True)
-    assert told["num_to_run"] == 3
+    assert "\n4 of 8 trials are equal to others: 4 run\n" in plan_text(told)
+    assert plan_json(sweep, sweep, study, {"CPU": 4.0}, retry_failed=True)["num_to_run"] == 3
 
 
 @pytest.mark.parametrize("share", [{"num_gpus": 1.5}, {"num_gpus": -1.0}, {"device": "cuda"}])

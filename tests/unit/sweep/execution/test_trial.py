@@ -1,4 +1,4 @@
-"""A trial whose run was deleted, was killed at its very end, or has a store that is away."""
+"""A trial in its process: deleted, killed at its very end, interrupted, or with its store away."""
 
 import shutil
 from pathlib import Path
@@ -7,21 +7,32 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.config.load import load_config
+from pipeline.checkpoint.snapshots import checkpoints
+from pipeline.config.load import write_value
+from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment import run
 from pipeline.runs.layout import NOISE_KEY, RESULT
 from pipeline.runs.record import load_result, run_lock
 from pipeline.tracking.tracker import Tracker
-from spire_core.errors import BusyError, StoreError
-from sweeps.execution.ledger import Ledger
-from sweeps.execution.trial import TrialTask, run_trial
-from sweeps.execution.trial_record import Status, TrialRecord
+from spire_core.errors import BusyError, ClusterError, StoreError
+from sweeps.design.config import SweepConfig
+from sweeps.design.points import Trial, trials
+from sweeps.execution.study import Study
+from sweeps.execution.trial import Command, run_trial
 
-SMALL = ("resources.pool=local", "federation.num_rounds=2", "eval.every=1", "adapt.epochs=1")
-SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
-SMALL += ("model.width=8", "tracking.log_model=false")
-PRIVATE = ("adapt.num_images=8", "adapt.group_size=1", "privacy.adapt.epsilon=4")
-PRIVATE += ("privacy.adapt.steps=2", "privacy.adapt.draws=2")
+SETTINGS: dict[str, Any] = {
+    "resources.pool": "local",
+    "federation.num_rounds": 3,
+    "eval.every": 1,
+    "adapt.epochs": 1,
+    "eval.num_images": 8,
+    "eval.num_loss_images": 8,
+    "diffusion.sample_steps": 2,
+    "model.width": 8,
+    "tracking.log_model": False,
+}
+PRIVATE: dict[str, Any] = {"adapt.num_images": 8, "adapt.group_size": 1, "privacy.adapt.epsilon": 4}
+PRIVATE |= {"privacy.adapt.steps": 2, "privacy.adapt.draws": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -30,152 +41,148 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracker, "log_figure", lambda *_: None)
 
 
-def task_of(folder: Path, mnist_root: Path, uri: str, *overrides: str) -> TrialTask:
-    places = (f"data.root={mnist_root}", f"tracking.root={folder}", f"tracking.uri={uri}")
-    config = load_config("smoke", [*SMALL, *places, *overrides])
-    with Ledger(folder / "study").joined():
-        return TrialTask("t", config, "smoke", {}, str(folder / "study"), None, None, {})
+@pytest.fixture
+def uri(tmp_path: Path, new_database: Path) -> str:
+    shutil.copy(new_database, tmp_path)
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def interrupt(metrics: dict[str, float]) -> None:
-    raise KeyboardInterrupt
+def command_of(
+    root: Path, data: Path, uri: str, scheduler: str = "none", **settings: Any
+) -> tuple[Command, Trial]:
+    metric = "pretrain/heldout/own" if scheduler != "none" else "final/adapt_kid_after"
+    sweep = SweepConfig("a", "smoke", SETTINGS | settings, metric=metric, scheduler=scheduler)
+    tracking = TrackingConfig(root=str(root), uri=uri, log_model=False, checkpoint_every=0)
+    study, [trial] = Study.of(sweep, tracking), trials(sweep)
+    study.folder.mkdir(parents=True)
+    stop = study.folder / "stop"
+    data_root, listed = str(data), {trial.trial_id: trial}
+    cluster = {"CPU": 1.0}
+    return (
+        Command(sweep, study, listed, tracking, data_root, str(root), None, cluster, 1, stop),
+        trial,
+    )
 
 
-def begun_by(task: TrialTask) -> TrialRecord:
-    """Begin a trial, interrupt it at its first report, and return what is known of it."""
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(task, interrupt)
-    record = Ledger(Path(task.folder)).read("t")
-    assert record is not None
-    return record
+def begun_by(command: Command, trial: Trial) -> Path:
+    """Begin a trial, interrupt it after its first round, and return its run's folder."""
+
+    def interrupt(metrics: dict[str, float]) -> None:
+        command.stop.touch()
+
+    run_trial(command, trial, interrupt)
+    command.stop.unlink()
+    run_dir = command.study.run_dir(trial.trial_id)
+    assert run_dir is not None
+    assert command.study.status(trial.trial_id) == "unfinished"
+    return run_dir
+
+
+def test_one_that_is_to_end_keeps_its_last_round_and_goes_on_to_the_same_result(
+    tmp_path: Path, mnist_root: Path, uri: str
+) -> None:
+    command, trial = command_of(tmp_path, mnist_root, uri, scheduler="asha")
+    run_dir = begun_by(command, trial)
+    client = MlflowClient(uri)
+    assert client.get_run(run_dir.name).info.status == "KILLED"
+    assert [int(path.name) for path in checkpoints(run_dir)] == [1]  # of 3 rounds
+    reports: list[dict[str, float]] = []
+    run_trial(command, trial, reports.append)
+    assert [report["round"] for report in reports] == [2, 3, 4]
+    tags = client.get_run(run_dir.name).data.tags
+    assert tags["spire.resumed_after_round"] == "1"
+    assert "spire run smoke " in tags["mlflow.note.content"]
+    again, _ = command_of(tmp_path / "again", mnist_root, uri, scheduler="asha")
+    run_trial(again, trial, reports.append)
+    results = [one.study.result(trial.trial_id) for one in (command, again)]
+    assert all(results)
+    fingerprints = {result["state_fingerprint"] for result in results if result}
+    assert len(fingerprints) == 1
+    run_trial(command, trial, reports.append)  # it is finished: it reports, and nothing more
+    assert [report["round"] for report in reports[-1:]] == [4]
 
 
 def test_one_whose_run_was_deleted_in_the_store_begins_anew(
-    tmp_path: Path, mnist_root: Path, new_database: Path
+    tmp_path: Path, mnist_root: Path, uri: str
 ) -> None:
-    shutil.copy(new_database, tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    task, ledger = task_of(tmp_path, mnist_root, uri), Ledger(tmp_path / "study")
-    begun = begun_by(task)
-    assert begun.run_id is not None
-    MlflowClient(uri).delete_run(begun.run_id)
-    reports: list[dict[str, float]] = []
-    run_trial(task, reports.append)
-    again = ledger.read("t")
-    assert again is not None
-    assert (again.status, again.error) == ("finished", None)
-    assert again.run_id != begun.run_id
-    assert MlflowClient(uri).get_run(again.run_id or "").info.status == "FINISHED"
+    command, trial = command_of(tmp_path, mnist_root, uri, scheduler="asha")
+    deleted = begun_by(command, trial)
+    MlflowClient(uri).delete_run(deleted.name)
+    run_trial(command, trial, lambda _: None)
+    run_dir = command.study.run_dir(trial.trial_id)
+    assert run_dir not in (None, deleted)
+    assert command.study.status(trial.trial_id) == "finished"
 
 
-def test_one_that_goes_on_records_what_an_uninterrupted_one_does(
-    tmp_path: Path, mnist_root: Path, new_database: Path
-) -> None:
-    shutil.copy(new_database, tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    task = task_of(tmp_path, mnist_root, uri)
-    begun_by(task)
-    run_trial(task, lambda _: None)
-    ended = Ledger(tmp_path / "study").read("t")
-    assert ended is not None
-    assert ended.result is not None
-    assert ended.result["preset"] == "smoke"
-    note = MlflowClient(uri).get_run(ended.run_id or "").data.tags["mlflow.note.content"]
-    assert "spire run smoke " in note
-
-
-@pytest.mark.parametrize("lacks_its_status", [True, False])
 def test_one_that_was_killed_right_at_its_end_has_finished(
-    lacks_its_status: bool,
-    tmp_path: Path,
-    mnist_root: Path,
-    new_database: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, mnist_root: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its result is there and its key is gone: it neither fails nor adapts once more."""
-    shutil.copy(new_database, tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    task = task_of(tmp_path, mnist_root, uri, *PRIVATE)
-    ledger, drop = Ledger(tmp_path / "study"), run.drop_noise_key
+    """Its result is there, and it neither fails nor adapts once more; its end is brought about."""
+    command, trial = command_of(tmp_path, mnist_root, uri, **PRIVATE)
 
-    def drop_and_die(run_dir: Path) -> None:
-        drop(run_dir)
-        raise KeyboardInterrupt
-
-    def die(*_: Any, **changes: Any) -> None:
+    def die(run_dir: Path) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        if lacks_its_status:
-            patched.setattr(run, "drop_noise_key", drop_and_die)
-        else:
-            patched.setattr(Ledger, "update", die)
-        with pytest.raises(KeyboardInterrupt):
-            run_trial(task, lambda _: None)
-    killed = ledger.read("t")
-    assert killed is not None
-    assert killed.status == "running"
-    run_dir = Path(killed.run_dir or "")
-    if not lacks_its_status:
-        (run_dir / NOISE_KEY).write_bytes(b"left behind")
+        patched.setattr(run, "drop_noise_key", die)
+        run_trial(command, trial, lambda _: None)
+    run_dir = command.study.run_dir(trial.trial_id)
+    assert run_dir is not None
+    assert (run_dir / NOISE_KEY).is_file()
     reports: list[dict[str, float]] = []
-    run_trial(task, reports.append)
-    ended = ledger.read("t")
-    assert ended is not None
-    assert (ended.status, ended.error, ended.run_dir) == ("finished", None, killed.run_dir)
-    assert ended.result == load_result(run_dir)
+    run_trial(command, trial, reports.append)
     assert len(reports) == 1
+    command.study.end_trials(command.tracking)
+    assert command.study.result(trial.trial_id) == load_result(run_dir)
     assert not (run_dir / NOISE_KEY).exists()
     assert MlflowClient(uri).get_run(run_dir.name).info.status == "FINISHED"
 
 
-def test_one_that_only_its_store_keeps_from_beginning_is_unfinished(
-    tmp_path: Path, mnist_root: Path
+def test_one_that_fails_says_why_and_is_not_tried_again(
+    tmp_path: Path, mnist_root: Path, uri: str
 ) -> None:
-    task, ledger = task_of(tmp_path, mnist_root, "http://127.0.0.1:9"), Ledger(tmp_path / "study")
+    diverging: dict[str, Any] = {"client.lr": 1000.0}
+    command, trial = command_of(tmp_path, mnist_root, uri, **diverging)
+    for _ in range(2):
+        run_trial(command, trial, lambda _: None)
+        assert command.study.status(trial.trial_id) == "failed"
+    assert "expected an update that" in (command.study.error(trial.trial_id) or "")
+    text = command.study.trial_file(trial.trial_id, "error.txt").read_text()
+    assert "DivergenceError" in text
+
+
+def test_one_that_only_its_store_or_another_process_keeps_from_beginning_is_unfinished(
+    tmp_path: Path, mnist_root: Path, uri: str
+) -> None:
+    away, trial = command_of(tmp_path / "away", mnist_root, "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=r"expected an MLflow store at http://127\.0\.0\.1:9"):
-        run_trial(task, interrupt)
-    entry = ledger.read("t")
-    assert entry is not None
-    assert (entry.status, entry.run_dir) == ("running", None)
-    assert (entry.error or "").startswith("expected an MLflow store at http://127.0.0.1:9")
-
-
-def test_one_whose_run_somebody_else_resumes_is_unfinished(
-    tmp_path: Path, mnist_root: Path
-) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    task, ledger = task_of(tmp_path, mnist_root, uri), Ledger(tmp_path / "study")
-    begun = begun_by(task)
-    with run_lock(Path(begun.run_dir or "")), pytest.raises(BusyError, match="nobody at work on"):
-        run_trial(task, lambda _: None)
-    entry = ledger.read("t")
-    assert entry is not None
-    assert (entry.status, entry.run_dir) == ("running", begun.run_dir)
-
-
-def test_one_whose_result_is_damaged_fails_and_keeps_its_key(
-    tmp_path: Path, mnist_root: Path
-) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    task, ledger = task_of(tmp_path, mnist_root, uri, *PRIVATE), Ledger(tmp_path / "study")
-    run_dir = Path(begun_by(task).run_dir or "")
+        run_trial(away, trial, lambda _: None)
+    assert away.study.status(trial.trial_id) == "unfinished"
+    command, trial = command_of(tmp_path, mnist_root, uri, scheduler="asha")
+    run_dir = begun_by(command, trial)
+    with run_lock(run_dir), pytest.raises(BusyError, match="nobody at work on"):
+        run_trial(command, trial, lambda _: None)
+    assert command.study.status(trial.trial_id) == "unfinished"
     (run_dir / RESULT).write_text("{")
-    ledger.reopen(["t"])
-    run_trial(task, lambda _: None)
-    entry = ledger.read("t")
-    assert entry is not None
-    assert (entry.status, entry.result) == ("failed", None)
-    assert f"expected what a run found in {run_dir / RESULT}, got " in (entry.error or "")
-    assert (run_dir / NOISE_KEY).is_file()
+    with pytest.raises(Exception, match="expected what a run found in"):
+        command.study.status(trial.trial_id)
 
 
-@pytest.mark.parametrize("status", ["failed", "stopped"])
-def test_one_that_another_command_has_ended_meanwhile_stays_so(
-    status: Status, tmp_path: Path, mnist_root: Path
+def test_a_node_without_the_sweeps_folder_runs_no_trial(tmp_path: Path, mnist_root: Path) -> None:
+    """Its runs would lie on its own disk, where no command finds them."""
+    command, trial = command_of(tmp_path, mnist_root, "http://127.0.0.1:9")
+    shutil.rmtree(command.study.folder)
+    with pytest.raises(ClusterError, match="on every node, got none here: name one that all"):
+        run_trial(command, trial, lambda _: None)
+
+
+def test_a_trial_has_absolute_paths_from_the_commands_folder(
+    tmp_path: Path, mnist_root: Path
 ) -> None:
-    task, ledger = task_of(tmp_path, mnist_root, "http://127.0.0.1:9"), Ledger(tmp_path / "study")
-    ended = TrialRecord("t", status, "/runs/17", error="expected x, got y: z")
-    ledger.write(ended)
-    run_trial(task, interrupt)
-    assert ledger.read("t") == ended
+    photos = {"data.name": "folder", "data.path": "photos", "data.image_size": 16}
+    command, trial = command_of(tmp_path, mnist_root, "http://127.0.0.1:9", **photos)
+    config = command.config(trial)
+    assert config.data.path == str(tmp_path / "photos")
+    assert config.data.root == str(mnist_root)
+    assert config.tracking.run_name == "spire seed=0"
+    assert write_value("photos") in "".join(trial.overrides)

@@ -1,30 +1,65 @@
-"""What Ray Tune leaves behind in the process of a sweep."""
+"""The end of trials by a signal, and what Ray Tune leaves behind in the process of a sweep."""
 
+import os
 import signal
+import time
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import pytest
 from ray.tune.tune import _setup_signal_catching
 
-from sweeps.execution.tune import SIGNALS, _signals_end_trials
+from sweeps.execution import tune
+from sweeps.execution.study import Study
 
 
-def test_signals_after_the_trials_do_what_they_did_before() -> None:
+class Trials:
+    """What the end of trials reads of a narrator: one trial runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.command: Any = self
+        self.study, self.stop = Study(folder), folder / "stop"
+        self.trial_id, self.running = "a", {"tune's": self}
+        self.say = lambda text: None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_trials_keep_their_last_round_before_tune_ends_them(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch system sends SIGTERM before it kills: docs/slurm.sbatch relies on this."""
+    monkeypatch.setattr(tune, "STOP_S", 0.5)
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    trials: Any = Trials(tmp_path)
+    before = {one: signal.getsignal(one) for one in tune.SIGNALS}
+    with tune._interruptible(trials):
+        is_interrupted = _setup_signal_catching()
+        began = time.monotonic()
+        with trials.study.lock("a"):  # its process does not end in time
+            os.kill(os.getpid(), number)
+            assert is_interrupted.wait(5)
+        assert time.monotonic() - began >= 0.5
+        assert trials.stop.is_file()
+    assert not trials.stop.is_file()
+    assert {one: signal.getsignal(one) for one in tune.SIGNALS} == before
+
+
+def test_signals_after_the_trials_do_what_they_did_before(tmp_path: Path) -> None:
     """Tune's own handler would only note the first Ctrl-C, in a loop that is over."""
     caught: list[int] = []
 
     def catch(number: int, _: FrameType | None) -> None:
         caught.append(number)
 
-    before = {number: signal.signal(number, catch) for number in SIGNALS}
+    trials: Any = Trials(tmp_path)
+    before = {number: signal.signal(number, catch) for number in tune.SIGNALS}
     try:
-        with _signals_end_trials():
-            is_interrupted = _setup_signal_catching()
-            signal.raise_signal(signal.SIGTERM)
-            assert is_interrupted.is_set()
+        with tune._interruptible(trials):
             _setup_signal_catching()
-        for number in SIGNALS:
+        for number in tune.SIGNALS:
             signal.raise_signal(number)
-        assert caught == list(SIGNALS)
+        assert caught == list(tune.SIGNALS)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -114,15 +114,6 @@ def test_a_setting_that_nobody_varies_is_not_held_against_older_runs() -> None:
     assert found == findings_of(PLANNED)[0]
 
 
-def test_a_search_leaves_out_added_seeds_alone() -> None:
-    file = file_of(search="random", num_trials=2, seeds=[0, 1])
-    (found,), (note,) = findings_of(both() + RATES, file)
-    assert found.effect is not None
-    assert (found.effect.num, found.num_seeds) == (2, 2)
-    assert found.effect.mean < 0  # at the rate that was added: a search plans no settings
-    assert "leave out 3 runs" in note
-
-
 def test_a_recorded_file_that_is_refused_by_now_is_a_note() -> None:
     (found,), notes = findings_of(both(range(4)) + RATES, file_of(preset="gone"))
     assert found.effect is not None
