@@ -21,7 +21,7 @@ def change(before: float | None, after: float | None) -> str:
     return f"{number(before)} -> {number(after)}"
 
 
-def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def table(rows: Iterable[Mapping[Any, Any]], columns: Mapping[str, str]) -> str:
     """Return some columns, by their titles, of rows of numbers."""
     titles = list(columns)
     return aligned(titles, [[number(row.get(columns[one])) for one in titles] for row in rows])
