@@ -6,7 +6,7 @@ settings -> points -> trials -> plan -> Ray Tune, each trial a `run_experiment` 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.cluster.session import cluster_nodes, starting_cluster
+from pipeline.cluster.session import cluster, cluster_nodes
 from pipeline.config.load import flattened
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
@@ -90,19 +90,18 @@ def _run_left(
         check_reachable(trial.config)
     if ledger.is_new:
         check_effects(probed)
-    with starting_cluster() as ready:
-        # 1. Check, while the cluster starts.
-        check_data(probed, say, begins=ledger.parent_run_dir is None)
-        check_store(base.tracking)
-        say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
+    # 1. Check.
+    check_data(probed, say, begins=ledger.parent_run_dir is None)
+    check_store(base.tracking)
+    say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
+    with cluster() as have:
         # 2. Plan.
-        cluster = ready()
-        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], cluster)
-        check_room(sweep, probed, cluster, at_once)
+        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], have)
+        check_room(sweep, probed, have, at_once)
         # 3. Run, below the sweep's own tracking run.
         with parent_run(sweep, ledger, base.tracking, recorded) as parent_run_id:
             here = sweep.located()  # its trials are made in their own processes, in other folders
-            maker = TaskMaker(here, base, ledger.folder, parent_run_id, dict(cluster), at_once)
+            maker = TaskMaker(here, base, ledger.folder, parent_run_id, dict(have), at_once)
             source = trial_source(maker, left, before.num_undrawn)
             ledger.reopen(trial.trial_id for trial in left)
             max_rounds = max(trial.config.federation.num_rounds for trial in probed)
@@ -110,11 +109,11 @@ def _run_left(
 
 
 def check_room(
-    sweep: SweepConfig, planned: Sequence[Trial], cluster: Mapping[str, float], at_once: int
+    sweep: SweepConfig, planned: Sequence[Trial], have: Mapping[str, float], at_once: int
 ) -> None:
     """Raise ClusterError for a trial that could never fit on the cluster."""
     for trial in planned:
-        plan = plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
+        plan = plan_trial(trial.config, have, at_once, sweep.autoscaling)
         if not sweep.autoscaling:
             check_nodes(plan, cluster_nodes())
 

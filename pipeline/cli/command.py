@@ -51,13 +51,7 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[AddVerb]) -> int:
     hear_interrupts()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `_answered`
-    exit_code = 1  # of an error that is a mistake of this code
-    try:
-        exit_code = _answered(args)
-        return exit_code
-    finally:
-        if leaving := sys.modules.get("pipeline.cluster.leaving"):  # unless Ray was never needed
-            leaving.ends_with(exit_code)
+    return _answered(args)
 
 
 def _answered(args: argparse.Namespace) -> int:

@@ -18,7 +18,6 @@ import psutil
 import torch
 
 from pipeline.cluster.actor_plan import allotted_cpus
-from pipeline.cluster.job_upload import IGNORE_FILE, measure_upload
 from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command
 from pipeline.data.catalog import SPECS
@@ -61,7 +60,6 @@ def examine(with_metrics: bool = False) -> dict[str, Any]:
         "extractors": [_extractor(name) for name in EXTRACTORS],
         "plugins": [_plugins(plugins) for plugins in ALL_PLUGINS],
         "tracking": _tracking(),
-        "job_upload": _job_upload(),
         "pages": pages_folder(),
     }
     state["selftests"] = _selftests(state["data"]) if with_metrics else []
@@ -142,14 +140,6 @@ def _health_of(uri: str) -> urllib.request.Request:
     return request
 
 
-def _job_upload() -> dict[str, Any] | None:
-    """Return the size of the upload of a job submitted from here; None outside a checkout."""
-    if not Path(IGNORE_FILE).is_file():
-        return None
-    upload = measure_upload(".")
-    return {"num_bytes": upload.num_bytes, "ok": upload.fits, "told": upload.describe()}
-
-
 def _selftests(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_selftest(entry["name"]) for entry in data if entry["present"]]
 
@@ -175,9 +165,6 @@ def _missing(state: dict[str, Any]) -> list[str]:
     for entry in (*state["data"], *state["extractors"]):
         if not entry["ok"]:
             sentences.append(f"{entry['name']}: {entry['problem']}")
-    upload = state["job_upload"]
-    if upload and not upload["ok"]:
-        sentences.append(f"ray job submit --working-dir .: {upload['told']}")
     if not state["tracking"]["ok"]:
         sentences.append(f"{state['tracking']['uri']}: {state['tracking']['problem']}")
     return sentences
@@ -199,8 +186,6 @@ def doctor_text(state: dict[str, Any]) -> str:
         f"tracking    {state['tracking']['uri']}",
         f"            {state['tracking']['ui']}",
     ]
-    if state["job_upload"]:
-        lines.append(f"job upload  {state['job_upload']['told']}")
     if state["pages"]:
         lines.append(f"pages       {state['pages']}")
     lines += [_selftest_line(test) for test in state["selftests"]]

@@ -22,8 +22,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from pipeline.cluster.session import free_resources
-from pipeline.cluster.watch import check_node
+from pipeline.cluster.session import check_node, free_resources
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import TuneParams
