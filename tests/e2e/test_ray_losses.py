@@ -63,9 +63,7 @@ def test_sigterm_and_ctrl_c_keep_the_last_round(
     ("name", "number"),
     [
         ("raylet", signal.SIGKILL),
-        ("raylet", signal.SIGSTOP),
         ("gcs_server", signal.SIGKILL),
-        ("gcs_server", signal.SIGSTOP),
         ("group", signal.SIGTERM),
     ],
 )
