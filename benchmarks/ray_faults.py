@@ -1,180 +1,117 @@
-"""Ray's processes are killed or stand still, and signals come, at every stage of a small run.
+"""Signals and losses of Ray at each stage of a small run: it ends in time, and goes on as if whole.
 
-    nice python benchmarks/ray_faults.py --out ray-faults.json
-    nice python benchmarks/ray_faults.py --only "raylet SIGKILL round" --out FILE [--again]
+    nice python benchmarks/ray_faults.py [--only "raylet SIGKILL round" ...] [--json FILE]
 
-One run after the other, with real MNIST, MLflow, Ray with one client actor, and the limits of time
-that users have. Of each fault: the exit code, the sentence, the seconds until the command ended and
-until its last process was gone, what still ran 60 s later, and the status in MLflow. The file is
-written after each run, and rows that it has are counted; with `--again`, those of the chosen faults
-are dropped first. A run that ends before the fault, as Ray does if it cannot start in 30 s on a
-busy machine, is tried again. Exit code 0 only if every fault was answered with the expected exit
-code, one sentence and no traceback, and left nothing behind.
+One run after the other, with real MNIST, MLflow and Ray with one client actor. Of each fault: the
+exit code, the seconds until the command ended, what still ran 15 s later, and whether `spire
+resume` came to the state of a run that nothing happened to. Exit code 0 only if all did, in at most
+90 s, and no exit code was another than expected.
 """
 
 import argparse
-import contextlib
+import itertools
 import json
 import os
-import platform
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray_desk import Command, Missed
-from ray_fault_cases import CASES, Case, strike, wait_for_moment
-from ray_fault_limits import Group, Unavailable, surroundings
 
-from pipeline.config.load import load_config
-from pipeline.config.tracking import TrackingConfig
 from pipeline.data.datasets import store_root
-from pipeline.files.paths import git_revision
-from pipeline.tracking.tracker import check_store
 
-END_S, LEFT_S = 300.0, 60.0  # of the command, and of its processes after it
-MAX_TRIES = 3
-KEPT_LINES = 30  # of what was said, of a fault that was answered badly
-STATUS_OF = {0: "FINISHED", 2: "FAILED", 130: "KILLED", -9: "RUNNING"}  # by exit code; of a run
-
-
-def status_of(folder: Path) -> str | None:
-    """Return the status of the only run in a folder's database, None if there is no run yet."""
-    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        found = database.execute("SELECT status FROM runs").fetchall()
-    return found[0][0] if found else None
-
-
-def answered(case: Case, row: dict[str, Any]) -> bool:
-    """Return whether a fault was answered as it should be."""
-    says_one_sentence = row["num_sentences"] == (1 if case.code > 0 else 0)
-    has_status = row["status"] in (None, STATUS_OF[case.code])
-    has_code = row["exit_code"] == case.code
-    said_well = says_one_sentence and case.told in row["sentence"] and not row["has_traceback"]
-    return has_code and said_well and has_status and not row["left_after_60_s"]
+SETTINGS = ("tracking.checkpoint_every=1", "tracking.log_model=false", "federation.tau=2")
+SETTINGS += ("federation.num_rounds=60", "eval.every=0", "eval.num_loss_images=8")
+SETTINGS += ("eval.num_clients=2", "eval.num_images=16", "adapt.epochs=400")
+START_S, END_S, LEFT_S = 300.0, 90.0, 15.0
+NOT_0 = "not 0"
+FAULTS = {  # whom and which signal: the exit code
+    ("command", "SIGTERM"): 130,
+    ("command", "SIGINT"): 130,
+    ("group", "SIGINT"): 130,
+    ("group", "SIGTERM"): NOT_0,
+    ("raylet", "SIGKILL"): NOT_0,
+    ("gcs_server", "SIGKILL"): NOT_0,
+    ("command", "SIGKILL"): -signal.SIGKILL,
+    ("DriverActor", "SIGKILL"): 2,
+    ("ClientActor", "SIGKILL"): 0,
+}
+STAGES = ("start", "round", "adaptation")
+NAMES = [" ".join((*fault, stage)) for fault, stage in itertools.product(FAULTS, STAGES)]
 
 
-def cause(case: Case, folder: Path) -> dict[str, Any]:
-    """Begin a run, cause the fault, and return what became of it."""
-    with contextlib.ExitStack() as stack:
-        env = stack.enter_context(surroundings(case.limits, folder))
-        group = stack.enter_context(closing(Group())) if case.limits == "memory" else None
-        command = Command(folder, store_root(), "run", "smoke", *case.settings, **env)
-        stack.callback(command.kill)
-        if group is not None:
-            group.take(command.process.pid)
-        wait_for_moment(command, case.moment)
-        num_rounds, began = command.num_rounds, time.monotonic()
-        if group is not None:
-            group.fill()
-        strike(command, case)
-        ended = _end_of(command, began)
-        command.kill()
-    return {"rounds_before": num_rounds, **ended, "status": status_of(folder)}
+def run(folder: Path, *words: str) -> dict[str, Any]:
+    """Type a command and return the object that it prints."""
+    folder.mkdir(exist_ok=True)
+    command = Command(folder, store_root(), *words)
+    command.process.wait()
+    return json.loads(command.out.read_text())
 
 
-def _end_of(command: Command, began: float) -> dict[str, Any]:
-    """Wait for a command's end, and for that of its processes; return what it said."""
-    try:
-        code, _, _ = command.end(END_S)
-    except subprocess.TimeoutExpired:
-        code = None
-    seconds = time.monotonic() - began
-    left, gone_s = command.left_behind(LEFT_S if code is not None else 0.0)
-    text, sentences = command.err.read_text(), command.sentences
-    return {
-        "exit_code": code,
-        "sentence": (sentences or [""])[-1].replace(str(command.folder), "FOLDER"),
-        "num_sentences": len(sentences),
-        "has_traceback": "Traceback (most recent call last)" in text,
-        "seconds": round(seconds, 1),
-        "seconds_until_none_is_left": round(gone_s, 1) if not left else None,
-        "left_after_60_s": [line[:200] for line in left],
-        "said": text.splitlines(),
+def wait_for_stage(command: Command, stage: str) -> None:
+    """Wait until a run is in the middle of a stage; Missed if it ends before."""
+    is_there: dict[str, Callable[[], bool]] = {
+        "start": lambda: "starting the clients" in command.err.read_text(),
+        "round": lambda: command.num_rounds >= 2,
+        "adaptation": lambda: "adapting" in command.err.read_text(),
     }
+    command.wait_until(is_there[stage], START_S)
+    if stage == "adaptation":
+        end = time.monotonic() + 1
+        command.wait_until(lambda: time.monotonic() > end, START_S)
 
 
-def measure(case: Case, repeat: int, database: Path, folder: Path) -> dict[str, Any]:
-    """Cause a fault once in a new folder; return the row of the table."""
+def outcome(name: str, folder: Path, expected: str) -> dict[str, Any]:
+    """Cause a fault in a new run, and return what became of it."""
+    whom, action, stage = name.split()
+    number, code = getattr(signal, action), FAULTS[whom, action]
     folder.mkdir()
-    shutil.copy(database, folder / "mlflow.db")
-    about = {"fault": case.name, "repeat": repeat, "expected_code": case.code}
-    about |= {"commit": git_revision()}
+    command = Command(folder, store_root(), "run", "smoke", *SETTINGS, "resources.num_actors=1")
+    row: dict[str, Any] = {"fault": name, "expected_code": code, "is_well": False}
     try:
-        row = cause(case, folder)
-    except (Missed, Unavailable) as missed:
-        said = str(missed).splitlines()[-KEPT_LINES:]
-        return {**about, "is_answered": False, "missed": True, "said": said}
-    said = row.pop("said")
-    row["num_lines_said"] = len(said)
-    is_answered = answered(case, row)
-    if not is_answered:
-        row["said"] = [line[:300] for line in said[-KEPT_LINES:]]
-    return {**about, "is_answered": is_answered, **row, "load": round(os.getloadavg()[0], 1)}
-
-
-def missing(names: Sequence[str] | None, rows: Sequence[dict[str, Any]]) -> list[tuple[Case, int]]:
-    """Return the faults still to be caused, each with the number of its repeat."""
-    cases = [case for case in CASES if names is None or case.name in names]
-    done = {(row["fault"], row["repeat"]) for row in rows}
-    plan = [(case, i) for i in range(max(c.times for c in cases)) for case in cases]
-    return [(c, i) for c, i in plan if i < c.times and (c.name, i) not in done]
-
-
-def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    order = [case.name for case in CASES]
-    rows = sorted(rows, key=lambda row: (order.index(row["fault"]), row["repeat"]))
-    faults = {row["fault"] for row in rows}
-    bad = {row["fault"] for row in rows if not row["is_answered"]}
-    about = {
-        "command": "benchmarks/ray_faults.py",
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "num_faults": len(faults),
-        "num_faults_answered": len(faults - bad),
-        "num_runs": len(rows),
-        "num_runs_answered": sum(row["is_answered"] for row in rows),
-    }
-    out.write_text(json.dumps(about | {"runs": rows}, indent=1) + "\n")
+        wait_for_stage(command, stage)
+        if whom == "command":
+            command.process.send_signal(number)
+        elif whom == "group":
+            os.killpg(command.process.pid, number)
+        elif found := command.processes(whom):
+            found[0].send_signal(number)
+        else:
+            raise Missed(f"no {whom}")
+        row["exit_code"], row["said"], row["seconds"] = command.end(END_S)
+        row["left"] = command.left_behind(LEFT_S)[0]
+    except (Missed, subprocess.TimeoutExpired) as error:
+        return row | {"said": str(error)}
+    finally:
+        command.kill()
+    has_code = row["exit_code"] != 0 if code == NOT_0 else row["exit_code"] == code
+    resumed = run(folder, "resume", "last", "resources.pool=local")
+    row["is_same"] = resumed["state_fingerprint"] == expected
+    return row | {"is_well": has_code and row["is_same"] and not row["left"]}
 
 
 def main() -> int:
     """Cause the chosen faults; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="a JSON file of the results")
-    text = "these faults only"
-    parser.add_argument("--only", nargs="+", choices=[c.name for c in CASES], help=text)
-    parser.add_argument("--again", action="store_true", help="drop their earlier rows")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="these faults only")
+    parser.add_argument("--json", type=Path, help="a file for the rows")
     args = parser.parse_args()
     # A shell's background processes ignore SIGINT, and so would the commands that they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    rows = json.loads(args.out.read_text())["runs"] if args.out.exists() else []
-    if args.again:
-        rows = [row for row in rows if args.only and row["fault"] not in args.only]
-    plan, num_kept = missing(args.only, rows), len(rows)
-    for case, _ in plan:
-        load_config("smoke", case.settings)  # before any run takes its time
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        database = Path(name) / "new.db"
-        check_store(TrackingConfig(uri=f"sqlite:///{database}"))
-        for i, (case, repeat) in enumerate(plan):
-            row: dict[str, Any] = {}
-            for attempt in range(MAX_TRIES):
-                row = measure(case, repeat, database, Path(name) / f"{i:03d}-{attempt}")
-                if not row.get("missed"):
-                    break
-            rows.append(row)
-            write(args.out, rows)
-            shown = {k: v for k, v in rows[-1].items() if k not in ("said", "commit")}
-            print(json.dumps(shown), flush=True)
-    return 0 if all(row["is_answered"] for row in rows[num_kept:]) else 1
+        whole = run(Path(name, "whole"), "run", "smoke", *SETTINGS, "resources.pool=local")
+        for i, fault in enumerate(args.only):
+            rows.append(outcome(fault, Path(name, str(i)), whole["state_fingerprint"]))
+            print(json.dumps(rows[-1]), flush=True)
+            if args.json:
+                args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0 if all(row["is_well"] for row in rows) else 1
 
 
 if __name__ == "__main__":

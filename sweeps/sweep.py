@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.cluster.session import cluster_nodes, starting_cluster
+from pipeline.cluster.session import cluster, cluster_nodes
 from pipeline.config.load import flattened, load_config, write_value
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
@@ -94,18 +94,17 @@ def _run_left(
     probed = check_trials(sweep, before, left, recorded, is_new=study.parent_run_dir is None)
     for trial in probed:
         check_reachable(trial.config)
-    with starting_cluster() as ready:
-        # 1. Check, while the cluster starts.
-        check_data(probed, say, begins=study.parent_run_dir is None)
-        check_store(base.tracking)
-        if told := told_equal(sweep, before.num_trials):
-            say(told)
-        say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
+    # 1. Check.
+    check_data(probed, say, begins=study.parent_run_dir is None)
+    check_store(base.tracking)
+    if told := told_equal(sweep, before.num_trials):
+        say(told)
+    say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
+    with cluster() as have:
         # 2. Plan.
-        cluster = ready()
-        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], cluster)
+        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], have)
         for trial in probed if not sweep.autoscaling else ():
-            check_nodes(plan_trial(trial.config, cluster, at_once), cluster_nodes())
+            check_nodes(plan_trial(trial.config, have, at_once), cluster_nodes())
         # 3. Run, below the sweep's own tracking run.
         study.folder.mkdir(parents=True, exist_ok=True)
         for trial in left:
@@ -119,7 +118,7 @@ def _run_left(
                 data_root=str(base.data.root),
                 typed_in=str(Path.cwd()),
                 parent_run_id=None if tracker.uri is None else tracker.run_id,
-                cluster=dict(cluster),
+                cluster=dict(have),
                 at_once=at_once,
                 stop=study.folder / f"stop-{uuid.uuid4().hex}",
             )

@@ -1,4 +1,4 @@
-"""The work on SPIRE, which starts as `spire run` does: Ray first, and beside it what needs torch.
+"""The work on SPIRE.
 
 python -m benchmarks.peers.ours tiny 5 --pool=ray --engine=grouped
 """
@@ -10,9 +10,9 @@ import sys
 def main() -> None:
     with contextlib.ExitStack() as stack:
         if "--pool=ray" in sys.argv:
-            from pipeline.cluster.session import starting_cluster
+            from pipeline.cluster.session import cluster
 
-            stack.enter_context(starting_cluster())
+            stack.enter_context(cluster())
         from benchmarks.peers.ours_rounds import run_rounds
 
         run_rounds()

@@ -83,18 +83,13 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[click.Command]) -> i
     hear_interrupts()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: see `_answered`
-    exit_code = 1  # of an error that is a mistake of this code
     try:
-        exit_code = command_of(verbs).main(argv, "spire", standalone_mode=False)
+        return command_of(verbs).main(argv, "spire", standalone_mode=False)
     except click.UsageError as error:
         say(one_line(_told(error)))
-        exit_code = USER_ERROR
+        return USER_ERROR
     except click.Abort:  # an interrupt before a verb has begun
-        exit_code = INTERRUPTED
-    finally:
-        if leaving := sys.modules.get("pipeline.cluster.leaving"):  # unless Ray was never needed
-            leaving.ends_with(exit_code)
-    return exit_code
+        return INTERRUPTED
 
 
 def _told(error: click.UsageError) -> str:

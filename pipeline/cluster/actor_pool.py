@@ -10,23 +10,17 @@ import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from pipeline.clients.memory import (
-    NO_ROUNDS,
-    Footprint,
-    RoundMemory,
-    kept_positions,
-    sizes_text,
-)
+from pipeline.clients.memory import NO_ROUNDS, Footprint, RoundMemory, kept_positions, sizes_text
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import BegunAnewError, ClientActor
-from pipeline.cluster.results import RESUME, get, loss_cause, task_error
+from pipeline.cluster.results import RESUME, loss_cause, task_error
 from pipeline.cluster.session import free_resources
-from pipeline.cluster.watch import TICK_S, check_alive, check_now, end_actor
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LESS_MEMORY, ClientPool, Tries, Unit, cause_of
 from spire_core.errors import ClusterError, SpireError, first_line
 
 logger = logging.getLogger(__name__)
+TICK_S = 1.0  # between two looks for hanging calls
 WAIT_NOTICE_S = 30.0
 REVIVAL_S = 120.0  # for a lost actor to come back, perhaps on another node
 LEAST_LIMIT_S = 30.0  # for what is not a client's work
@@ -59,16 +53,19 @@ class RayClientPool(ClientPool):
         plan: ActorPlan,
         round_memory: RoundMemory = NO_ROUNDS,
     ) -> "RayClientPool":
-        """Start the actors and wait until all of them run; a log line every 30 s says so.
+        """Start the actors and wait until all of them run; after 30 s, a log line says so.
 
         `round_memory`: the bytes that a round needs beside the measured step of a client.
         """
         shared = (ray.put(setup), ray.put(images))
-        options = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus, "max_concurrency": 1}
-        options["max_restarts"] = -1  # a lost one comes back under the same handle, see `revive`
         actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
-        start_one = actor_class.options(**options).remote
-        actors = [start_one() for _ in range(plan.num_actors)]
+        one = actor_class.options(
+            num_cpus=plan.num_cpus,
+            num_gpus=plan.num_gpus,
+            max_restarts=-1,  # a lost one comes back under the same handle, see `revive`
+            max_task_retries=0,  # a process that has begun anew has no worker, and no sum
+        )
+        actors = [one.remote() for _ in range(plan.num_actors)]
         may_shrink = setup.config.resources.num_actors == "auto"
         pool = cls(actors, shared, setup.config.federation.client_timeout_s, may_shrink)
         try:
@@ -80,22 +77,15 @@ class RayClientPool(ClientPool):
 
     def _begin(self, plan: ActorPlan) -> list[Footprint]:
         """Let all actors begin, and the first of them rehearse while others still start."""
-        begun = {a.begin.remote(*self.shared, i == 0): i for i, a in enumerate(self.actors)}
-        footprints: dict[int, Footprint] = {}
-        pending, told = list(begun), time.monotonic()
-        while pending:
-            check_alive()
-            done, pending = ray.wait(pending, timeout=TICK_S)
-            footprints |= {begun[ref]: self._footprint(begun[ref], ref) for ref in done}
-            if pending and time.monotonic() - told > WAIT_NOTICE_S:
-                logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
-                told = time.monotonic()
-        return [footprints[position] for position in range(len(self.actors))]
+        begun = [actor.begin.remote(*self.shared, i == 0) for i, actor in enumerate(self.actors)]
+        while ray.wait(begun, num_returns=len(begun), timeout=WAIT_NOTICE_S)[1]:
+            logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
+        return [self._footprint(position, ref) for position, ref in enumerate(begun)]
 
     def _footprint(self, position: int, ref: Any) -> Footprint:
         """Return the result of `begin`; an actor that was lost meanwhile begins again."""
         try:
-            return get(ref)
+            return ray.get(ref)
         except RayTaskError as error:
             raise task_error(error) from error
         except RayError as error:
@@ -120,7 +110,7 @@ class RayClientPool(ClientPool):
         logger.warning("%d of %d client actors go on: %s", len(kept), total, sizes)
         for position, actor in enumerate(self.actors):
             if position not in kept:
-                end_actor(actor)
+                ray.kill(actor)
         self.actors = [self.actors[position] for position in kept]
 
     @property
@@ -128,7 +118,6 @@ class RayClientPool(ClientPool):
         return len(self.actors)
 
     def share(self, value: Any) -> Any:
-        check_alive()  # of a dead node, Ray would end this process
         return ray.put(value)
 
     def run_all(
@@ -144,7 +133,6 @@ class RayClientPool(ClientPool):
         work = _Work(self, Tries(task, units, where), args, extra)
         work.queue.extend(sorted(range(len(units)), key=lambda i: -costs[i]))
         while work.queue or work.sent:
-            check_alive()
             work.send()
             for ref in ray.wait(list(work.sent), timeout=TICK_S)[0]:
                 work.receive(ref)
@@ -170,7 +158,7 @@ class RayClientPool(ClientPool):
         """Return an actor's answer; None from one that is lost or hangs, which begins again."""
         limit_s = self.client_timeout_s and max(self.client_timeout_s, LEAST_LIMIT_S)
         try:
-            return get(ref, limit_s)
+            return ray.get(ref, timeout=limit_s)
         except RayTaskError as error:
             if not isinstance(error.cause, RayError | BegunAnewError):
                 raise task_error(error) from error
@@ -190,15 +178,14 @@ class RayClientPool(ClientPool):
         """
         try:
             self._begin_again(actor)
-        except (ActorUnavailableError, GetTimeoutError, RayError) as error:
-            check_now()
+        except RayError as error:
             if not self.may_shrink or len(self.actors) == 1:
                 raise ClusterError(
                     f"expected a lost client actor to begin again on any node in {REVIVAL_S:g} s, "
                     f"got {first_line(error)!r}: add a node, lower resources.num_actors, or leave "
                     f"it on auto, which goes on with the actors that are left; {RESUME}"
                 ) from error
-            end_actor(actor)
+            ray.kill(actor)
             self.actors = [other for other in self.actors if other is not actor]
             left = f"{len(self.actors)} client actor{'s' * (len(self.actors) > 1)}"
             logger.warning("going on with %s, without a lost one: %s", left, first_line(error))
@@ -208,7 +195,7 @@ class RayClientPool(ClientPool):
         while True:
             try:
                 again = actor.begin.remote(*self.shared, rehearses)
-                return get(again, max(TICK_S, end - time.monotonic()))
+                return ray.get(again, timeout=max(TICK_S, end - time.monotonic()))
             except RayTaskError as error:
                 raise task_error(error) from error
             except ActorUnavailableError:
@@ -218,7 +205,7 @@ class RayClientPool(ClientPool):
 
     def close(self) -> None:
         for actor in self.actors:
-            end_actor(actor)
+            ray.kill(actor)
 
 
 class _Work:

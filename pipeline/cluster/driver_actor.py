@@ -8,13 +8,11 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster.results import RESUME, result_of
-from pipeline.cluster.watch import end_actor
+from pipeline.cluster.results import result_of
 from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.runs.server_state import write_state
-from spire_core.errors import ClusterError
 from spire_core.federated.server import ServerState
 
 INTERRUPT_S = 4.0  # for the driver's answer to an interrupt
@@ -73,13 +71,7 @@ class RemoteDriver:
 
     def last(self) -> tuple[ServerState, RoundStats | None]:
         """Do as `Driver.last`; ClusterError if the driver does not answer in `INTERRUPT_S`."""
-        try:
-            return result_of(self.actor.last_beside.remote(), INTERRUPT_S)
-        except ClusterError as error:
-            raise ClusterError(
-                f"expected the driver's process to answer an interrupt in {INTERRUPT_S:g} s, got "
-                f"none: {RESUME}"
-            ) from error
+        return result_of(self.actor.last_beside.remote(), INTERRUPT_S)
 
     def close(self) -> None:
-        end_actor(self.actor)
+        ray.kill(self.actor)

@@ -1,12 +1,9 @@
 """The results of actors, and their errors as sentences."""
 
-import math
-import time
 from typing import Any
 
 import ray
 from ray.exceptions import (
-    GetTimeoutError,
     ObjectStoreFullError,
     OutOfDiskError,
     OutOfMemoryError,
@@ -14,7 +11,6 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from pipeline.cluster.watch import TICK_S, check_alive, check_now
 from pipeline.federation.pool import LESS_MEMORY, SEE_LOG, cause_of
 from spire_core.errors import ClusterError, first_line
 
@@ -38,21 +34,11 @@ def result_of(ref: Any, limit_s: float | None = None) -> Any:
     ClusterError if the actor is lost or, after `limit_s` seconds, has not answered.
     """
     try:
-        return get(ref, limit_s)
+        return ray.get(ref, timeout=limit_s)
     except RayTaskError as error:
         raise task_error(error) from error
     except RayError as error:
         raise loss_error(error) from error
-
-
-def get(ref: Any, limit_s: float | None = None) -> Any:
-    """Do as `ray.get(ref, timeout=limit_s)`, with its errors, but never outlast the cluster."""
-    end = math.inf if limit_s is None else time.monotonic() + limit_s
-    while not ray.wait([ref], timeout=max(0.0, min(TICK_S, end - time.monotonic())))[0]:
-        check_alive()
-        if time.monotonic() >= end:
-            raise GetTimeoutError(f"no answer in {limit_s:g} s")
-    return ray.get(ref)
 
 
 def task_error(error: RayTaskError) -> Exception:
@@ -67,8 +53,7 @@ def task_error(error: RayTaskError) -> Exception:
 
 
 def loss_error(error: RayError) -> ClusterError:
-    """Return the sentence about a lost actor or result, or about the loss of the whole cluster."""
-    check_now()  # a node that is lost takes its actors with it
+    """Return the sentence about a lost actor or result."""
     cause, remedy = loss_cause(error)
     return ClusterError(f"expected every actor to stay alive, got {cause}: {remedy}; {RESUME}")
 

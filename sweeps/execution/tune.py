@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ray
 import torch
 from filelock import FileLock, Timeout
 from ray import tune
@@ -21,6 +20,7 @@ from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
+from pipeline.cluster.session import check_node, free_resources
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, TuneParams
@@ -97,16 +97,13 @@ class Narrator(tune.Callback):
             self.idle_since = now
         elif now - self.idle_since > WAIT_NOTICE_S:
             self.idle_since = now
-            here = ray.get_runtime_context().get_node_id()
-            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
-                self.no_node = ClusterError(
-                    "expected this machine's node of Ray to answer, got a dead node: start again; "
-                    "the same command goes on"
-                )
-                raise self.no_node
-            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+            try:
+                check_node()
+            except ClusterError as error:
+                self.no_node = error
+                raise
             needs = self.command.plan(self.command.trial(trials[-1].config)).describe()
-            self.say(f"waiting for room for {needs}; free now: {free}")
+            self.say(f"waiting for room for {needs}; free now: {free_resources()}")
 
 
 def run_trials(command: Command, progress: Progress, max_rounds: int, say: Say) -> None:

@@ -1,8 +1,4 @@
-"""One real Ray instance on loopback for all tests of a file.
-
-It ends with them: the tests of a watch put fakes in the place of Ray, and would have an open one
-end their process.
-"""
+"""One real Ray instance on loopback for all tests of a file."""
 
 import os
 from collections.abc import Iterator

@@ -143,7 +143,7 @@ def _kept_actors(ray_cluster: None) -> Iterator[None]:
     kept = KeptActors()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(actor_pool, "ClientActor", kept)
-        patch.setattr(actor_pool, "end_actor", lambda _: None)
+        patch.setattr(RayClientPool, "close", lambda self: None)
         yield
     for actor in kept.actors:
         ray.kill(actor)

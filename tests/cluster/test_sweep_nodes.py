@@ -226,7 +226,7 @@ def test_a_sweep_whose_own_node_is_lost_ends_with_a_sentence(
     shutil.copy(new_database, tmp_path)
     told = told_by(tmp_path, mnist_root, "head")
     assert told["seen"]["drivers"] == [told["seen"]["here"]] * NUM_DRIVERS
-    assert told["error"].startswith("expected this machine's node of Ray to answer, got a dead")
+    assert "got a dead node" in told["error"]
     assert max(told["seen"]["rounds"]) < SETTINGS["federation"]["num_rounds"]
     assert not any("finished" in text for text in told["said"])
 

@@ -68,11 +68,11 @@ class Head:
 
 
 def head_command(ports: Sequence[int], folder: str) -> list[str]:
-    names = ("--port", "--dashboard-port", "--dashboard-agent-listen-port")
-    names += ("--ray-client-server-port", "--metrics-export-port")
+    names = ("--port", "--dashboard-port", "--ray-client-server-port", "--metrics-export-port")
     return [
         str(Path(sys.executable).with_name("ray")),
         *("start", "--head", "--block", "--disable-usage-stats"),
+        "--dashboard-agent-listen-port=0",  # free also beside another Ray
         *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
         *("--num-cpus=2", "--num-gpus=0", f"--temp-dir={folder}"),
         *(f"{name}={port}" for name, port in zip(names, ports, strict=True)),
@@ -83,7 +83,7 @@ def head_command(ports: Sequence[int], folder: str) -> list[str]:
 def head(mnist_root: Path) -> Iterator[Head]:
     """Start the head; in the end none of the processes that came of it is left."""
     folder = tempfile.mkdtemp(prefix="spire-", dir="/tmp")  # short: sockets lie below it
-    home, token, ports = Path(folder, "home"), secrets.token_hex(32), free_ports(5)
+    home, token, ports = Path(folder, "home"), secrets.token_hex(32), free_ports(4)
     home.mkdir()
     env = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "HOME": str(home)}

@@ -35,14 +35,10 @@ def checkpoints(folder: Path) -> list[int]:
 
 
 def end_early(kind: signal.Signals, command: Command) -> tuple[int, str]:
-    """End a command after its next checkpoint; return its exit code and its sentence.
-
-    The signal goes to its group, as batch systems and containers send it. Ray's processes do not
-    get it.
-    """
+    """End a command after its next checkpoint; return its exit code and its sentence."""
     before = checkpoints(command.folder)
     command.wait_until(lambda: checkpoints(command.folder)[-1:] != before[-1:], LIMIT_S)
-    os.killpg(command.process.pid, kind)
+    command.process.send_signal(kind)
     code, told, _ = command.end(LIMIT_S)
     assert checkpoints(command.folder)[-1] < NUM_ROUNDS, "the run was too quick to be ended"
     return code, told

@@ -22,7 +22,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     here = SimpleNamespace(get_node_id=lambda: "elsewhere")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
-    monkeypatch.setattr(actor_pool, "end_actor", found.append)
+    monkeypatch.setattr(ray, "kill", found.append)
     return found
 
 
@@ -80,8 +80,7 @@ class Actor:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actor_pool, "get", lambda ref, *_: ref())
-    monkeypatch.setattr(actor_pool, "check_now", lambda: None)
+    monkeypatch.setattr(ray, "get", lambda ref, timeout=None: ref())
     monkeypatch.setattr(actor_pool, "REVIVAL_S", 0.2)
     monkeypatch.setattr(actor_pool, "LEAST_LIMIT_S", 0.1)
 
