@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.checkpointer import in_background
 from pipeline.checkpoint.snapshots import checkpoint_names, folder_of, kept_names, kept_rounds
+from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import room_for, sync, sync_tree
 from pipeline.files.paths import error_line, mask
@@ -82,10 +83,14 @@ def check_storage(config: TrackingConfig) -> tuple["FileSystem", str] | None:
     return storage, folder
 
 
-def mirror_of(run_dir: Path, config: TrackingConfig) -> "Mirror | None":
-    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be."""
-    opened = check_storage(config)
-    if opened is None:
+def mirror_of(run_dir: Path, config: Config) -> "Mirror | None":
+    """Return the mirror that a configuration asks for, or None; ConfigError if it cannot be.
+
+    A private run has none. Its copy could not go on without the noise key, which stays here, and
+    the names of its files would tell who took part.
+    """
+    opened = check_storage(config.tracking)
+    if opened is None or config.privacy.is_on:
         return None
     storage, folder = opened
     return Mirror(run_dir, storage, f"{folder.rstrip('/')}/{run_dir.name}")

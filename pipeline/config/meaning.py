@@ -69,6 +69,7 @@ SWITCHES: tuple[Switch, ...] = (
     (("resources.num_", "federation.client_timeout_s"), "resources.pool=ray", lambda c: c.resources.pool == "ray"),
     (("data.root",), "a data set with a name", lambda c: c.data.name in DATASETS),
     (("tracking.profile",), "a method with rounds", lambda c: c.method.record.is_federated),
+    (("tracking.storage",), "a run without privacy (a copy without its noise key could not go on)", lambda c: not c.privacy.is_on),
     (("tracking.uri", "tracking.experiment"), "tracking.enabled=true", lambda c: c.tracking.enabled),
 )
 # fmt: on

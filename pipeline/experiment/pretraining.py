@@ -124,7 +124,7 @@ def _train(
     num_rounds = config.federation.num_rounds
     earlier = with_last_samples(load_evaluations(run_dir, first))
     due = evaluation_rounds(num_rounds, config.eval.every) - {e.round_idx for e in earlier}
-    mirror = mirror_of(run_dir, config.tracking)
+    mirror = mirror_of(run_dir, config)
     evaluator = Evaluator(setting, real, pool, tracker, watcher, due)
     checkpointer = Checkpointer(run_dir, config, mirror, evaluator.has_scores_before)
     load = system_load() if config.tracking.enabled else None

@@ -17,7 +17,6 @@ from pipeline.cli.main import main
 from pipeline.config.tracking import TrackingConfig, ui_command
 from pipeline.runs import noise_key
 from pipeline.runs.record import load_start
-from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
 
 
@@ -63,7 +62,6 @@ PRIVATE = ["privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=
 PRIVATE += ["federation.num_rounds=3", "federation.cohort_size=6", "tracking.checkpoint_every=1"]
 PRIVATE += ["resources.pool=local", "eval.every=1", "eval.num_images=8", "eval.num_loss_images=8"]
 PRIVATE += ["adapt.epochs=1", "diffusion.sample_steps=2"]
-OF_ROUNDS = {"comm/down_bytes", "comm/up_bytes", "privacy/delta", "privacy/epsilon"}
 KEY = bytes(range(100, 132))
 
 
@@ -81,16 +79,12 @@ def test_of_private_rounds_neither_store_nor_storage_has_the_key_or_a_clients_nu
 
     client, storage = MlflowClient(server.address), tmp_path / "storage" / run_dir.name
     run = client.get_run(run_dir.name)
-    rounds = {key for step, metrics in read_points(run_dir) if step == 1 for key in metrics}
-    assert {key for key in rounds if not key.startswith(("time/", "pretrain/"))} <= OF_ROUNDS
     assert not [key for key in run.data.metrics if key.startswith(("system/", "memory/"))]
     assert "pretrain/loss" not in run.data.metrics
 
-    copied = {path.relative_to(storage).as_posix() for path in storage.rglob("*")}
-    assert not copied & {"noise.key", "noise.device", "scored.json", "run.lock", "outbox.lock"}
-    assert "outbox.jsonl" in copied
+    assert not storage.exists()
     forms = (KEY, KEY.hex().encode(), base64.b64encode(KEY), repr(KEY).encode())
-    for path in [*server.folder.rglob("*"), *storage.rglob("*")]:
+    for path in server.folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert not any(form in content for form in forms), path
