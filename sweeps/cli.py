@@ -44,7 +44,6 @@ def _reported(outcome: Any, values: dict[str, Any]) -> str:
     from pipeline.runs.record import experiment_of
     from spire_core.errors import SpireError
     from sweeps.report.make import make_report
-    from sweeps.report.terminal import report_text
 
     if not (outcome.sweep.report and outcome.tracking.enabled and values["num_finished"]):
         return ""
@@ -55,7 +54,7 @@ def _reported(outcome: Any, values: dict[str, Any]) -> str:
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
     where = ui_text(outcome.tracking, experiment_of(outcome.ledger.parent_run_dir))
-    return f"\n\n{report_text(written)}\nlook at it all  {where}"
+    return f"\n\n{written.text()}\nlook at it all  {where}"
 
 
 def _dry_run(settings: Any, retry_failed: bool) -> Answer:
@@ -88,15 +87,13 @@ def report(args: argparse.Namespace) -> Answer:
     from pathlib import Path
 
     from pipeline.config.load import load_config
-    from sweeps.report.files import report_json
     from sweeps.report.make import make_report
-    from sweeps.report.terminal import report_text
 
     names, settings = split_words(args.words)
     tracking = load_config(None, allowed(settings, ("tracking.",))).tracking
     out = None if args.out is None else Path(args.out)
     written = make_report(tracking, names or ["last"], out)
-    return Answer(report_text(written), report_json(written))
+    return Answer(written.text(), written.values())
 
 
 def _add_sweep(verbs: Any) -> None:
