@@ -3,7 +3,8 @@
 All functions work on the DataFrame of `sweeps.report.runs.experiments`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from pipeline.results.metric_names import (
     RECALL,
 )
 from sweeps.primary import HELDOUT, KIDS, MEASURES, TARGET, Primary
-from sweeps.report.runs import OWN_KID, SCORES, TUNED_KID, short, sortable, varying
+from sweeps.report.runs import OWN_KID, SCORES, TUNED_KID, sortable, varying
 from sweeps.report.statistics import holm, paired
 
 REFERENCE = "spire"
@@ -160,7 +161,7 @@ def along(runs: pd.DataFrame, key: str) -> pd.DataFrame:
     return at.assign(at=at[key]).sort_values("at", key=sortable, kind="stable")
 
 
-def axis_sentence(here: pd.DataFrame, key: str) -> str:
+def axis_sentence(here: pd.DataFrame) -> str:
     """Return where on an axis each method is best, and how much worse its worst place is."""
     score, told = score_of(here), []
     for method, own in here.groupby("method", sort=False):
@@ -171,8 +172,7 @@ def axis_sentence(here: pd.DataFrame, key: str) -> str:
         rows = (own[own["at"] == place] for place in (worst, best))
         row = paired(*(by_pair(one, score) for one in rows))
         told.append(f"{method} is best at {best} ({means[best]:.3g}); at {worst} {effect(row)}")
-    name = short(key)
-    return f"{name}: {'. '.join(told)}." if told else f"{name}: no method has two values of it."
+    return ". ".join([*told, ""]).strip() or "No method has two values of it that can be compared."
 
 
 def method_sentence(here: pd.DataFrame) -> str:
@@ -182,7 +182,7 @@ def method_sentence(here: pd.DataFrame) -> str:
     means = common.mean().sort_values()
     if len(means) < 2 or common.empty:
         return f"{SCORES[score]}: no seed has two methods to compare." if len(means) > 1 else ""
-    text = f"{means.index[0]} is ahead with a {SCORES[score]} of {means.iloc[0]:.3g}."
+    text = f"{means.index[0]} is ahead with a {SCORES[score]} of {means.iloc[0]:#.3g}."
     rows = differences(here, [score])
     told = [
         f"{row.method} {effect(row.to_dict())}{f', {row.verdict}' * bool(row.verdict)}"
@@ -193,14 +193,20 @@ def method_sentence(here: pd.DataFrame) -> str:
     return f"{text} Against {rows.against[0]} on the same seeds: {'; '.join(told)}."
 
 
-def effect(row: dict) -> str:
+def effect(row: Mapping[str, Any]) -> str:
     """Return a paired effect in words, such as `1.31 [1.10, 1.56] times as high`."""
     if pd.isna(row.get("middle")):
         return "cannot be compared"
-    middle, end = ("", " times as high") if row["scale"] == "ratio" else ("+", "")
-    middle = f"{row['middle']:{middle}.3g}"
-    ends = f" [{row['low']:.3g}, {row['high']:.3g}]" if row["n"] >= FEW_SEEDS else ""
-    return f"{middle}{ends}{end}"
+    return interval(row) + " times as high" * (row["scale"] == "ratio")
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """Return a paired effect with its interval, which few seeds do not have."""
+    sign = "" if row["scale"] == "ratio" else "+"
+    middle, low, high = (
+        f"{row.get(end, np.nan):{sign}#.3g}".rstrip(".") for end in ("middle", "low", "high")
+    )
+    return f"{middle} [{low}, {high}]" if row["n"] >= FEW_SEEDS else middle
 
 
 def comparisons(recorded: Sequence[Primary], runs: pd.DataFrame) -> pd.DataFrame:

@@ -77,15 +77,19 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         for task, here in compare.along(runs, key).groupby("task", sort=False)
         if here.groupby("method")["at"].nunique().max() > 1
     ]
-    answers = [_of_task(task, compare.axis_sentence(here, key)) for key, task, here in along]
+    axes = [
+        Picture(
+            _of_task(task, short(key)),
+            compare.axis_sentence(here),
+            figures.axis_figure(here, key),
+        )
+        for key, task, here in along
+    ]
+    answers = [f"{picture.title}: {picture.caption}" for picture in axes]
     by_task = [*chosen.groupby("task", sort=False)]
     answers += [_of_task(task, compare.method_sentence(here)) for task, here in by_task]
 
     # 3. Draw and tabulate.
-    axes = [
-        Picture(_of_task(task, short(key)), answer, figures.axis_figure(here, key))
-        for (key, task, here), answer in zip(along, answers, strict=False)
-    ]
     controls = chosen[chosen["eval.controls"] == "True"]
     frames = {
         "comparisons": found,
@@ -111,8 +115,8 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         notes=_notes(runs, chosen),
         answers=[answer for answer in answers if answer],
         axes=axes,
-        first=_comparison_pictures(found) + _client_pictures(clients),
-        pictures=_curve_pictures(chosen, curves),
+        compared=_comparison_pictures(found),
+        pictures=_client_pictures(clients) + _curve_pictures(chosen, curves),
         tables={name: Table(name, frame) for name, frame in frames.items() if not frame.empty},
         samples=read_samples(config, chosen, clients),
         runs=runs,

@@ -46,8 +46,8 @@ class Report:
     """What a report says, and where it lies; `parent_id` is the sweep that it is attached to.
 
     `runs`: the finished experiments, `clients`: new clients at each method's best setting.
-    `answers`: a sentence for each axis and for the methods of each task. `axes`: the figures beside
-    the answers of axes, `first`: the others of the first screen. `samples`: PNG pictures by title.
+    `answers`: a sentence for each axis and for the methods of each task. `axes`: a figure for each
+    of these axes, `compared`: those of the comparisons. `samples`: PNG pictures by title.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Report:
     notes: list[str]
     answers: list[str]
     axes: list[Picture]
-    first: list[Picture]
+    compared: list[Picture]
     pictures: list[Picture]
     tables: dict[str, Table]
     samples: dict[str, bytes]

@@ -179,7 +179,8 @@ def short(key: str) -> str:
 
 def method_place(method: str) -> int:
     """Return a method's place among all: ours, those of other packages, and unknown ones."""
-    known = list(dict.fromkeys([*METHODS, *OTHER_METHODS.names()]))
+    known = [*METHODS]
+    known += OTHER_METHODS.names() if method not in known else ()
     return known.index(method) if method in known else len(known)
 
 

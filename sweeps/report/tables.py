@@ -22,7 +22,7 @@ from pipeline.results.metric_names import (
     RECALL,
     ROUND_S,
 )
-from sweeps.report.compare import COMPARED, FEW_SEEDS, effect
+from sweeps.report.compare import COMPARED, FEW_SEEDS, interval
 from sweeps.report.runs import KEYS, NN_GAP, SCORES, SENT_MB, TUNED_KID, UP_KB
 from sweeps.report.statistics import HALF, NUM, combined_p, half_interval
 
@@ -216,10 +216,10 @@ class Table:
         if not isinstance(value, float):
             return str(value)
         if name == "middle":
-            return effect(row)
+            return interval(row)
         num = row.get(name + NUM, np.nan)
         some = f" (n={num:.0f})" if num < row.get("n", 0) else ""
-        if not half > 0 or num < FEW_SEEDS:
+        if not half > 1e-9 * abs(value) or num < FEW_SEEDS:
             return plain(value) + some
         decimals = min(max(1 - int(f"{half:e}".partition("e")[2]), 0), 6)  # two of the interval
         return f"{value:.{decimals}f} ± {half:.{decimals}f}{some}"

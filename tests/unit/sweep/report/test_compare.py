@@ -146,7 +146,7 @@ def test_who_is_ahead_by_how_much_and_how_sure() -> None:
         *three_seeds("local", 1.0, 2.5, 2.9),
     )
     said = method_sentence(found)
-    assert said.startswith("spire is ahead with a KID of new clients of 2. Against spire on the")
+    assert said.startswith("spire is ahead with a KID of new clients of 2.00. Against spire on the")
     assert re.search(r"fedavg_ft 2\.02 \[1\.\d+, 2\.\d+\] times as high, worse", said)
     assert re.search(r"local 1\.07 \[0\.\d+, 1\.\d+\] times as high, no difference was found", said)
     told = differences(found, [KID]).set_index("method")
@@ -199,8 +199,7 @@ def test_on_an_axis_each_place_is_at_the_best_of_the_other_settings() -> None:
     means = here.groupby("at", sort=False)[KID].mean()
     assert dict(means) == {"4": 3.0, "64": 2.0}
     assert [*means.index] == ["4", "64"], "in the order of numbers"
-    said = axis_sentence(here, "model.d_emb")
-    assert re.match(r"model\.d_emb: spire is best at 64 \(2\); at 4 1\.5\d? \[", said)
+    assert re.match(r"spire is best at 64 \(2\); at 4 1\.5\d \[", axis_sentence(here))
 
 
 # --- comparisons that a sweep's file wrote down ---------------------------------------------------

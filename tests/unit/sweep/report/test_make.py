@@ -147,7 +147,7 @@ def test_bytes_are_those_of_all_rounds(report: Report) -> None:
 
 def test_it_begins_with_what_it_found(report: Report) -> None:
     assert len(report.answers) == 1
-    assert report.answers[0].startswith("spire is ahead with a KID of new clients of 2.")
+    assert report.answers[0].startswith("spire is ahead with a KID of new clients of 2.00.")
     assert "fedavg_ft 1.33" in report.answers[0]
     assert rows(report, "differences")["verdict"]["local"] == "worse"
     text = report.html.read_text()
@@ -158,7 +158,7 @@ def test_it_begins_with_what_it_found(report: Report) -> None:
 def test_what_the_sweeps_file_wrote_down_is_compared(report: Report) -> None:
     [row] = report.tables["comparisons"].frame.itertuples()
     assert (row.n, row.Holm, row.verdict) == (3, row.p, "higher")
-    assert "Comparisons of the sweep" in report.first[0].title
+    assert "Comparisons of the sweep" in report.compared[0].title
 
 
 def test_runs_that_are_left_out_are_counted_and_listed(report: Report) -> None:
@@ -209,7 +209,7 @@ class Page(HTMLParser):
 def test_the_page_is_one_file_and_shows_names_as_they_are(report: Report) -> None:
     text = report.html.read_text()
     page = Page(text)
-    assert len(page.loaded) == len(report.first) + len(report.pictures) == 4
+    assert len(page.loaded) == len(report.compared) + len(report.pictures) == 4
     assert all(src.startswith("data:image/svg+xml;base64,") for src in page.loaded)
     assert not {"script", "link", "iframe", "i"} & {*page.tags}
     assert re.search(r"url\(|@import|https://", text) is None
@@ -268,7 +268,8 @@ def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
             pass
     report = make_report(store, ["axes"])
     [picture] = report.axes
-    assert picture.caption == "model.d_emb: spire is best at 64 (1.5); at 4 2.45 times as high."
+    assert picture.caption == "spire is best at 64 (1.5); at 4 2.45 times as high."
+    assert report.answers[0] == f"model.d_emb: {picture.caption}"
     assert len(report.tables["settings"].frame) == 3
     axes = picture.figure.axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["4", "64"]
