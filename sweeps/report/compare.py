@@ -171,8 +171,8 @@ def axis_sentence(here: pd.DataFrame) -> str:
         best, worst = means.idxmin(), means.idxmax()
         rows = (own[own["at"] == place] for place in (worst, best))
         row = paired(*(by_pair(one, score) for one in rows))
-        told.append(f"{method} is best at {best} ({means[best]:.3g}); at {worst} {effect(row)}")
-    return ". ".join([*told, ""]).strip() or "No method has two values of it that can be compared."
+        told.append(f"{method} at {best} ({worst}: {effect(row)})")
+    return f"Best: {', '.join(told)}." if told else "No method has a score at two values of it."
 
 
 def method_sentence(here: pd.DataFrame) -> str:

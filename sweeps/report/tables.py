@@ -22,7 +22,7 @@ from pipeline.results.metric_names import (
     RECALL,
     ROUND_S,
 )
-from sweeps.report.compare import COMPARED, FEW_SEEDS, interval
+from sweeps.report.compare import COMPARED, FEW_SEEDS, interval, score_of
 from sweeps.report.runs import KEYS, NN_GAP, SCORES, SENT_MB, TUNED_KID, UP_KB
 from sweeps.report.statistics import HALF, NUM, combined_p, half_interval
 
@@ -198,6 +198,7 @@ class Table:
         """Return the cells as people read them, without columns that say nothing."""
         hidden = [name for name in self.frame if name.endswith((HALF, NUM))]
         hidden += ["effect", "half", "low", "high"] if "middle" in self.frame else []
+        hidden += ["scale"] * (self.name == "methods")
         shown = {
             "effect" if name == "middle" else name: [
                 self._text(row, name) for row in self.frame.to_dict("records")
@@ -257,17 +258,13 @@ def means(runs: pd.DataFrame, columns: Columns, by: Sequence[str] = KEYS) -> pd.
 
 def methods_frame(chosen: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     """Return each method's score beside how it compares with the reference of its task."""
-    names = {key: key for key in SCORES if key in chosen and chosen[key].notna().any()}
+    names = [key for key in SCORES if key in chosen and chosen[key].notna().any()]
     frame = means(chosen, {SCORES[key]: key for key in names})
     if told.empty or frame.empty:
         return frame
-    score = {
-        task: next(k for k in names if own[k].notna().any()) if names else ""
-        for task, own in chosen.groupby("task")
-    }
-    first = told[told.metric == told.task.map(score)].reindex(
-        columns=["task", "method", "against", "scale", "middle", "low", "high", "verdict"]
-    )
+    score = {task: score_of(own) for task, own in chosen.groupby("task")}
+    names = ["task", "method", "against", "scale", "middle", "low", "high", "verdict"]
+    first = told.loc[told.metric == told.task.map(score), names]
     return frame.merge(first, how="left", on=["task", "method"])
 
 

@@ -268,7 +268,7 @@ def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
             pass
     report = make_report(store, ["axes"])
     [picture] = report.axes
-    assert picture.caption == "spire is best at 64 (1.5); at 4 2.45 times as high."
+    assert picture.caption == "Best: spire at 64 (4: 2.45 times as high)."
     assert report.answers[0] == f"model.d_emb: {picture.caption}"
     assert len(report.tables["settings"].frame) == 3
     axes = picture.figure.axes[0]
