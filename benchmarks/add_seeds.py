@@ -68,7 +68,7 @@ def client_rows(tracking: TrackingConfig, runs: pd.DataFrame) -> pd.DataFrame:
     runs = with_costs(runs, read_curves(tracking, runs, (UP, DOWN, DROPPED, ROUND_S)))
     parts = []
     for num_rounds, own in runs.groupby("federation.num_rounds", sort=False):
-        tables = {"pretraining": pretraining_table(int(num_rounds)), "tuned": TUNED_TABLE}
+        tables = {"pretraining": pretraining_table(int(str(num_rounds))), "tuned": TUNED_TABLE}
         tables["new"] = NEW_CLIENTS_TABLE
         for clients, path in tables.items():
             parts.append(read_tables(tracking, own, path).assign(clients=clients))

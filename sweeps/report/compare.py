@@ -169,8 +169,8 @@ def axis_sentence(here: pd.DataFrame) -> str:
         if len(means) < 2:
             continue
         best, worst = means.idxmin(), means.idxmax()
-        rows = (own[own["at"] == place] for place in (worst, best))
-        row = paired(*(by_pair(one, score) for one in rows))
+        at_worst, at_best = (by_pair(own[own["at"] == place], score) for place in (worst, best))
+        row = paired(at_worst, at_best)
         told.append(f"{method} at {best} ({worst}: {effect(row)})")
     return f"Best: {', '.join(told)}." if told else "No method has a score at two values of it."
 
@@ -193,14 +193,14 @@ def method_sentence(here: pd.DataFrame) -> str:
     return f"{text} Against {rows.against[0]} on the same seeds: {'; '.join(told)}."
 
 
-def effect(row: Mapping[str, Any]) -> str:
+def effect(row: Mapping[Any, Any]) -> str:
     """Return a paired effect in words, such as `1.31 [1.10, 1.56] times as high`."""
     if pd.isna(row.get("middle")):
         return "cannot be compared"
     return interval(row) + " times as high" * (row["scale"] == "ratio")
 
 
-def interval(row: Mapping[str, Any]) -> str:
+def interval(row: Mapping[Any, Any]) -> str:
     """Return a paired effect with its interval, which few seeds do not have."""
     sign = "" if row["scale"] == "ratio" else "+"
     middle, low, high = (
@@ -216,13 +216,12 @@ def comparisons(recorded: Sequence[Primary], runs: pd.DataFrame) -> pd.DataFrame
     the other tables if nobody would choose by it. p-values are corrected for the number of the
     comparisons of a family; one without runs counts.
     """
+    params = [{str(key): value for key, value in row.items()} for row in runs.to_dict("records")]
     rows = []
     for one in recorded:
         by = "" if one.measure in NO_CHOICE else one.measure
         sides = [
-            best_settings(
-                runs[[side.fits(row["method"], row) for row in runs.to_dict("records")]], by
-            )
+            best_settings(runs[[side.fits(row["method"], row) for row in params]], by)
             for side in one.sides
         ]
         tasks = pd.concat(sides).task.drop_duplicates()
@@ -231,8 +230,8 @@ def comparisons(recorded: Sequence[Primary], runs: pd.DataFrame) -> pd.DataFrame
             row = {"task": task, "comparison": one.words, "family": one.family, "n": 0}
             row |= {"scale": one.scale, "margin": one.margin}
             if is_compared(theirs, ours, one.measure):
-                values = (by_pair(side, one.measure) for side in (theirs, ours))
-                row |= paired(*values, one.scale, one.limit)
+                scores, others = by_pair(theirs, one.measure), by_pair(ours, one.measure)
+                row |= paired(scores, others, one.scale, one.limit)
             rows.append(row)
     names = ["task", "comparison", "family", "scale", "n", "effect", "half"]
     names += ["middle", "low", "high", "p", "margin", "match"]
@@ -241,10 +240,10 @@ def comparisons(recorded: Sequence[Primary], runs: pd.DataFrame) -> pd.DataFrame
         found[corrected] = found.groupby("family")[p].transform(lambda own: holm(own.astype(float)))
     found["verdict"] = [
         ", ".join(
-            ["lower" if row.effect < 0 else "higher"] * (row.Holm < LEVEL)
-            + ["matches"] * (row.equivalence < LEVEL)
+            ["lower" if row["effect"] < 0 else "higher"] * (row["Holm"] < LEVEL)
+            + ["matches"] * (row["equivalence"] < LEVEL)
         )
-        or ("" if row.n < 2 else SAME)
-        for row in found.itertuples()
+        or ("" if row["n"] < 2 else SAME)
+        for row in found.to_dict("records")
     ]
     return found.drop(columns="match")

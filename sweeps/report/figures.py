@@ -5,7 +5,6 @@ marker in every figure.
 """
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,8 +79,9 @@ def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
         at = here["at"].map(words.index).astype(float)
         axes.set_xticks(range(len(words)), [_shown(word) for word in words])
         axes.margins(x=0.15)
-    elif at.min() > 0 and at.max() >= 4 * at.min():
-        axes.set_xscale("log")
+    else:
+        if at.min() > 0 and at.max() >= 4 * at.min():
+            axes.set_xscale("log")
         if at.nunique() <= MAX_TICKS:
             axes.set_xticks(sorted(at.unique()), [f"{place:g}" for place in sorted(at.unique())])
             axes.minorticks_off()
@@ -136,11 +136,11 @@ def comparisons_figures(found: pd.DataFrame) -> "dict[str, Figure]":
         is_ratio = scale == "ratio"
         figure = blank_figure(7.4, 1.1 + 0.34 * len(rows))
         axes = figure.subplots()
-        for place, row in enumerate(rows.itertuples()):
-            limit = math.log1p(row.margin) if is_ratio else 1.0
-            ends = np.array([row.low, row.middle, row.high])
-            low, mid, high = np.log(ends) if is_ratio else ends / row.margin
-            colour = GREY if row.verdict == SAME else OKABE_ITO[0]
+        for place, row in enumerate(rows.to_dict("records")):
+            limit = math.log1p(row["margin"]) if is_ratio else 1.0
+            ends = np.array([row["low"], row["middle"], row["high"]])
+            low, mid, high = np.log(ends) if is_ratio else ends / row["margin"]
+            colour = GREY if row["verdict"] == SAME else OKABE_ITO[0]
             axes.plot([-limit, limit], [place, place], color=GREY, linewidth=9, alpha=0.18)
             axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
             axes.plot([mid], [place], "o", color=colour, markersize=5)
@@ -184,7 +184,7 @@ def _lines(axes: "Axes", rows: pd.DataFrame, x: str, y: str, has_band: bool) -> 
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def _scale_scores(axes: "Axes", values: Sequence[float], floor: float = math.nan) -> None:
+def _scale_scores(axes: "Axes", values: Any, floor: float = math.nan) -> None:
     """Draw the floor; make the axis logarithmic where scores differ by orders of magnitude."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if math.isfinite(floor):

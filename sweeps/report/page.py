@@ -136,7 +136,7 @@ class Report:
 
 def _aligned(texts: pd.DataFrame) -> str:
     rows = texts.itertuples(index=False, name=None)
-    return aligned([*map(one_line, texts)], [[*map(one_line, row)] for row in rows])
+    return aligned([one_line(str(name)) for name in texts], [[*map(one_line, row)] for row in rows])
 
 
 def _svg(figure: "Figure") -> str:

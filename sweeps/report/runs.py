@@ -105,7 +105,7 @@ def experiments(runs: pd.DataFrame) -> pd.DataFrame:
     task = (*TASK, EXTRACTOR, IMAGES)
     if not any(found[key].notna().any() for key in SCORES if key != HELDOUT and key in found):
         task += TARGET  # a loss is the error of its own target
-    of_task = [key for key in found if key.startswith(task) and found[key].nunique() > 1]
+    of_task = [key for key in map(str, found) if key.startswith(task) and found[key].nunique() > 1]
     found["task"] = _labels(found, of_task)
     keys = varying(found)
     found["setting"] = _labels(found, keys)
@@ -119,7 +119,7 @@ def experiments(runs: pd.DataFrame) -> pd.DataFrame:
 
 def settings_of(runs: pd.DataFrame) -> list[str]:
     """Return the names of the settings that may set runs apart."""
-    return [key for key in runs if "." in key and not key.startswith((*IGNORED, "tags."))]
+    return [key for key in map(str, runs) if "." in key and not key.startswith((*IGNORED, "tags."))]
 
 
 def varying(runs: pd.DataFrame) -> list[str]:
@@ -141,8 +141,8 @@ def _with_tags(runs: pd.DataFrame) -> pd.DataFrame:
     for key, name in {"model.backbone": "backbone_hash", "model.text_encoder": "text_hash"}.items():
         more[key] = tag(name).str[:8].fillna(UNSET)
     more["tags.partition_hash"] = tag("partition_hash")
-    for name, metric in (COPIES_TAGS | IMAGE_TAGS | FIT_TAGS).items():
-        more[metric] = pd.to_numeric(tag(name))
+    for name, key in (COPIES_TAGS | IMAGE_TAGS | FIT_TAGS).items():
+        more[key] = pd.to_numeric(tag(name))
     runs = runs.assign(**more)
 
     def metric(name: str) -> pd.Series:
@@ -204,7 +204,7 @@ def with_costs(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     alone = [(m := find_method(name)) is not None and not m.is_federated for name in runs.method]
     return runs.assign(
         **{
-            SENT_MB: ((of("sum", UP) + of("sum", DOWN)) / 1e6).mask(alone, 0.0),
+            SENT_MB: ((of("sum", UP) + of("sum", DOWN)) / 1e6).mask(np.array(alone), 0.0),
             UP_KB: of("sum", UP) / messages.where(messages > 0) / 1e3,
             ROUND_S: of("mean", ROUND_S),
         }
@@ -255,6 +255,6 @@ def read_samples(
             colours = picture.quantize(256, dither=Image.Dither.NONE)
             colours.save(small, "PNG", optimize=True)
             task, method, setting = keys
-            title = ", ".join(filter(None, (task, f"{method} {setting}".strip())))
+            title = ", ".join(filter(None, (str(task), f"{method} {setting}".strip())))
             found[title] = small.getvalue()
     return found

@@ -1,11 +1,11 @@
 """Means over seeds with Student's 95 % intervals, paired comparisons and Holm's correction."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 LEAST_P = 1e-9  # a p-value of 0 has no normal score
@@ -16,7 +16,7 @@ NUM = ": n"
 def half_interval(values: pd.Series) -> float:
     """Return half of the interval of a mean, t s / sqrt(n); NaN of one value."""
     num = values.count()
-    return values.sem() * stats.t.ppf((1 + CONFIDENCE) / 2, num - 1) if num > 1 else np.nan
+    return float(stdtrit(num - 1, (1 + CONFIDENCE) / 2)) * values.sem() if num > 1 else np.nan
 
 
 def combined_p(values: pd.Series, num_exchanges: int) -> float:
@@ -25,7 +25,7 @@ def combined_p(values: pd.Series, num_exchanges: int) -> float:
     A p-value of 1 has no normal score: it counts as the next lower one of `num_exchanges`.
     """
     known = values.dropna().clip(LEAST_P, num_exchanges / (num_exchanges + 1))
-    return stats.combine_pvalues(known, "stouffer").pvalue if len(known) else np.nan
+    return stats.combine_pvalues(known, "stouffer")[1] if len(known) else np.nan
 
 
 def paired(
@@ -44,8 +44,8 @@ def paired(
     row: dict[str, Any] = {"scale": scale, "n": len(both)}
     if both.empty or (scale == "ratio" and not has_ratio):
         return row
-    logs = np.log(both) if scale == "ratio" else both
-    effect, back = logs.theirs - logs.ours, np.exp if scale == "ratio" else float
+    logs = both.apply(np.log) if scale == "ratio" else both
+    effect, back = logs["theirs"] - logs["ours"], np.exp if scale == "ratio" else float
     row |= {"effect": effect.mean(), "middle": back(effect.mean())}
     if len(effect) < 2:
         return row
@@ -54,12 +54,12 @@ def paired(
     if effect.nunique() == 1:  # of pairs that all differ alike there is no doubt
         alike = effect.iloc[0]
         return row | {"p": float(alike == 0), "match": float(abs(alike) >= limit)}
-    below = stats.ttest_1samp(effect, limit, alternative="less").pvalue
-    above = stats.ttest_1samp(effect, -limit, alternative="greater").pvalue
-    return row | {"p": stats.ttest_1samp(effect, 0).pvalue, "match": max(below, above)}
+    below = stats.ttest_1samp(effect, limit, alternative="less")[1]
+    above = stats.ttest_1samp(effect, -limit, alternative="greater")[1]
+    return row | {"p": stats.ttest_1samp(effect, 0)[1], "match": max(below, above)}
 
 
-def holm(values: Sequence[float]) -> np.ndarray:
+def holm(values: Any) -> np.ndarray:
     """Return p-values corrected for their number (Holm 1979); NaN counts, and stays."""
     p = np.asarray(values, float)
     order = np.argsort(p)

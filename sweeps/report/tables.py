@@ -196,20 +196,20 @@ class Table:
 
     def texts(self) -> pd.DataFrame:
         """Return the cells as people read them, without columns that say nothing."""
-        hidden = [name for name in self.frame if name.endswith((HALF, NUM))]
+        hidden = [name for name in map(str, self.frame) if name.endswith((HALF, NUM))]
         hidden += ["effect", "half", "low", "high"] if "middle" in self.frame else []
         hidden += ["scale"] * (self.name == "methods")
         shown = {
             "effect" if name == "middle" else name: [
                 self._text(row, name) for row in self.frame.to_dict("records")
             ]
-            for name in self.frame
+            for name in map(str, self.frame)
             if name not in hidden and self.frame[name].notna().any()
         }
         cells = pd.DataFrame(shown, dtype=object)
         return cells.loc[:, (cells != "").any()]
 
-    def _text(self, row: Mapping[str, Any], name: str) -> str:
+    def _text(self, row: Mapping[Any, Any], name: str) -> str:
         """Return `0.55 ± 0.02`; `-` is unknown; `(n=2)` follows where some seeds lack a value."""
         value, half = row[name], row.get(name + HALF, np.nan)
         if pd.isna(value):
@@ -325,6 +325,6 @@ def runs_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
 def parameters_frame(runs: pd.DataFrame) -> pd.DataFrame:
     """Return every setting of these runs with each value that it has."""
-    keys = sorted(key for key in runs if "." in key and not key.startswith("tags."))
+    keys = sorted(key for key in map(str, runs) if "." in key and not key.startswith("tags."))
     values = [" / ".join(map(str, runs[key].dropna().unique())) for key in keys]
     return pd.DataFrame({"parameter": keys, "value": values})
