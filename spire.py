@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
     from spire_core.methods import Method
-    from sweeps.report.contents import Report
+    from sweeps.report.page import Report
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any] | Sequence[str]

@@ -250,10 +250,10 @@ MUTATIONS = (
     ),
     _mutation(
         "a name is taken for HTML",
-        "sweeps/report/pages.py",
+        "sweeps/report/page.py",
         "autoescape=True",
         "autoescape=False",
-        f"{SWEEP}/report/test_pages.py",
+        f"{SWEEP}/report/test_make.py",
     ),
     _mutation(
         "nothing is masked",

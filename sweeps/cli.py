@@ -52,7 +52,6 @@ def sweep(file: str, words: Words, dry_run: bool, retry_failed: bool) -> Answer:
 def _reported(outcome: "Outcome", values: dict[str, Any]) -> str:
     """Return the report of a sweep as text, or why there is none; "" if nothing has finished."""
     from sweeps.report.make import make_report
-    from sweeps.report.terminal import report_text
 
     if not (outcome.sweep.report and outcome.tracking.enabled and values["num_finished"]):
         return ""
@@ -63,7 +62,7 @@ def _reported(outcome: "Outcome", values: dict[str, Any]) -> str:
         return f"\n\nno report: {error}"
     values["artifacts"] = {"report": str(written.html)}
     where = ui_text(outcome.tracking, experiment_of(outcome.study.parent_run_dir))
-    return f"\n\n{report_text(written)}\nlook at it all  {where}"
+    return f"\n\n{written.text()}\nlook at it all  {where}"
 
 
 def _dry_run(file: str, words: Sequence[str], retry_failed: bool) -> Answer:
@@ -95,12 +94,9 @@ def report(words: Words, out: str | None) -> Answer:
     They are named by name or id; without a name it is the last sweep. Settings are those of
     tracking.*.
     """
-    from sweeps.report.files import report_json
-    from sweeps.report.terminal import report_text
-
     names, settings = split_words(words)
     written = spire.report(names or "last", settings, out)
-    return Answer(report_text(written), report_json(written))
+    return Answer(written.text(), written.values())
 
 
 MORE_VERBS = (sweep, report)

@@ -208,6 +208,9 @@ def _parent_tracker(sweep: SweepConfig, study: Study, tracking: TrackingConfig) 
         tags[NOTE] = shortened(f"**{sweep.name}**\n\n{sweep.question}")  # a report replaces it
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
         tracker.log_dict(labelled(asdict(sweep)), "config/sweep.yaml")
+        if not sweep.is_drawn:  # comparisons count these trials, whatever is added later
+            ids = [trial.trial_id for trial in trials(sweep)]
+            tracker.log_dict({"trial_ids": ids}, "config/trials.yaml")
         study.write_run(study.folder / "run", tracker.run_dir)  # last: its file is there then
         return tracker
 

@@ -1,193 +1,207 @@
-"""The report's figures: KID over rounds, against settings and against costs; forgetting curves.
+"""The five kinds of figures of a report: rounds, axes, forgetting, new clients, comparisons.
 
-Points are means over seeds with the lowest and the highest seed. Only what the runs have is drawn:
-a method without a metric is missing from its figure, and a figure without any line is not made.
+Lines are means over seeds, with the lowest and the highest seed. A method keeps its colour and
+marker in every figure.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
-from sweeps.report.choice import best_groups, task_metric
-from sweeps.report.fit_axis import fit_axis
-from sweeps.report.groups import SCORES, Group, by_task, label
-from sweeps.report.seed_plots import LOG_RATIO, Scale, panels_figure, rounds_figure, settings_figure
-from sweeps.report.series import Histories, against_cost, against_setting, curves
+import numpy as np
+import pandas as pd
+
+from pipeline.cli.command import one_line
+from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain, ratio_ticks
+from sweeps.report.compare import SAME, score_of
+from sweeps.report.runs import KID_ROUNDS, SCORES, method_place
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES: dict[str, tuple[str, Scale]] = {
-    "model.d_emb": ("size of the client embedding, d_emb [numbers]", "log2"),
-    "federation.tau": ("steps between two synchronizations, tau [optimizer steps]", "log2"),
-    "federation.local_epochs": ("local epochs between two synchronizations [passes]", "log2"),
-    "adapt.lr": ("learning rate of adaptation", "log10"),
-    "adapt.epochs": ("length of adaptation [epochs]", "log2"),
+NAMES = {  # of axes
+    "model.d_emb": "size of the client embedding, d_emb",
+    "federation.tau": "tau [optimizer steps]",
+    "federation.local_epochs": "local epochs [passes]",
+    "adapt.lr": "learning rate of adaptation",
+    "adapt.epochs": "length of adaptation [epochs]",
 }
-COSTS = {
-    "params/trainable_new_client": ("parameters that a new client trains", "trained_parameters"),
-    "comm/total_mb": ("sent in pre-training, up and down, all clients [MB]", "sent_bytes"),
-}
-KID_ROUNDS = "pretrain/kid/mean"
-FORGETTING = {
+FORGETTING = {  # the panel of each metric, and its vertical axis
     "forgetting/own": ("own: the new client", "KID above its lowest so far"),
     "forgetting/global": ("global: existing clients", "KID above its start"),
     "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
 }
-KID_EPOCHS = "adapt/kid/mean"
-OVERFITTING = {
-    "adapt/train_loss": ("on training images", "denoising loss"),
-    "adapt/heldout/mean": ("on held-out images", "denoising loss"),
-    KID_EPOCHS: ("what is drawn", "KID of new clients"),
+CLIENT_SCORES = {  # the first that any client has is drawn
+    "style_distance": "distance to the true images",
+    "kid": "KID",
+    "heldout": "held-out loss",
 }
-MAX_LINES = 8
-AT_BEST = "each method at its own best setting"
-SPREAD = "lines: mean over seeds; shaded or barred: from the lowest to the highest seed"
+LOG_RATIO = 8  # values that differ by more have a logarithmic axis
+MAX_TICKS = 8  # up to so many places on an axis are named one by one
+LEFT, RIGHT = -0.18, 0.18  # places of before and after beside a method's
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure, its file's name, and what is said below it."""
-
-    name: str
-    title: str
-    caption: str
-    figure: "Figure"
-
-
-def draw_all(groups: Sequence[Group], chosen_by: str, histories: Histories) -> list[Picture]:
-    """Return all figures of all tasks; `histories` are needed of each method's best setting."""
-    tasks, all_pictures = by_task(groups), []
-    for number, (task, here) in enumerate(tasks.items(), 1):
-        pictures = _draw_task(here, chosen_by, histories, label(task))
-        if len(tasks) > 1:
-            pictures = [
-                replace(p, name=f"{p.name}_{number}", title=f"{p.title} ({label(task)})")
-                for p in pictures
-            ]
-        all_pictures += pictures
-    return all_pictures
-
-
-def _draw_task(
-    groups: Sequence[Group], chosen_by: str, histories: Histories, task: str
-) -> list[Picture]:
-    metric = task_metric(groups, chosen_by)
-    chosen = best_groups(groups, metric)
-    pictures = [rounds_picture(chosen, histories, task)]
-    pictures += [axis_picture(groups, key, metric, task) for key in _axes(groups)]
-    pictures.append(forgetting_picture(chosen, histories, task))
-    is_alone = len({group.method for group in groups}) == 1 and len(groups) <= MAX_LINES
-    pictures.append(overfitting_picture(groups if is_alone else chosen, histories, task))
-    pictures += [cost_picture(groups, key, metric, task) for key in COSTS]
-    return [picture for picture in pictures if picture is not None]
-
-
-def rounds_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
-    """Return KID of the pre-training clients over rounds, one line for each of these groups."""
-    series = curves(groups, KID_ROUNDS, histories)
-    if not series:
+def rounds_figure(curves: pd.DataFrame, floor: float = math.nan) -> "Figure | None":
+    """Return KID of the pre-training clients over rounds; `floor`: of real against real images."""
+    own = curves[curves.metric == KID_ROUNDS]
+    if own.empty:
         return None
-    floor = _floor(groups, "final/pretrain_kid_floor")
-    labels = ("round (one synchronization)", "KID, mean over pre-training clients")
-    figure = rounds_figure(series, *labels, task, floor)
-    text = f"KID of the pre-training clients, {AT_BEST}; {SPREAD}. Lower is better."
-    return Picture("kid_rounds", "KID over rounds", text, figure)
+    figure = blank_figure(5.6, 3.9)
+    axes = figure.subplots()
+    _lines(axes, own, "step", "value", has_band=True)
+    _scale_scores(axes, own.value, floor)
+    axes.set(xlabel="round (one synchronization)", ylabel="KID, mean over pre-training clients")
+    return _with_legend(figure)
 
 
-def forgetting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
-    """Return the forgetting curves in one panel for each kind that any of these groups has."""
-    xlabel, factor = fit_axis(groups)
-    panels, ylabels = {}, []
-    for key, (text, ylabel) in FORGETTING.items():
-        if series := curves(groups, key, histories, factor):
-            panels[text] = series
-            ylabels.append(ylabel)
-    if not panels:
+def forgetting_figure(curves: pd.DataFrame) -> "Figure | None":
+    """Return the forgetting curves in one panel for each kind that any run has."""
+    kinds = [key for key in FORGETTING if (curves.metric == key).any()]
+    if not kinds:
         return None
-    figure = panels_figure(panels, xlabel, ylabels, task)
-    text = (
-        f"What adapting to a new client costs, {AT_BEST}; {SPREAD}. Own: KID above its lowest so "
-        "far, which noise alone lifts above 0; over-fitted only where it exceeds KID's noise. "
-        "Global: above 0 is lost for existing clients. Replaced: lost if only the adapted client "
-        "is kept. Lines at 0 lie on each other."
-    )
-    return Picture("forgetting", "Forgetting during adaptation", text, figure)
+    figure = blank_figure(0.6 + 3.3 * len(kinds), 3.9)
+    for axes, key in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        _lines(axes, curves[curves.metric == key], "step", "value", has_band=True)
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        title, ylabel = FORGETTING[key]
+        axes.set(xlabel="epochs of adaptation", ylabel=ylabel)
+        axes.set_title(title, fontsize=10)
+    return _with_legend(figure)
 
 
-def overfitting_picture(groups: Sequence[Group], histories: Histories, task: str) -> Picture | None:
-    """Return new clients' losses and KID along their fit, one line for each of these groups."""
-    xlabel, factor = fit_axis(groups)
-    found = {key: curves(groups, key, histories, factor) for key in OVERFITTING}
-    if not all(series for key, series in found.items() if key != KID_EPOCHS):
+def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
+    """Return the score against one setting, in the runs of one task that `along` has chosen."""
+    score, at = score_of(here), pd.to_numeric(here["at"], errors="coerce")
+    figure = blank_figure(3.9, 3.1)
+    axes = figure.subplots()
+    if at.isna().any():  # words stand side by side
+        words = [*here["at"].unique()]
+        at = here["at"].map(words.index).astype(float)
+        axes.set_xticks(range(len(words)), [_shown(word) for word in words])
+        axes.margins(x=0.15)
+    else:
+        if at.min() > 0 and at.max() >= 4 * at.min():
+            axes.set_xscale("log")
+        if at.nunique() <= MAX_TICKS:
+            axes.set_xticks(sorted(at.unique()), [f"{place:g}" for place in sorted(at.unique())])
+            axes.minorticks_off()
+    _lines(axes, here.assign(at=at), "at", score, has_band=False)
+    _scale_scores(axes, here[score])
+    axes.set(xlabel=_shown(NAMES.get(key, key)), ylabel=SCORES[score])
+    return _with_legend(figure)
+
+
+def dots_figure(clients: pd.DataFrame) -> "Figure | None":
+    """Return every new client of every seed, before adaptation (grey) and after, by method."""
+    pairs = {name: [f"{name}_before", f"{name}_after"] for name in CLIENT_SCORES}
+    known = [
+        n for n, p in pairs.items() if {*p} <= {*clients} and clients[p].notna().any(axis=None)
+    ]
+    if not known:
         return None
-    drawn = {OVERFITTING[key]: series for key, series in found.items() if series}
-    panels = {text: series for (text, _), series in drawn.items()}
-    ylabels = [ylabel for _, ylabel in drawn]
-    figure = panels_figure(panels, xlabel, ylabels, task, has_zero=False)
-    text = (
-        f"New clients along their fit; {SPREAD}. A training loss that falls while the other one "
-        "rises is over-fitting; so is a KID that rises again."
-    )
-    return Picture("overfitting", "Over-fitting during adaptation", text, figure)
+    before, after = pairs[known[0]]
+    clients = clients.dropna(subset=[before, after])
+    methods = [*clients.method.unique()]
+    figure = blank_figure(max(4.6, 1.4 + 0.8 * len(methods)), 3.6)
+    axes = figure.subplots()
+    for place, method in enumerate(methods):
+        own, colour = clients[clients.method == method], _look(method)["color"]
+        left, right = place + LEFT, place + RIGHT
+        axes.plot([left, right], own[[before, after]].T, color=GREY, linewidth=0.5, alpha=0.35)
+        axes.scatter([left] * len(own), own[before], s=14, color=GREY, alpha=0.45, linewidth=0)
+        axes.scatter([right] * len(own), own[after], s=22, color=colour, alpha=0.75, linewidth=0)
+        seeds = own.groupby("seed")[after].mean()
+        ends = [[seeds.mean() - seeds.min()], [seeds.max() - seeds.mean()]]
+        bar: dict[str, Any] = {"marker": "_", "markersize": 13, "markeredgewidth": 2.4}
+        bar |= {"capsize": 3, "color": colour}
+        axes.errorbar(
+            [place + 2 * RIGHT], [seeds.mean()], yerr=ends if len(seeds) > 1 else None, **bar
+        )
+    axes.set_xticks(range(len(methods)), [_shown(name) for name in methods])
+    axes.tick_params(axis="x", rotation=30 if len(methods) > 5 else 0)
+    axes.set_xlim(-0.6, len(methods) - 0.4)
+    _scale_scores(axes, pd.concat([clients[before], clients[after]]))
+    axes.set_ylabel(f"{CLIENT_SCORES[known[0]]} of a new client")
+    return figure
 
 
-def axis_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
-    """Return the final score against one setting; None if no method was run at two places of it."""
-    series = against_setting(groups, key, metric)
-    places = [point[0] for line in series for point in line.points]
-    if max((len(line.points) for line in series), default=0) < 2:
-        return None
-    is_wide = min(places) > 0 and max(places) > LOG_RATIO * min(places)
-    name, scale = AXES.get(key, (key, "log10" if is_wide else "linear"))
-    scale = "linear" if min(places) <= 0 else scale
-    figure = settings_figure(
-        series, name, _ylabel(metric), scale, task, score_floor(groups, metric)
-    )
-    text = (
-        f"Final score against {key}, each method at its best rate of adaptation; {SPREAD}. A line "
-        "is at the best of a method's other settings, or at the one that it is named by. A dotted "
-        "line continues a method that was run at one place only."
-    )
-    title = f"{_score(metric)} against {key}"
-    return Picture(f"kid_against_{key.replace('.', '_')}", title, text, figure)
+def comparisons_figures(found: pd.DataFrame) -> "dict[str, Figure]":
+    """Return the written-down comparisons with their intervals and margins, one figure a scale.
+
+    Differences are in units of their margin.
+    """
+    figures = {}
+    known = found[found.low.notna()]
+    for scale, rows in known.groupby("scale", sort=False):
+        is_ratio = scale == "ratio"
+        figure = blank_figure(7.4, 1.1 + 0.34 * len(rows))
+        axes = figure.subplots()
+        for place, row in enumerate(rows.to_dict("records")):
+            limit = math.log1p(row["margin"]) if is_ratio else 1.0
+            ends = np.array([row["low"], row["middle"], row["high"]])
+            low, mid, high = np.log(ends) if is_ratio else ends / row["margin"]
+            colour = GREY if row["verdict"] == SAME else OKABE_ITO[0]
+            axes.plot([-limit, limit], [place, place], color=GREY, linewidth=9, alpha=0.18)
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+            axes.plot([mid], [place], "o", color=colour, markersize=5)
+        axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        names = [f"{row.task}: {row.comparison}".strip(": ") for row in rows.itertuples()]
+        axes.set_yticks(range(len(rows)), [_shown(name) for name in names], fontsize=7)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        if is_ratio:
+            ticks = ratio_ticks(*axes.get_xlim())
+            axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
+        axes.set_xlabel("ratio" if is_ratio else "difference, in margins")
+        axes.spines[["top", "right"]].set_visible(False)
+        figures[str(scale)] = figure
+    return figures
 
 
-def cost_picture(groups: Sequence[Group], key: str, metric: str, task: str) -> Picture | None:
-    """Return the final score against a cost, such as the bytes sent."""
-    series = against_cost(groups, key, metric)
-    if not series:
-        return None
-    xlabel, name = COSTS[key]
-    floor = score_floor(groups, metric)
-    figure = settings_figure(series, xlabel, _ylabel(metric), "from 0", task, floor)
-    text = f"Final score against cost; at each cost the best setting; {SPREAD}."
-    title = f"{_score(metric)} against {name.replace('_', ' ')}"
-    return Picture(f"kid_against_{name}", title, text, figure)
+def _shown(name: object) -> str:
+    return plain(one_line(str(name)))
 
 
-def score_floor(groups: Sequence[Group], metric: str) -> float | None:
-    """Return the KID of real images against real ones, where the groups have it; of no other."""
-    stage, _, score = metric.removeprefix("final/").partition("_")
-    return _floor(groups, f"final/{stage}_kid_floor") if score.startswith("kid") else None
+def _look(method: str) -> dict[str, Any]:
+    place = method_place(method)
+    return {"color": OKABE_ITO[place % len(OKABE_ITO)], "marker": MARKERS[place % len(MARKERS)]}
 
 
-def _axes(groups: Sequence[Group]) -> list[str]:
-    """Return the settings that vary, known ones first."""
-    keys = dict.fromkeys(key for group in groups for key, _ in group.setting)
-    return [key for key in AXES if key in keys] + [key for key in keys if key not in AXES]
+def _lines(axes: "Axes", rows: pd.DataFrame, x: str, y: str, has_band: bool) -> None:
+    """Draw each method's mean over seeds, where all its seeds are, with the range over them."""
+    for method, own in rows.groupby("method", sort=False):
+        at = own.groupby(x)[y].agg(["mean", "min", "max", "count"])
+        at = at[at["count"] == at["count"].max()] if has_band else at.dropna()
+        look = _look(str(method)) | {"label": _shown(method), "markersize": 5}
+        if has_band:
+            axes.plot(at.index, at["mean"], markevery=max(1, len(at) // 15), **look)
+            axes.fill_between(at.index, at["min"], at["max"], color=look["color"], alpha=0.18, lw=0)
+        else:
+            ends = [at["mean"] - at["min"], at["max"] - at["mean"]]
+            axes.errorbar(at.index, at["mean"], yerr=ends, capsize=3, **look)
+            if len(at) == 1:  # a line across, to compare the others with
+                axes.axhline(at["mean"].iloc[0], color=look["color"], linestyle=":", linewidth=0.9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def _score(metric: str) -> str:
-    names = {"heldout": "Held-out loss", "style": "Distance to the true images"}
-    return next((name for part, name in names.items() if part in metric), "KID")
+def _scale_scores(axes: "Axes", values: Any, floor: float = math.nan) -> None:
+    """Draw the floor; make the axis logarithmic where scores differ by orders of magnitude."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if math.isfinite(floor):
+        axes.axhline(floor, color=GREY, linestyle="--", label="floor (real against real)")
+        low = min(low, floor)
+    if low > 0 and high > LOG_RATIO * low:
+        axes.set_yscale("log")
+        ticks = ratio_ticks(*(math.log(end) for end in axes.get_ylim()))
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
 
 
-def _ylabel(metric: str) -> str:
-    return f"{SCORES[metric]}, mean"
-
-
-def _floor(groups: Sequence[Group], key: str) -> float | None:
-    values = [value for group in groups for value in group.values(key).values()]
-    return fmean(values) if values else None
+def _with_legend(figure: "Figure") -> "Figure":
+    """Name every line once, below the figure, in as many columns as fit."""
+    legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+    lines = {name: line for own, names in legends for line, name in zip(own, names, strict=True)}
+    columns = max(1, min(len(lines), int(figure.get_figwidth() / 1.3)))
+    look: dict[str, Any] = {"frameon": False, "fontsize": 9, "loc": "outside lower center"}
+    figure.legend([*lines.values()], [*lines], ncols=columns, **look)
+    return figure

@@ -1,11 +1,17 @@
-"""The report's tables of methods and settings: which columns there are, and rows of estimates."""
+"""The tables of a report as DataFrames of numbers, and their cells as people read them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation.diagnosis import DIAGNOSIS
 from pipeline.results.metric_names import (
     CLIENTS_DELTA,
     CLIENTS_EPSILON,
+    CONTROL_NAMES,
     DELTA,
     EPSILON,
     FLD_EXCESS,
@@ -14,216 +20,311 @@ from pipeline.results.metric_names import (
     NN_SHARE,
     PRECISION,
     RECALL,
+    ROUND_S,
 )
-from sweeps.report.captions import has_text
-from sweeps.report.groups import NN_GAP, TUNED_KID, Group, label
-from sweeps.report.stats import Estimate, verdict
+from sweeps.report.compare import COMPARED, FEW_SEEDS, interval, score_of
+from sweeps.report.runs import KEYS, NN_GAP, SCORES, SENT_MB, TUNED_KID, UP_KB
+from sweeps.report.statistics import HALF, NUM, combined_p, half_interval
 
-Cell = str | int | float | Estimate | None
-Metric = tuple[str, str]  # a column's title, and the metric in it
+PROMISES = (EPSILON, DELTA, CLIENTS_EPSILON, CLIENTS_DELTA)  # of several, the one that holds
+ID_CHARS = 8  # of a run's id
+Columns = Mapping[str, str]  # a column's title, and the metric in it
 
-TABLES = (  # names of all that a report may have
-    *("primary", "pretraining", "new_clients", "controls", "forgetting_and_cost", "prompts"),
-    *("differences", "by_setting", "within_methods"),
-    *("epochs", "prompt_epochs", "privacy", "settings", "runs", "parameters"),
-)
-PRETRAINING: tuple[Metric, ...] = (
-    ("KID, last round", "final/pretrain_kid_mean"),
-    ("KID, worst client", "final/pretrain_kid_worst"),
-    ("KID, best round", "best/kid_mean"),
-    ("best round", "best/round"),
-    ("KID floor", "final/pretrain_kid_floor"),
-    ("TV", "final/pretrain_tv_mean"),
-    ("held-out", "final/pretrain_heldout_own"),
-    ("held-out, zero", "final/pretrain_heldout_zero"),
-    ("held-out, swapped", "final/pretrain_heldout_swapped"),
-    ("KID, fine-tuned", TUNED_KID),
-    ("TV, fine-tuned", "final/pretrain_tuned_tv_mean"),
-    ("held-out, fine-tuned", "final/pretrain_tuned_heldout_own"),
-    ("epsilon", CLIENTS_EPSILON),
-    ("delta", CLIENTS_DELTA),
-)
-NEW_CLIENTS: tuple[Metric, ...] = (
-    ("KID before", "final/adapt_kid_before"),
-    ("KID after", "final/adapt_kid_after"),
-    ("KID after, worst client", "final/adapt_kid_worst"),
-    ("after / before", "final/adapt_kid_ratio"),
-    ("KID floor", "final/adapt_kid_floor"),
-    ("TV after", "final/adapt_tv_after"),
-    ("TV floor", "final/adapt_tv_floor"),
-    ("held-out after", "final/adapt_heldout_after"),
-    ("NN train", "final/adapt_nn_train"),
-    ("NN test", "final/adapt_nn_test"),
-    ("NN train - test", NN_GAP),
-    ("NN share", NN_SHARE),
-    ("NN share, chance", NN_CHANCE),
-    ("NN p", NN_P),
-    ("FLD gap - fresh", FLD_EXCESS),
-    ("precision", PRECISION),
-    ("recall", RECALL),
-    ("epsilon", EPSILON),
-    ("delta", DELTA),
-)
-FORGETTING_AND_COST: tuple[Metric, ...] = (
-    ("own", "final/adapt_forgetting_own"),
-    ("global", "final/adapt_forgetting_global"),
-    ("replaced", "final/adapt_forgetting_replaced"),
-    ("trained parameters", "params/trainable_new_client"),
-    ("seconds to fit one", "final/adapt_fit_duration_s"),
-    ("seconds per new client", "final/adapt_duration_s"),
-    ("kB up per client and round", "comm/up_kb_per_client_round"),
-    ("MB sent in total", "comm/total_mb"),
-    ("seconds per round", "time/round_s"),
-)
-PRIVACY: tuple[Metric, ...] = (
-    ("|cos| of embeddings", "privacy/emb_cos"),
-    ("|cos|, chance", "privacy/emb_cos_chance"),
-    ("in the span of a sum", "privacy/emb_span"),
-    ("in the span, others", "privacy/emb_span_others"),
-    ("attack AUC", "privacy/mia_auc"),
-    ("TPR at 1 % FPR", "privacy/mia_tpr"),
-)
-OF_EVERY_SETTING = {
-    *("KID, last round", "KID, best round", "KID, fine-tuned"),
-    *("KID before", "KID after", "after / before", "TV after", "held-out after"),
-    *("own", "global", "replaced", "trained parameters", "seconds per new client"),
+PRETRAINING = {
+    "KID, last round": "final/pretrain_kid_mean",
+    "KID, worst client": "final/pretrain_kid_worst",
+    "KID, best round": "best/kid_mean",
+    "best round": "best/round",
+    "KID floor": "final/pretrain_kid_floor",
+    "TV": "final/pretrain_tv_mean",
+    "held-out": "final/pretrain_heldout_own",
+    "held-out, zero": "final/pretrain_heldout_zero",
+    "held-out, swapped": "final/pretrain_heldout_swapped",
+    "KID, fine-tuned": TUNED_KID,
+    "TV, fine-tuned": "final/pretrain_tuned_tv_mean",
+    "held-out, fine-tuned": "final/pretrain_tuned_heldout_own",
+    "epsilon": CLIENTS_EPSILON,
+    "delta": CLIENTS_DELTA,
 }
-ALL_SETTINGS = tuple(
-    metric
-    for metric in (*PRETRAINING, *NEW_CLIENTS, *FORGETTING_AND_COST)
-    if metric[0] in OF_EVERY_SETTING
-)
-
-CAPTIONS = {
-    "pretraining": "KID of each client's samples against its own held-out images, or those of "
-    "eval.reference, mean over clients and that of the worst client: after the last round, and at "
-    "the round where the mean was lowest. Floor: real images against real ones. TV: distance "
-    "between the classes drawn and the client's own mixture. Held-out: denoising loss on unseen "
-    "images; with a zero embedding, and with another client's, it is higher where embeddings are "
-    "used. Fine-tuned: after each client has trained what a new client would on its own images. "
-    "Epsilon and delta: differential privacy of one client, where it has any.",
-    "new_clients": "Before and after adaptation, mean over new clients, and the worst. Held-out: "
-    "denoising loss on its unseen images. NN: distance of generated images, pixel by pixel, to "
-    "the nearest "
-    "training image and to the nearest of as many test images, and the first minus the second: "
-    "clearly below zero speaks for memorisation. Share: of generated images, nearest to a training "
-    "image out of all training and test images, and the share that chance gives; p: how often "
-    "chance gives as much. FLD gap: how much likelier training images are than held-out ones, "
-    "given the generated ones, less the same of fresh images; clearly below zero speaks for "
-    "copies. Precision, recall: of all clients' images together. Epsilon and delta: differential "
-    "privacy of one image of a new client, where it has any.",
-    "forgetting_and_cost": "KID at the last epoch of adaptation: own = above its lowest so far; "
-    "global = lost for existing clients; replaced = lost if only the adapted client is left. "
-    "Seconds to fit one: of a new client's fit alone; per new client: to look at it as well, "
-    "on one worker, on the machine and beside the work that it had. "
-    "Bytes: those of pre-training; the total counts all clients and rounds, up and down.",
-    "privacy": "Of runs that `spire audit` has seen. |cos|: an embedding against what the server "
-    "computes from one message, by the best attack, median over clients; chance: the largest "
-    "between two clients. Span: the share of an embedding's length that a cohort's sum shows. AUC "
-    "and TPR: which images a new client was adapted to, told by the loss before minus after.",
-    "settings": "Every method at every setting that was run.",
+NEW_CLIENTS = {
+    "KID before": "final/adapt_kid_before",
+    "KID after": "final/adapt_kid_after",
+    "KID after, worst client": "final/adapt_kid_worst",
+    "after / before": "final/adapt_kid_ratio",
+    "KID floor": "final/adapt_kid_floor",
+    "TV after": "final/adapt_tv_after",
+    "TV floor": "final/adapt_tv_floor",
+    "held-out after": "final/adapt_heldout_after",
+    "NN train": "final/adapt_nn_train",
+    "NN test": "final/adapt_nn_test",
+    "NN train - test": NN_GAP,
+    "NN share": NN_SHARE,
+    "NN share, chance": NN_CHANCE,
+    "NN p": NN_P,
+    "FLD gap - fresh": FLD_EXCESS,
+    "precision": PRECISION,
+    "recall": RECALL,
+    "epsilon": EPSILON,
+    "delta": DELTA,
+}
+FORGETTING_AND_COST = {
+    "own": "final/adapt_forgetting_own",
+    "global": "final/adapt_forgetting_global",
+    "replaced": "final/adapt_forgetting_replaced",
+    "trained parameters": "params/trainable_new_client",
+    "seconds to fit one": "final/adapt_fit_duration_s",
+    "seconds per new client": "final/adapt_duration_s",
+    "kB up per client and round": UP_KB,
+    "MB sent in total": SENT_MB,
+    "seconds per round": ROUND_S,
+}
+PRIVACY = {
+    "|cos| of embeddings": "privacy/emb_cos",
+    "|cos|, chance": "privacy/emb_cos_chance",
+    "in the span of a sum": "privacy/emb_span",
+    "in the span, others": "privacy/emb_span_others",
+    "attack AUC": "privacy/mia_auc",
+    "TPR at 1 % FPR": "privacy/mia_tpr",
+}
+SETTINGS = {title: PRETRAINING[title] for title in ("KID, last round", "KID, fine-tuned")}
+SETTINGS |= {
+    title: NEW_CLIENTS[title] for title in ("KID before", "KID after", "TV after", "held-out after")
+}
+SETTINGS |= {title: FORGETTING_AND_COST[title] for title in ("own", "global", "trained parameters")}
+PROMPTS = {
+    "prompts read": "prompt_accuracy",
+    "distance": "style_distance",
+    "retrieved": "retrieved",
+    "rank": "retrieval_rank",
+    "copied": "copied",
+    "distance to shown": "shown_distance",
+}
+PROMPT_STATES = {"before": "before", "after": "after", "copies": "copies"}
+PROMPT_STATES |= {"mean_client": "mean client", "nearest_client": "nearest client"}
+EPOCHS = {
+    "KID": "adapt/kid/mean",
+    "training loss": "adapt/train_loss",
+    "held-out": "adapt/heldout/mean",
+    "prompts read": "text/prompt_accuracy",
+    "distance": "text/style_distance",
+    "prompts forgotten": "forgetting/prompts",
+}
+CONTROL_SCORES = {
+    "KID": "kid",
+    "TV": "tv",
+    "NN share": "nn_share",
+    "chance": "nn_chance",
+    "NN AUC": "nn_auc",
+    "NN p": "nn_p",
+    "FLD gap": "fld_gap",
+    "precision": "precision",
+    "recall": "recall",
+}
+TEXTS = {  # title and caption of every table that a report may have
+    "comparisons": (
+        "Comparisons of the sweep's file",
+        "Written down before the sweep ran. Each method is at its best setting, on the same seeds. "
+        "Effect: mean of log(method / other), or method minus other. p: Student's test. Holm: "
+        "corrected for the number of the comparisons of a family. Equivalence: two one-sided tests "
+        "against the margin, corrected as well.",
+    ),
+    "methods": ("Methods", "Each method at its best setting; interval: 95 %, over paired seeds."),
+    "differences": (
+        "Differences",
+        "Each method against the other on the same seeds, at their best settings: a ratio, or a "
+        "difference where a score is not above zero. One in twenty intervals misses by chance.",
+    ),
+    "pretraining": (
+        "Pre-training clients",
+        "KID against each client's own held-out images, or those of eval.reference. Floor: real "
+        "images against real ones. TV: distance between the classes drawn and the client's own. "
+        "Held-out: denoising loss on unseen images, also with a zero embedding and with another "
+        "client's. Fine-tuned: after each client has trained what a new client would.",
+    ),
+    "new_clients": (
+        "New clients",
+        "Means over new clients. NN: pixel distance to the nearest training or test image; a "
+        "difference clearly below zero is memorisation. NN share: nearest to a training image; p: "
+        "how often chance gives as much. FLD gap below that of fresh images: copies. Epsilon, "
+        "delta: differential privacy of one image of a new client.",
+    ),
+    "forgetting_and_cost": (
+        "Forgetting and cost",
+        "KID at the last epoch of adaptation. Own: above its lowest so far. Global: lost for "
+        "existing clients. Replaced: lost if only the adapted client is left.",
+    ),
+    "controls": (
+        "Controls of new clients",
+        "What new clients draw, beside images that no fit has drawn. Copies have a low KID, and "
+        "show in NN and FLD. Fresh images are the scores of a perfect model.",
+    ),
+    "prompts": (
+        "Prompts of new clients",
+        "Prompts that a new client never showed. Distance: to the true images. Retrieved: no other "
+        "client's images are nearer. Copied: nearer to a shown image than to the true one. "
+        "Copies, mean client and nearest client draw without a model.",
+    ),
+    "epochs": ("New clients along their epochs", "Each method at its best setting."),
+    "privacy": (
+        "What runs give away",
+        "Of runs that spire audit has seen: an embedding against what the server computes from a "
+        "message, and which images a new client was adapted to.",
+    ),
+    "settings": ("All settings", "Every method at every setting."),
+    "runs": (
+        "Runs",
+        "State: the fingerprint of all weights at the end. Equal ones are equal runs.",
+    ),
+    "parameters": ("All parameters", "Every setting of the runs, with each value that it has."),
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns by title, and rows of cells; `name` is that of its CSV file.
-
-    `with_text`: the places of rows of tasks with captions.
-    """
+    """A DataFrame of numbers. A mean's columns are its own, and those of its interval and n."""
 
     name: str
-    title: str
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    with_text: frozenset[int] = frozenset()
+    frame: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        return TEXTS[self.name][0]
+
+    @property
+    def caption(self) -> str:
+        return TEXTS[self.name][1]
+
+    def texts(self) -> pd.DataFrame:
+        """Return the cells as people read them, without columns that say nothing."""
+        hidden = [name for name in map(str, self.frame) if name.endswith((HALF, NUM))]
+        hidden += ["effect", "half", "low", "high"] if "middle" in self.frame else []
+        hidden += ["scale"] * (self.name == "methods")
+        shown = {
+            "effect" if name == "middle" else name: [
+                self._text(row, name) for row in self.frame.to_dict("records")
+            ]
+            for name in map(str, self.frame)
+            if name not in hidden and self.frame[name].notna().any()
+        }
+        cells = pd.DataFrame(shown, dtype=object)
+        return cells.loc[:, (cells != "").any()]
+
+    def _text(self, row: Mapping[Any, Any], name: str) -> str:
+        """Return `0.55 ± 0.02`; `-` is unknown; `(n=2)` follows where some seeds lack a value."""
+        value, half = row[name], row.get(name + HALF, np.nan)
+        if pd.isna(value):
+            return "-"
+        if not isinstance(value, float):
+            return str(value)
+        if name == "middle":
+            return interval(row)
+        num = row.get(name + NUM, np.nan)
+        some = f" (n={num:.0f})" if num < row.get("n", 0) else ""
+        if not half > 1e-9 * abs(value) or num < FEW_SEEDS:
+            return plain(value) + some
+        decimals = min(max(1 - int(f"{half:e}".partition("e")[2]), 0), 6)  # two of the interval
+        return f"{value:.{decimals}f} ± {half:.{decimals}f}{some}"
 
 
-HEAD = ("task", "method", "setting")
-ID_CHARS = 8  # of a run's id in a table
-COMPARED = ("minus SPIRE", "pairs", "verdict")
+def plain(value: float) -> str:
+    """Return a number in three digits, or whole if it is or is large."""
+    return f"{value:.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"
 
 
-def made_table(
-    name: str, title: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]
-) -> Table | None:
-    """Return a table without the columns that are empty in every row; None without rows."""
-    if not rows:
-        return None
-    shown = [i for i in range(len(columns)) if any(row[i] not in ("", None) for row in rows)]
-    kept = tuple(tuple(row[i] for i in shown) for row in rows)
-    return Table(name, title, caption, tuple(columns[i] for i in shown), kept)
+def means(runs: pd.DataFrame, columns: Columns, by: Sequence[str] = KEYS) -> pd.DataFrame:
+    """Return the mean over seeds of each metric that any run has, its interval and its n.
 
-
-def compared(difference: Estimate | None) -> tuple[Cell, Cell, Cell]:
-    """Return the cells of a difference against SPIRE, under the titles of `COMPARED`.
-
-    A single pair has no verdict.
+    A group without any of them has no row.
     """
-    if difference is None:
-        return (None, None, None)
-    told = None if difference.half_width is None else verdict(difference)
-    return (difference, difference.num, told)
+    known = {t: key for t, key in columns.items() if key in runs and runs[key].notna().any()}
+    rows = []
+    for keys, own in runs.groupby([*by], sort=False) if known else ():
+        if own[[*known.values()]].isna().all(axis=None):
+            continue
+        row: dict[str, Any] = {**dict(zip(by, keys, strict=True)), "n": len(own)}
+        for title, key in known.items():
+            values = own[key].astype(float)
+            row |= {title: values.mean(), title + HALF: half_interval(values)}
+            if key in PROMISES and values.nunique() > 1:
+                row |= {title: values.max(), title + HALF: np.nan}
+            elif key in (NN_P, "nn_p"):
+                from spire_core.evaluation.memorisation import NUM_EXCHANGES  # with torch
+
+                row |= {title: combined_p(values, NUM_EXCHANGES), title + HALF: np.nan}
+            row[title + NUM] = values.count()
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def cell_text(cell: Cell) -> str:
-    """Return a cell as people read it: `0.55 ± 0.02`, or `-` for what is not known.
-
-    The value stands alone, in three digits, where there is no interval; `(n=2)` follows where some
-    seeds lack it.
-    """
-    if cell is None:
-        return "-"
-    if isinstance(cell, float):
-        return plain(cell)
-    if not isinstance(cell, Estimate):
-        return str(cell)
-    count = f" (n={cell.num})" if cell.missing else ""
-    if cell.half_width is None or cell.low == cell.high:
-        return plain(cell.mean, 4 if cell.half_width is not None else 3) + count
-    exponent = int(f"{cell.half_width:e}".partition("e")[2])
-    decimals = min(max(1 - exponent, 0), 6)  # two digits of the interval
-    return f"{cell.mean:.{decimals}f} ± {cell.half_width:.{decimals}f}{count}"
+def methods_frame(chosen: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+    """Return each method's score beside how it compares with the reference of its task."""
+    names = [key for key in SCORES if key in chosen and chosen[key].notna().any()]
+    frame = means(chosen, {SCORES[key]: key for key in names})
+    if told.empty or frame.empty:
+        return frame
+    score = {task: score_of(own) for task, own in chosen.groupby("task")}
+    names = ["task", "method", "against", "scale", "middle", "low", "high", "verdict"]
+    first = told.loc[told.metric == told.task.map(score), names]
+    return frame.merge(first, how="left", on=["task", "method"])
 
 
-def plain(value: float, digits: int = 4) -> str:
-    """Return a number to so many digits, or whole if it is or is large."""
-    is_whole = value == round(value) or abs(value) >= 1000
-    return f"{value:.0f}" if is_whole else f"{value:.{digits}g}"
+def differences_frame(told: pd.DataFrame) -> pd.DataFrame:
+    """Return the differences with their metrics in words."""
+    return told.assign(metric=told.metric.map(COMPARED))
 
 
-def method_tables(groups: Sequence[Group]) -> list[Table | None]:
-    """Return the three tables of methods, one row for each of these groups."""
-    parts = (("pretraining", "Pre-training clients", PRETRAINING),)
-    parts += (("new_clients", "New clients", NEW_CLIENTS),)
-    parts += (("forgetting_and_cost", "Forgetting and cost", FORGETTING_AND_COST),)
-    return [groups_table(name, title, groups, metrics) for name, title, metrics in parts]
+def controls_frame(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of each method's images and of its controls; `rows` of their tables."""
+    if rows.empty:
+        return rows
+    names = {"adapted": "drawn after adaptation", **CONTROL_NAMES}
+    rows = rows.assign(images=rows["control"].map(names))
+    return means(rows, CONTROL_SCORES, [*KEYS, "images"])
 
 
-def privacy_table(groups: Sequence[Group]) -> Table | None:
-    """Return what audited runs give away, a row for each group that has any."""
-    keys = [key for _, key in PRIVACY]
-    audited = [g for g in groups if any(g.estimate(key) is not None for key in keys)]
-    return groups_table("privacy", "What runs give away", audited, PRIVACY)
+def prompts_frame(chosen: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of prompts before and after adaptation, and of the controls."""
+    parts = []
+    for state, name in PROMPT_STATES.items():
+        columns = {title: f"final/adapt_{score}_{state}" for title, score in PROMPTS.items()}
+        if state == "after":
+            columns |= {"true": "final/adapt_true_accuracy"}
+            columns |= {"forgotten": "final/adapt_forgetting_prompts"}
+        part = means(chosen, columns)
+        parts.append(part if part.empty else part.assign(images=name))
+    found = pd.concat(parts)
+    return (
+        found
+        if found.empty
+        else found[[*KEYS, "images", *found.columns.difference([*KEYS, "images"], sort=False)]]
+    )
 
 
-def settings_table(groups: Sequence[Group]) -> Table | None:
-    """Return every method at every setting that was run."""
-    return groups_table("settings", "All settings", groups, ALL_SETTINGS)
+def epochs_frame(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return scores of new clients after each number of epochs."""
+    own = curves[curves.metric.isin(EPOCHS.values())]
+    if own.step.nunique() < 2:
+        return pd.DataFrame()
+    wide = own.pivot_table(
+        index=["run_id", *KEYS, "step"], columns="metric", values="value", sort=False
+    )
+    rows = wide.reset_index().rename(columns={"step": "epochs"})
+    return means(rows.sort_values("epochs", kind="stable"), EPOCHS, [*KEYS, "epochs"])
 
 
-def groups_table(
-    name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric]
-) -> Table | None:
-    """Return a row for each group, with those of the metrics that any group has."""
-    rows = [(*head(g), len(g.runs), *(g.estimate(key) for _, key in metrics)) for g in groups]
-    columns = (*HEAD, "n", *(text for text, _ in metrics))
-    table = made_table(name, title, CAPTIONS[name], columns, rows)
-    with_text = frozenset(i for i, group in enumerate(groups) if has_text([group]))
-    return None if table is None else replace(table, with_text=with_text)
+def runs_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return every run that was asked for, with the scores that others work with."""
+    columns = {"run": "name", "id": "run_id", "status": "status", "method": "method"}
+    columns |= {"seed": "seed", "state": "tags.state_fingerprint", "diagnosis": f"tags.{DIAGNOSIS}"}
+    columns |= {"revision": "tags.git_revision"} | {v: k for k, v in COMPARED.items()}
+    found = pd.DataFrame({title: runs[key] for title, key in columns.items() if key in runs})
+    return found.assign(
+        **{key: found[key].str[:ID_CHARS] for key in ("id", "state") if key in found}
+    )
 
 
-def head(group: Group) -> tuple[str, str, str]:
-    """Return the cells that say which group a row is about, under the titles of `HEAD`."""
-    return (label(group.task), group.method, label(group.setting))
+def parameters_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return every setting of these runs with each value that it has."""
+    keys = sorted(key for key in map(str, runs) if "." in key and not key.startswith("tags."))
+    values = [" / ".join(map(str, runs[key].dropna().unique())) for key in keys]
+    return pd.DataFrame({"parameter": keys, "value": values})

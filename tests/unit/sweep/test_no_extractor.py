@@ -56,4 +56,4 @@ def test_nothing_of_a_run_needs_features(
     assert main(["report", *runs, "--json"]) == 0
     page = Path(json.loads(capsys.readouterr().out)["artifacts"]["html"]).read_text()
     assert page.count(NO_KID) == 1
-    assert "held-out loss is lowest with" in page
+    assert "is ahead with a held-out loss of new clients of" in page

@@ -1,0 +1,249 @@
+"""Comparisons of experiments: best settings, methods, axes, and what a sweep's file wrote down.
+
+All functions work on the DataFrame of `sweeps.report.runs.experiments`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.results.metric_names import (
+    COVERED_RATIO,
+    FLD_EXCESS,
+    NN_EXCESS,
+    NN_SHARE,
+    PRECISION,
+    RECALL,
+)
+from sweeps.primary import HELDOUT, KIDS, MEASURES, TARGET, Primary
+from sweeps.report.runs import OWN_KID, SCORES, TUNED_KID, sortable, varying
+from sweeps.report.statistics import holm, paired
+
+REFERENCE = "spire"
+FEW_SEEDS = 3  # fewer tell nothing
+LEVEL = 0.05
+HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", "final/adapt_retrieved_after")
+HIGHER_IS_BETTER += (PRECISION, RECALL)
+NO_CHOICE = (NN_SHARE, NN_EXCESS, FLD_EXCESS, COVERED_RATIO, "final/adapt_forgetting_global")
+SAME = "no difference was found"
+COMPARED = {  # in the table of differences, and the metric in words
+    **{key: MEASURES[key] for key in ("final/adapt_kid_after", "final/adapt_tv_after", HELDOUT)},
+    "final/pretrain_kid_mean": MEASURES["final/pretrain_kid_mean"],
+    OWN_KID: "KID of pre-training clients' own or fine-tuned models",
+    "final/adapt_style_distance_after": MEASURES["final/adapt_style_distance_after"],
+    "final/adapt_prompt_accuracy_after": MEASURES["final/adapt_prompt_accuracy_after"],
+    "final/adapt_retrieved_after": "new clients' own images retrieved",
+    "final/adapt_copied_after": "new clients' images copied",
+}
+
+
+def score_of(runs: pd.DataFrame) -> str:
+    """Return the metric by which runs of one task choose: the first of `SCORES` that they have."""
+    return next((key for key in SCORES if key in runs and runs[key].notna().any()), HELDOUT)
+
+
+def best_settings(
+    runs: pd.DataFrame, metric: str = "", by: Sequence[str] = ("task", "method")
+) -> pd.DataFrame:
+    """Return the runs at the best setting of each group: of each method in each task.
+
+    It has the best mean of the metric (default: `score_of` the task), out of the settings with
+    the most seeds, over the seeds that these share, or over their own if they share none. Of
+    equals it is the one whose pre-training clients draw best.
+    """
+    metrics = {task: metric or score_of(own) for task, own in runs.groupby("task")}
+    chosen = [
+        own[own.setting == _best(own, metrics[own.task.iloc[0]])]
+        for _, own in runs.groupby([*by], sort=False)
+    ]
+    return pd.concat(chosen) if chosen else runs
+
+
+def _best(runs: pd.DataFrame, metric: str) -> str:
+    """Return the best setting of one method's runs."""
+    scores, kids = (
+        runs.pivot_table(index="pair", columns="setting", values=key, dropna=False, sort=False)
+        if key in runs
+        else pd.DataFrame()
+        for key in (metric, OWN_KID)
+    )
+    if scores.count().max() == 0 or scores.empty:
+        return runs.setting.iloc[0]
+    most = scores.loc[:, scores.count() == scores.count().max()]
+    means = (most if most.dropna().empty else most.dropna()).mean()
+    order = pd.DataFrame({"mean": -means if metric in HIGHER_IS_BETTER else means})
+    order["kid"] = kids.mean().reindex(order.index)
+    return str(order.sort_values(["mean", "kid"], kind="stable").index[0])
+
+
+def by_pair(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """Return a metric of one group's runs by seed and partition."""
+    values = runs[metric] if metric in runs else pd.Series(np.nan, runs.index)
+    return values.set_axis(runs.pair)
+
+
+def is_compared(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> bool:
+    """Return whether a metric means the same of both: a loss is the error of its own target."""
+    both = pd.concat([one, other])
+    return metric != HELDOUT or all(both[key].nunique() < 2 for key in TARGET if key in both)
+
+
+def reference_of(chosen: pd.DataFrame) -> str:
+    """Return the method that others are compared with in a task: SPIRE, or the one ahead."""
+    score = score_of(chosen)
+    means = chosen.groupby("method", sort=False)[score].mean() if score in chosen else None
+    if REFERENCE in set(chosen.method) or means is None or means.isna().all():
+        return REFERENCE
+    return str(means.idxmin())
+
+
+def differences(chosen: pd.DataFrame, metrics: Sequence[str] = tuple(COMPARED)) -> pd.DataFrame:
+    """Return each method against the reference of its task, metric by metric, paired on seeds.
+
+    `chosen`: each method's runs at its best setting. With captions KID orders nothing.
+    """
+    rows = []
+    for task, here in chosen.groupby("task", sort=False):
+        reference = reference_of(here)
+        ours = here[here.method == reference]
+        has_text = "final/adapt_style_distance_after" in here and (
+            here["final/adapt_style_distance_after"].notna().any()
+        )
+        for method, theirs in here[here.method != reference].groupby("method", sort=False):
+            for metric in metrics:
+                is_kid = metric in (*KIDS, OWN_KID)
+                if metric not in here or (has_text and is_kid):
+                    continue
+                if metric == OWN_KID and (TUNED_KID not in here or here[TUNED_KID].isna().all()):
+                    continue  # it is the KID of pre-training clients
+                if not is_compared(theirs, ours, metric):
+                    continue
+                row = paired(by_pair(theirs, metric), by_pair(ours, metric))
+                if row["n"]:
+                    head = {"task": task, "method": method, "against": reference, "metric": metric}
+                    rows.append(head | row | {"verdict": verdict(row, metric)})
+    names = ["task", "method", "against", "metric", "scale", "n", "effect", "half"]
+    return pd.DataFrame(rows, columns=[*names, "middle", "low", "high", "p", "verdict"])
+
+
+def verdict(row: dict, metric: str) -> str:
+    """Return `better` or `worse` where an interval excludes no effect, else that none was found.
+
+    Nothing is said of few seeds.
+    """
+    if row["n"] < FEW_SEEDS or "half" not in row:
+        return ""
+    if abs(row["effect"]) <= row["half"]:
+        return SAME
+    return "better" if (row["effect"] < 0) != (metric in HIGHER_IS_BETTER) else "worse"
+
+
+def axes(runs: pd.DataFrame) -> list[str]:
+    """Return the settings that vary, of those that always move together the first."""
+    found: list[str] = []
+    for key in varying(runs):
+        pairs = [runs[[key, one]].dropna().drop_duplicates() for one in found]
+        if not any(len(p) == p.iloc[:, 0].nunique() == p.iloc[:, 1].nunique() for p in pairs):
+            found.append(key)
+    return found
+
+
+def along(runs: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return each method's runs at each value of a setting, at the best of its other settings.
+
+    The column `at` has the value, in order. `None` is no place among numbers.
+    """
+    numbers = pd.to_numeric(runs[key], errors="coerce").notna()
+    given = runs[numbers if numbers.any() else runs[key].notna()]
+    at = best_settings(given, by=("task", "method", key))
+    return at.assign(at=at[key]).sort_values("at", key=sortable, kind="stable")
+
+
+def axis_sentence(here: pd.DataFrame) -> str:
+    """Return where on an axis each method is best, and how much worse its worst place is."""
+    score, told = score_of(here), []
+    for method, own in here.groupby("method", sort=False):
+        means = own.groupby("at", sort=False)[score].mean().dropna()
+        if len(means) < 2:
+            continue
+        best, worst = means.idxmin(), means.idxmax()
+        at_worst, at_best = (by_pair(own[own["at"] == place], score) for place in (worst, best))
+        row = paired(at_worst, at_best)
+        told.append(f"{method} at {best} ({worst}: {effect(row)})")
+    return f"Best: {', '.join(told)}." if told else "No method has a score at two values of it."
+
+
+def method_sentence(here: pd.DataFrame) -> str:
+    """Return which method of one task is ahead by its score, by how much, and how sure that is."""
+    score = score_of(here)
+    common = here.pivot_table(index="pair", columns="method", values=score, sort=False).dropna()
+    means = common.mean().sort_values()
+    if len(means) < 2 or common.empty:
+        return f"{SCORES[score]}: no seed has two methods to compare." if len(means) > 1 else ""
+    text = f"{means.index[0]} is ahead with a {SCORES[score]} of {means.iloc[0]:#.3g}."
+    rows = differences(here, [score])
+    told = [
+        f"{row.method} {effect(row.to_dict())}{f', {row.verdict}' * bool(row.verdict)}"
+        for _, row in rows.iterrows()
+    ]
+    if not told:
+        return text
+    return f"{text} Against {rows.against[0]} on the same seeds: {'; '.join(told)}."
+
+
+def effect(row: Mapping[Any, Any]) -> str:
+    """Return a paired effect in words, such as `1.31 [1.10, 1.56] times as high`."""
+    if pd.isna(row.get("middle")):
+        return "cannot be compared"
+    return interval(row) + " times as high" * (row["scale"] == "ratio")
+
+
+def interval(row: Mapping[Any, Any]) -> str:
+    """Return a paired effect with its interval, which few seeds do not have."""
+    sign = "" if row["scale"] == "ratio" else "+"
+    middle, low, high = (
+        f"{row.get(end, np.nan):{sign}#.3g}".rstrip(".") for end in ("middle", "low", "high")
+    )
+    return f"{middle} [{low}, {high}]" if row["n"] >= FEW_SEEDS else middle
+
+
+def comparisons(recorded: Sequence[Primary], runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each comparison that a sweep's file wrote down, in each task that has it.
+
+    Both sides stand at their best setting by the compared measure, or by the score of
+    the other tables if nobody would choose by it. p-values are corrected for the number of the
+    comparisons of a family; one without runs counts.
+    """
+    params = [{str(key): value for key, value in row.items()} for row in runs.to_dict("records")]
+    rows = []
+    for one in recorded:
+        by = "" if one.measure in NO_CHOICE else one.measure
+        sides = [
+            best_settings(runs[[side.fits(row["method"], row) for row in params]], by)
+            for side in one.sides
+        ]
+        tasks = pd.concat(sides).task.drop_duplicates()
+        for task in [*tasks] or [""]:
+            theirs, ours = (side[side.task == task] for side in sides)
+            row = {"task": task, "comparison": one.words, "family": one.family, "n": 0}
+            row |= {"scale": one.scale, "margin": one.margin}
+            if is_compared(theirs, ours, one.measure):
+                scores, others = by_pair(theirs, one.measure), by_pair(ours, one.measure)
+                row |= paired(scores, others, one.scale, one.limit)
+            rows.append(row)
+    names = ["task", "comparison", "family", "scale", "n", "effect", "half"]
+    names += ["middle", "low", "high", "p", "margin", "match"]
+    found = pd.DataFrame(rows, columns=names)
+    for p, corrected in (("p", "Holm"), ("match", "equivalence")):
+        found[corrected] = found.groupby("family")[p].transform(lambda own: holm(own.astype(float)))
+    found["verdict"] = [
+        ", ".join(
+            ["lower" if row["effect"] < 0 else "higher"] * (row["Holm"] < LEVEL)
+            + ["matches"] * (row["equivalence"] < LEVEL)
+        )
+        or ("" if row["n"] < 2 else SAME)
+        for row in found.to_dict("records")
+    ]
+    return found.drop(columns="match")
