@@ -32,17 +32,6 @@ def svg_text(figure: "Figure") -> str:
     return text.getvalue()
 
 
-def png_bytes(figure: "Figure") -> bytes:
-    """Return a figure as a PNG of 256 colours, which no eye tells apart, a third of the size."""
-    from PIL import Image
-
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=200)
-    colours = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    colours.save(packed, "PNG", optimize=True)
-    return packed.getvalue()
-
-
 def ratio_ticks(low: float, high: float) -> list[float]:
     """Return some round ratios whose natural logarithms lie between `low` and `high`."""
     from matplotlib.ticker import LogLocator, MaxNLocator

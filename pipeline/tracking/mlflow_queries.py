@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from pipeline.files.paths import mask
-from pipeline.tracking.mlflow_session import first_contact, stage_of
+from pipeline.tracking.mlflow_session import first_contact
 from spire_core.errors import ClusterError, RunError
 
 if TYPE_CHECKING:
@@ -180,15 +180,6 @@ def readable_uri(config: TrackingConfig) -> str:
             "tracking.root=FOLDER or tracking.uri=URI"
         )
     return uri
-
-
-def adopt(config: TrackingConfig, run_ids: Iterable[str], parent_run_id: str) -> None:
-    """Nest runs below a sweep's run, except deleted ones; raises as `check_store` does."""
-    with first_contact(tracking_uri(config)) as client:
-        nested = {run.run_id for run in _search(client, f"tags.`{PARENT}` = '{parent_run_id}'")}
-        for run_id in run_ids:
-            if run_id not in nested and stage_of(client, run_id) == "active":
-                client.set_tag(run_id, PARENT, parent_run_id)
 
 
 def attach(

@@ -33,7 +33,7 @@ from pipeline.tracking.mlflow_session import (
 from pipeline.tracking.mlflow_sink import MAX_TAG, MlflowSink, preview_name
 from pipeline.tracking.outbox import ENDED, Outbox, Points, now_ms, num_waiting
 from pipeline.tracking.relay import RelayThread, Sink, relay_all
-from spire_core.errors import ClusterError, RunError
+from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -331,16 +331,6 @@ def _json_value(value: Any) -> Any:
 def has_ended(run_dir: Path) -> bool:
     """Return whether a run was given its last status."""
     return Outbox(run_dir).status in ENDED
-
-
-def end_run(run_dir: Path, config: TrackingConfig, status: Status) -> None:
-    """Give a run its last status, as `note_end` does, and relay its rest if the store answers."""
-    note_end(run_dir, config, status)
-    try:
-        relay_rest(run_dir, config)
-    except (ClusterError, RunError) as error:
-        _log.warning("the end of run %s is not delivered: %s", run_dir.name, error)
-        _warn_of_waiting(run_dir, num_waiting(run_dir))
 
 
 def note_end(run_dir: Path, config: TrackingConfig, status: Status) -> None:

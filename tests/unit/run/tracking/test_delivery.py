@@ -40,7 +40,7 @@ from pipeline.tracking.outbox import (
     write_cursor,
 )
 from pipeline.tracking.relay import RelayThread, relay_all
-from pipeline.tracking.tracker import Tracker, check_store, end_run
+from pipeline.tracking.tracker import Tracker, check_store, note_end, relay_rest
 from spire_core.errors import RunError, StoreError
 
 
@@ -473,8 +473,9 @@ def test_the_end_of_a_run_whose_process_is_gone(store: TrackingConfig) -> None:
     client = MlflowClient(tracking_uri(store))
     client.update_run(tracker.run_id, status="RUNNING")
     Outbox(tracker.run_dir).append_points([(1, {"a": 1.0})])
-    end_run(tracker.run_dir, store, "KILLED")
-    end_run(tracker.run_dir, store, "FAILED")
+    note_end(tracker.run_dir, store, "KILLED")
+    note_end(tracker.run_dir, store, "FAILED")
+    relay_rest(tracker.run_dir, store)
     assert client.get_run(tracker.run_id).info.status == "KILLED"
     assert len(history(store, tracker.run_dir)["a"]) == 2
 
