@@ -1,14 +1,10 @@
 """Few settings are params, and with the defaults they say all settings of a run."""
 
-import re
-from pathlib import Path
-
 import pytest
 
 from pipeline.config.load import flattened, load_config, preset_names
 from pipeline.results.params import ALWAYS, NO_PARAMS, default_params, params_of
 
-PAGE = (Path(__file__).parents[4] / "docs" / "tracking.md").read_text()
 SET = ("client.prox_mu=0.5", "server.optimizer=fedadam", "eval.guidance=2", "adapt.lr=0.125")
 
 
@@ -32,8 +28,3 @@ def test_a_setting_on_an_axis_is_a_param_of_every_trial() -> None:
     config = load_config("smoke", [])
     more = params_of(config, ("method", "axis.adapt.init", "axis.method")).keys()
     assert more - params_of(config).keys() == {"adapt.init"}
-
-
-def test_the_page_names_what_is_always_a_param() -> None:
-    listed = PAGE.partition("## Params and data")[2].partition("- any other")[0]
-    assert re.findall(r"`([\w.]+)`", listed) == list(ALWAYS)
