@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.audit.rounds import Message, ObservedRound
 from spire_core.federated.messages import Broadcast, ClientUpdate
-from spire_core.methods import EMB_PROJ
+from spire_core.methods import EMB_PROJ, MODULATION
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.unet import UNet, timestep_features
 from spire_core.privacy.leak import (
@@ -124,11 +124,12 @@ class CuriousServer:
 
     def _conditioned(self, vector: np.ndarray) -> np.ndarray:
         """Return the stretches (R, V) of the layers that read the conditioning vector."""
+        at, width = self.layout.parts[MODULATION], len(self.weight)
         return np.concatenate(
             [
                 vector[start : start + shape.numel()].reshape(tuple(shape))
-                for name, start, shape in self.layout.names
-                if name.endswith(".cond.weight")
+                for _, start, shape in self.layout.names
+                if at.start <= start < at.stop and shape[1:] == (width,)
             ]
         )
 

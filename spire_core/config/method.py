@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, MODULATION, Method
+from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, Method
 from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
@@ -84,22 +84,22 @@ class MethodConfig:
         """Whether local and shared layers take turns in a round."""
         return self.record.has_local_layers and self.phases == "alternate"
 
-    def part_of(self, name: str, ndim: int, is_modulation: bool, last_up: int) -> str | None:
+    def part_of(self, name: str, ndim: int, declared: str, last_up: int) -> str | None:
         """Return the part that a parameter belongs to, None if it is frozen.
 
-        `is_modulation`: whether its layer reads the conditioning vector. `last_up` numbers the last
+        `declared` is the part that the network's module declares. `last_up` numbers the last
         up-level.
         """
         record = self.record
-        if name.startswith("emb_proj."):
-            return EMB_PROJ
-        if name.startswith("adapter.") or (record.trains_biases and ndim <= 1):
+        if declared in (EMB_PROJ, LOCAL):
+            return declared
+        if record.trains_biases and ndim <= 1:
             return LOCAL
         if f"{name}.".startswith(self.local_prefixes(last_up)):
             return LOCAL
         if record.is_frozen:
             return None
-        return MODULATION if record.has_embedding and is_modulation else BODY
+        return declared if record.has_embedding else BODY
 
     def local_prefixes(self, last_up: int) -> tuple[str, ...]:
         """Return what the names of local parameters, and a dot, begin with."""

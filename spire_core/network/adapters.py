@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from spire_core.config.method import MethodConfig
 from spire_core.errors import ConfigError
+from spire_core.methods import LOCAL
+from spire_core.network.parts import declare
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "attend.qkv", "attend.out")  # ends of names
 BRANCHES = ("conv2", "to_out.0", "ff.net.2", "attend.out")  # last layers of residual branches
@@ -91,7 +93,7 @@ def add_adapter(net: nn.Module, method: MethodConfig) -> None:
         layer.register_forward_hook(_adapted(adapter))
         own[name.replace(".", "_")] = adapter
         pairs.append((layer, adapter))
-    net.adapter, net.adapted = own, tuple(pairs)  # type: ignore[assignment]
+    net.adapter, net.adapted = declare(LOCAL, own), tuple(pairs)  # type: ignore[assignment]
 
 
 def _adapted(adapter: nn.Module) -> Callable[..., Tensor]:

@@ -1,7 +1,7 @@
 """A client inside the U-Net's own numbers, under the names that diffusers gives them.
 
-With its embedding fixed, a client's entrance is a constant of the conditioning vector, which is a
-bias; an adapter is a change of weights. The numbers that remain are those of a `SpireUNet`
+With its embedding fixed, what a client's entrances add is a constant, which is a part of a bias; an
+adapter is a change of weights. The numbers that remain are those of a `SpireUNet`
 (`spire_core.pretrained.spire_unet`). c: channels of a layer of attention.
 """
 
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spire_core.methods import EMB_PROJ, LOCAL
 from spire_core.network.adapters import merge_adapters
+from spire_core.network.parts import declared_parts
 from spire_core.network.unet import UNet
 
 NAMES = (  # patterns of our names, and what diffusers says
@@ -53,15 +55,15 @@ def numbers_of(net: UNet, client_emb: Tensor | None) -> dict[str, Tensor]:
     caption.
     """
     merge_adapters(net)
-    constant = net.time_mlp[2].bias
-    t = torch.zeros(1, dtype=torch.long)
-    if client_emb is not None and net.emb_proj is not None:
-        constant += net.emb_proj(client_emb)
+    if client_emb is not None:
+        for layer, entrance in net.entrances:
+            assert layer.bias is not None
+            layer.bias += entrance(client_emb)
     if net.text is not None:
-        constant += net.text(t.new_zeros(1, 0))[0]
-    named: dict[str, Tensor] = {}
+        net.time_mlp[2].bias += net.text(torch.zeros(1, 0, dtype=torch.long))[0]
+    named, parts = dict[str, Tensor](), declared_parts(net)
     for name, number in net.named_parameters():
-        if not name.startswith(("emb_proj.", "text.", "adapter.")):
+        if parts[name] not in (EMB_PROJ, LOCAL) and not name.startswith("text."):
             named |= _renamed(name, number.detach().clone())
     return named
 

@@ -17,8 +17,9 @@ from spire_core.config.checks import require
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
-from spire_core.methods import LOCAL, NETWORK_PARTS
+from spire_core.methods import EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.adapters import add_adapter
+from spire_core.network.parts import declared_parts, declaring
 from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.unet import UNet
 from spire_core.rng import derive_seed
@@ -147,8 +148,9 @@ def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
 def lay_out(net: Network, method: MethodConfig) -> Layout:
     """Return the layout of a network's flat vector: its trained parameters, sorted by part."""
     last_up, named = len(net.up) - 1 if isinstance(net, UNet) else 0, []
+    declared = declared_parts(net)
     for name, p in net.named_parameters():
-        part = method.part_of(name, p.ndim, net.reads_condition(name), last_up)
+        part = method.part_of(name, p.ndim, declared[name], last_up)
         if part is not None:
             named.append((part, name, p))
     if method.record.has_local_layers:
@@ -215,8 +217,9 @@ def initial_weights(
         net = new_network(model, method, image_channels)
         drawn = {name: p.detach() for name, p in net.named_parameters()} | drawn
         torch.manual_seed(derive_seed(seed, "initial_emb_proj", *counters))
-        if model.backbone is None and "emb_proj.weight" in drawn:
-            nn.init.normal_(drawn["emb_proj.weight"], std=model.d_emb**-0.5)
+        if model.backbone is None:
+            for entrance in declaring(net, EMB_PROJ):
+                nn.init.normal_(entrance.weight, std=model.d_emb**-0.5)  # type: ignore
     names = [name for name, _, _ in lay_out(net, method).names]
     return torch.cat([drawn[name].reshape(-1) for name in names])
 

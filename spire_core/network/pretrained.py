@@ -18,7 +18,9 @@ from torch.func import functional_call
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
+from spire_core.methods import EMB_PROJ, MODULATION
 from spire_core.network.adapters import merge_adapters
+from spire_core.network.parts import declare
 from spire_core.pretrained.folder import load_network, load_prompt, one_line, open_backbone
 from spire_core.pretrained.latents import LatentCodec
 from spire_core.pretrained.networks import NETWORKS
@@ -52,11 +54,6 @@ class PretrainedNet(nn.Module):
     def by_name(self) -> dict[str, nn.Parameter]:
         """All parameters by name; to be read when no layer is replaced any more."""
         return dict(self.named_parameters())
-
-    def reads_condition(self, name: str) -> bool:
-        """Return whether a parameter belongs to a layer that reads what the entrance moves."""
-        entrance = self.kind.entrances.get(self.entrance)
-        return entrance is not None and any(part in name for part in entrance.readers)
 
     def check_images(self, image_shape: tuple[int, int, int], codec: LatentCodec | None) -> None:
         """Raise ConfigError unless the network takes images (C, H, W), or their latents.
@@ -93,6 +90,9 @@ class PretrainedNet(nn.Module):
                 f"expected an entrance that a {self.folder.class_name} has, got "
                 f"method.entrance={self.entrance}: choose {' or '.join(entrances)}"
             )
+        for name, module in self.network.named_modules():
+            if f".{name}.".endswith(entrances[self.entrance].readers):
+                declare(MODULATION, module)
         hosts = entrances[self.entrance].hosts(self.network)
         if self.entrance == "tokens":
             assert self.prompt is not None
@@ -108,7 +108,7 @@ class PretrainedNet(nn.Module):
         return maps
 
     def _map(self, width: int) -> nn.Linear:
-        linear = nn.Linear(self.config.d_emb, width, bias=False)
+        linear = declare(EMB_PROJ, nn.Linear(self.config.d_emb, width, bias=False))
         nn.init.zeros_(linear.weight)
         return linear
 

@@ -15,14 +15,21 @@ from torch.nn import functional as F
 
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.errors import ConfigError
+from spire_core.methods import EMB_PROJ, MODULATION
 from spire_core.network.captions import caption_encoder
 from spire_core.network.layers import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
+from spire_core.network.parts import declare
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
+
+
+def entrance(d_emb: int, width: int) -> nn.Linear:
+    """Return a linear map (D_emb -> width) by which an embedding enters the network."""
+    return declare(EMB_PROJ, nn.Linear(d_emb, width, bias=False))
 
 
 def timestep_features(t: Tensor, dim: int) -> Tensor:
@@ -40,7 +47,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(num_norm_groups(c_in), c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.cond = nn.Linear(cond_dim, 2 * c_out)
+        self.cond = declare(MODULATION, nn.Linear(cond_dim, 2 * c_out))
         self.norm2 = ModulatedGroupNorm(num_norm_groups(c_out), c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
@@ -100,9 +107,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Linear(config.cond_dim, config.cond_dim),
         )
-        self.emb_proj = (
-            nn.Linear(config.d_emb, config.cond_dim, bias=False) if has_embedding else None
-        )
+        self.emb_proj = entrance(config.d_emb, config.cond_dim) if has_embedding else None
         self.conv_in = nn.Conv2d(folded, widths[0], 3, padding=1)
         channels = self._build_down(widths)
         self.middle = nn.ModuleList(
@@ -122,9 +127,13 @@ class UNet(nn.Module):
         """All parameters by name; to be read when no layer is replaced any more."""
         return dict(self.named_parameters())
 
-    def reads_condition(self, name: str) -> bool:
-        """Return whether a parameter belongs to a layer that reads the conditioning vector."""
-        return ".cond." in name
+    @property
+    def entrances(self) -> list[tuple[nn.Linear | nn.Conv2d, nn.Linear]]:
+        """The layers to whose outputs an embedding is added, each with the map that makes it so.
+
+        With a fixed embedding a map's output is a part of its layer's bias.
+        """
+        return [] if self.emb_proj is None else [(self.time_mlp[2], self.emb_proj)]  # type: ignore
 
     def _build_down(self, widths: list[int]) -> list[int]:
         """Build the descending half and return the channels of every skip connection."""
