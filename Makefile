@@ -76,10 +76,11 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
 	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
 
-docs: $(VENV)/.docs  ## the pages as a site, in build/site, with the options of every verb
+docs: $(VENV)/.docs  ## the pages as a site, in build/site, with all options and functions
 	{ echo '# The command'; for verb in run resume adapt sample export audit 'data fetch' 'data show' \
 		sweep report sync theory doctor; do printf '\n## spire %s\n\n```\n' "$$verb"; \
 		COLUMNS=100 $(SPIRE) $$verb --help || exit; echo '```'; done; } > docs/cli.md
+	{ printf '# The module spire\n\n```\n'; $(VENV)/bin/python -m pydoc spire | sed '/^FILE/,$$d' || exit; echo '```'; } > docs/api.md
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser

@@ -93,8 +93,8 @@ def keep_freed_memory() -> None:
     """Let this process keep freed memory for its next step, instead of returning it at once.
 
     Each step frees all memory that it allocates. By default glibc returns that to the system, which
-    clears every page before it hands it out again: a sixth of a small network's training time
-    (docs/performance.md). Without glibc this function does nothing.
+    clears every page before it hands it out again: a sixth of a small network's training time.
+    Without glibc this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

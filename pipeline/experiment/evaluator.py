@@ -1,7 +1,7 @@
 """Evaluations of pre-training clients, between rounds and on the final backbone.
 
 Between rounds clients draw, as they train, and a thread scores their samples beside later rounds:
-scoring needs this process alone (docs/performance.md).
+scoring needs this process alone.
 """
 
 import itertools

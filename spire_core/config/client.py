@@ -89,7 +89,7 @@ class ClientConfig:
         """Return how many of a round's clients are computed together at most.
 
         Where it is not set, 5, and more of a large cohort as long as that gives 20 groups or more,
-        so that a few actors still have equal shares; 10 at most (docs/performance.md).
+        so that a few actors still have equal shares; 10 at most.
         """
         size = min(10, max(5, num_clients // 20)) if self.group_size is None else self.group_size
         return min(size, num_clients)
