@@ -16,8 +16,7 @@ OTHER := build/$(notdir $(OTHER_PYTHON))
 LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/federated/test_exact_sum.py \
 	$(addprefix run/, \
 	config/test_meaning.py config/test_load.py config/test_plugins.py config/test_rules.py \
-	cli/test_completion.py cli/test_settings_page.py results/test_params.py \
-	files/test_paths.py files/test_atomic.py))
+	cli/test_completion.py cli/test_settings_page.py results/test_params.py))
 LIGHT_NEEDS := click hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors scipy
 
 PEERS := build/peers

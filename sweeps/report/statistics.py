@@ -15,8 +15,8 @@ NUM = ": n"
 
 def half_interval(values: pd.Series) -> float:
     """Return half of the interval of a mean, t s / sqrt(n); NaN of one value."""
-    num = values.count()
-    return float(stdtrit(num - 1, (1 + CONFIDENCE) / 2)) * values.sem() if num > 1 else np.nan
+    num, error = values.count(), float(np.asarray(values.sem()))
+    return float(stdtrit(num - 1, (1 + CONFIDENCE) / 2)) * error if num > 1 else np.nan
 
 
 def combined_p(values: pd.Series, num_exchanges: int) -> float:
@@ -25,7 +25,10 @@ def combined_p(values: pd.Series, num_exchanges: int) -> float:
     A p-value of 1 has no normal score: it counts as the next lower one of `num_exchanges`.
     """
     known = values.dropna().clip(LEAST_P, num_exchanges / (num_exchanges + 1))
-    return stats.combine_pvalues(known, "stouffer")[1] if len(known) else np.nan
+    if known.empty:
+        return np.nan
+    found: Any = stats.combine_pvalues(known, "stouffer")
+    return float(found.pvalue)
 
 
 def paired(
@@ -54,9 +57,10 @@ def paired(
     if effect.nunique() == 1:  # of pairs that all differ alike there is no doubt
         alike = effect.iloc[0]
         return row | {"p": float(alike == 0), "match": float(abs(alike) >= limit)}
-    below = stats.ttest_1samp(effect, limit, alternative="less")[1]
-    above = stats.ttest_1samp(effect, -limit, alternative="greater")[1]
-    return row | {"p": stats.ttest_1samp(effect, 0)[1], "match": max(below, above)}
+    test: Any = stats.ttest_1samp
+    below = test(effect, limit, alternative="less").pvalue
+    above = test(effect, -limit, alternative="greater").pvalue
+    return row | {"p": test(effect, 0).pvalue, "match": max(below, above)}
 
 
 def holm(values: Any) -> np.ndarray:
