@@ -7,6 +7,8 @@ from click import option
 from pipeline.cli.command import Answer, verb
 from pipeline.cli.tables import number, pairs
 
+TOLD = ("name", "ok", "problem")  # of a self-test, apart from its scores
+
 
 @verb()
 @option("--metrics", is_flag=True, help="Check KID on the data sets here; exit code 1 if it fails.")
@@ -36,7 +38,8 @@ def _text(state: dict[str, Any]) -> str:
         states = [(one["name"], "ok" if one["ok"] else "missing") for one in state[kind]]
         facts[kind] = ", ".join(map(" ".join, states))
     for test in state["selftests"]:
-        told = [f"{key} {number(value)}" for key, value in test.items() if key != "name"]
-        facts[f"self-test {test['name']}"] = ", ".join(told)
+        scores = [f"{key} {number(value)}" for key, value in test.items() if key not in TOLD]
+        told = "ok" if test["ok"] else f"FAILED, {test['problem']}"
+        facts[f"self-test {test['name']}"] = ", ".join([told, *scores])
     missing = "".join(f"\n- {sentence}" for sentence in state["missing"])
     return f"{pairs(facts)}\n\n" + (f"missing:{missing}" if missing else "nothing is missing")

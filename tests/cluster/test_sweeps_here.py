@@ -98,7 +98,7 @@ def test_one_that_fails_does_not_stop_another_and_more_can_follow(desk: Desk) ->
     assert statuses == {failed["trial_id"]: "FAILED", other["trial_id"]: "FINISHED"}
     [error] = desk.folder.glob("studies/*/trials/*/error.txt")
     assert "DivergenceError" in error.read_text()
-    assert "2/2, 0 s left | spire lr=0.001 seed=0: finished, final/adapt_kid_after " in said
+    assert "lr=0.001 seed=0: finished, final/adapt_kid_after " in said
 
     code, again, said = desk.sweep(two_rates(), *OUTSIDE)
     assert (code, said) == (1, "")  # it is listed, and not tried again

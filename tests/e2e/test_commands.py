@@ -207,5 +207,6 @@ def test_doctor_says_that_a_selftest_failed(desk: Desk, mnist_root: Path, tmp_pa
     np.savez(tmp_path / "mnist.npz", **arrays | {"test_labels": (arrays["test_labels"] + 1) % 10})
     beside = replace(desk, env=desk.env | {"SPIRE_DATA": str(tmp_path)})
     said = beside.spire("doctor", "--metrics", expect=1)[0]
-    assert f"mnist: FAILED, the stored file {tmp_path}/mnist.npz is damaged" in said
-    assert "mnist damaged" in beside.spire("doctor")[0]
+    damage = f"the stored file {tmp_path}/mnist.npz is damaged"
+    assert f"FAILED, {damage}" in said
+    assert f"mnist: {damage}" in beside.spire("doctor")[0]

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 FILES = {
-    "search": "sweeps/execution/tune_search.py",
+    "search": "sweeps/execution/search.py",
     "privacy": "spire_core/privacy/accounting.py",
     "diffusers": "spire_core/pretrained/folder.py",
     "text": "spire_core/pretrained/sentences.py",

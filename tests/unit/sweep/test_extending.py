@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import spire
+from pipeline.cli.words import words_of
 from pipeline.config.load import load_config
 from pipeline.config.meaning import load_typed
 from pipeline.config.plugins import ALL_PLUGINS
@@ -81,7 +82,7 @@ def test_a_process_can_do_without_a_package(
 def test_the_run_of_the_page_downloads_nothing(outside: Path) -> None:
     exec(compile((outside / "notebook.py").read_text(), str(PAGE), "exec"), {})
     [settings] = re.findall(r'`spire\.run\("smoke", (\{.*?\})\)`', PAGE.read_text())
-    setting = prepare(load_typed("smoke", spire._words(json.loads(settings))))
+    setting = prepare(load_typed("smoke", words_of(json.loads(settings))))
     assert (setting.data.name, setting.extractor) == ("my_bars", "mnist-cnn")
 
 

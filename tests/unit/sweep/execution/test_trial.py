@@ -91,7 +91,7 @@ def test_one_that_is_to_end_keeps_its_last_round_and_goes_on_to_the_same_result(
     assert [report["round"] for report in reports] == [2, 3, 4]
     tags = client.get_run(run_dir.name).data.tags
     assert tags["spire.resumed_after_round"] == "1"
-    assert "spire run smoke " in tags["mlflow.note.content"]
+    assert "Preset smoke" in tags["mlflow.note.content"]
     again, _ = command_of(tmp_path / "again", mnist_root, uri, scheduler="asha")
     run_trial(again, trial, reports.append)
     results = [one.study.result(trial.trial_id) for one in (command, again)]
