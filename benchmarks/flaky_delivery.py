@@ -79,7 +79,7 @@ class Passing(BaseHTTPRequestHandler):
     server: Proxy  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def handle_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         fault = self.server.fault()
         if fault == "hang up before":
             self.close_connection = True
@@ -88,7 +88,8 @@ class Passing(BaseHTTPRequestHandler):
             self.answer(fault, {}, b"a gateway's page")
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        own = ("connection", "transfer-encoding", "content-length")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in own}
         connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
         content = response.read()
@@ -97,6 +98,17 @@ class Passing(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.answer(response.status, dict(response.getheaders()), content)
+
+    def body(self) -> bytes:
+        """Read the request's body, also one in chunks, as an empty file is sent."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
