@@ -87,7 +87,8 @@ class Narrator(tune.Callback):
     def _say_end(self, trial: Trial, told: str) -> None:
         self.num_ended += 1
         num_left = self.num_runs - self.num_ended
-        left_s = (time.monotonic() - self.began) / self.num_ended * num_left
+        done = self.num_ended + len(self.running) / 2  # those that run are half done, on average
+        left_s = (time.monotonic() - self.began) / done * (self.num_runs - done)
         left = f"{left_s / 60:.0f} min left" if left_s >= 90 else f"{left_s:.0f} s left"
         self.say(f"{self.num_trials - num_left}/{self.num_trials}, {left} | {trial.label}: {told}")
 
