@@ -274,9 +274,10 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
 
 def _bring(storage: "FileSystem", source: str, target: Path) -> None:
     """Copy a file to this machine, atomically and durably."""
+    from pyarrow.fs import copy_files
+
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with storage.open_input_stream(source) as stream, part.open("wb") as file:
-        shutil.copyfileobj(stream, file, CHUNK_BYTES)
+    copy_files(source, str(part), source_filesystem=storage)
     sync(part)
     part.replace(target)

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
 from pipeline.files.paths import mask
-from pipeline.tracking.mlflow_session import first_contact
+from pipeline.tracking.mlflow_session import PARENT, first_contact
 from spire_core.errors import ClusterError, RunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KIND, SWEEP = "spire.kind", "sweep"  # tag and value of a sweep's parent run
-PARENT = "mlflow.parentRunId"  # the tag of a nested run
 NOTE = "mlflow.note.content"  # MLflow's tag of a description
 NOTE_CHARS = 5000  # that every version of MLflow takes
 PAGE_SIZE = 200  # runs in one answer of the store

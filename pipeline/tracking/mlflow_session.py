@@ -24,10 +24,8 @@ from pipeline.config.tracking import (
     tracking_root,
     tracking_uri,
 )
-from pipeline.files.atomic import write_json
 from pipeline.files.paths import error_line, git_commit, is_ray_job, mask
-from pipeline.runs.layout import RECORD
-from pipeline.runs.record import read_record
+from pipeline.runs.record import read_record, update_record
 from pipeline.tracking.mlflow_settings import quiet_mlflow
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import write_cursor
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+PARENT = "mlflow.parentRunId"  # the tag of a nested run
 CREATION = "spire.creation"  # the tag of one creation, which MLflow may have done twice
 UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 QUOTES = "'\")"  # in which urllib3 wraps the message of a cause
@@ -219,7 +218,7 @@ def sink_of(run_dir: Path, config: TrackingConfig, is_anew: bool = False) -> Mlf
             with failed_if_not_begun(client, info.run_id):
                 write_cursor(run_dir, 0, mask(uri))
                 now = {"run_id": info.run_id, "experiment_id": info.experiment_id, "uri": mask(uri)}
-                write_json(run_dir / RECORD, record | now)
+                update_record(run_dir, **now)
         return MlflowSink(client, read_record(run_dir)["run_id"], run_dir, is_new=stage == "none")
 
 

@@ -22,6 +22,7 @@ from pipeline.files.paths import mask, masked
 from pipeline.runs.layout import ARTIFACTS, RECORD
 from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
 from pipeline.tracking.mlflow_session import (
+    PARENT,
     create_run,
     experiment_id,
     failed_if_not_begun,
@@ -99,7 +100,7 @@ class Tracker:
         with first_contact(uri) as client:
             given = origin_tags() | dict(tags)
             own = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
-            parent = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
+            parent = {} if parent_run_id is None else {PARENT: parent_run_id}
             place = experiment_id(client, config, uri)
             info = create_run(client, place, run_name, own | parent).info
         run_id = info.run_id

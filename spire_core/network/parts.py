@@ -11,7 +11,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def declare(part: str, module: Module) -> Module:
-    """Return a module after its parameters are declared as a part (`spire_core.methods`)."""
+    """Declare that a module's parameters are a part (`spire_core.methods`); return the module."""
     module.part = part  # type: ignore[assignment]
     return module
 

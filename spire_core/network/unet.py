@@ -129,9 +129,9 @@ class UNet(nn.Module):
 
     @property
     def entrances(self) -> list[tuple[nn.Linear | nn.Conv2d, nn.Linear]]:
-        """The layers to whose outputs an embedding is added, each with the map that makes it so.
+        """Pairs of a layer and a map: the map of an embedding is added to the layer's output.
 
-        With a fixed embedding a map's output is a part of its layer's bias.
+        An export fixes the embedding. What the map adds is then a part of the layer's bias.
         """
         return [] if self.emb_proj is None else [(self.time_mlp[2], self.emb_proj)]  # type: ignore
 

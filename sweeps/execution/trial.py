@@ -19,6 +19,7 @@ from pipeline.federation.driver import RoundDriver
 from pipeline.files.paths import expanded
 from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.runs.record import located
+from pipeline.tracking.mlflow_session import PARENT
 from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import BusyError, ClusterError, SpireError
 from sweeps.design.config import SweepConfig
@@ -173,7 +174,7 @@ def _run(command: Command, trial: Trial, report: Report) -> None:
             )
             return
         if command.parent_run_id is not None:  # a process that was killed at its start left one
-            ours = {"mlflow.parentRunId": command.parent_run_id, "spire.trial_id": trial.trial_id}
+            ours = {PARENT: command.parent_run_id, "spire.trial_id": trial.trial_id}
             drop_runs(config.tracking, ours)
         parent = command.parent_run_id
         run_experiment(config, trial.preset, watcher, parent, pretrained, tags, actors)

@@ -109,7 +109,6 @@ class Report:
     def write(self) -> list[Path]:
         """Write the page and the tables in the place of those of an older report."""
         folder = self.folder / "tables"
-        folder.mkdir(parents=True, exist_ok=True)
         for name in (*TEXTS, "clients"):
             (folder / f"{name}.csv").unlink(missing_ok=True)
         frames = {name: table.frame for name, table in self.tables.items()}
