@@ -138,10 +138,12 @@ ARRAYS = {
 }
 
 
-def test_arrays_and_texts_come_back_as_they_were(tmp_path: Path) -> None:
+def test_arrays_and_texts_come_back_as_they_were_and_have_the_same_bytes(tmp_path: Path) -> None:
     texts = {"scores": "[0.5]", "x": "\u00e4"}
-    write_arrays(tmp_path / "t", ARRAYS, **texts)
-    arrays, read = read_arrays(tmp_path / "t")
+    for copy in range(8):
+        write_arrays(tmp_path / f"t{copy}", ARRAYS, **texts)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    arrays, read = read_arrays(tmp_path / "t0")
     assert read == texts
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
