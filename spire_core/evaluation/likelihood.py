@@ -1,10 +1,9 @@
-"""FLD gap: how much likelier training images are than held-out ones, given the generated ones.
+"""FLD: how unlikely images that nobody trained on are, given the generated ones.
 
 Jiralerspong et al. 2023 (arXiv 2302.04440), after their code. A Gaussian around each generated
-image has a width of its own, fitted to the training images. Copies are surrounded by narrow ones,
-which few held-out images are near. The fit itself favours training images: the gap of images that
-nobody has fitted is below zero too, and is to be subtracted.
-Letters: q generated, m training and n held-out images of one client, D features.
+image has a width of its own, fitted to the training images. Copies of these are surrounded by
+narrow ones, which few unseen images are near, so that copies lose, as do wrong and missing images.
+Letters: q generated, m training and n unseen images of one client, D features.
 """
 
 import math
@@ -17,35 +16,34 @@ LR = 0.5
 MIN_CHANGE = 5e-4  # of the loss over the last steps, below which the fit ends
 ORIGIN = 0.9  # how near the training images are drawn to their mean for the Gaussian around it
 CLAMP = 40.0  # of a logarithm of a variance
-LOWEST = -1000.0  # below it, the source calls images completely memorised
+HIGHEST = 1000.0  # above it, images are completely memorised
 
 
-def fld_gap(generated: Tensor, train: Tensor, test: Tensor) -> float:
-    """Return 100 (NLL of training - NLL of held-out images) / D.
+def fld(generated: Tensor, train: Tensor, unseen: Tensor) -> float:
+    """Return 100 times the negative log likelihood of unseen images, per feature; lower is better.
 
-    Features are (q, D), (m, D), (n, D); both NLLs are means over images. In LOWEST..-LOWEST:
-    without ends, one client of exact copies, of training or of held-out images, would decide any
-    mean. 0 if no feature tells the real images apart.
+    Features are (q, D), (m, D), (n, D). At most HIGHEST: without an end, one client of exact copies
+    would decide any mean. 0 if no feature tells the real images apart. Its level depends on the
+    numbers of images: compare it with that of fresh images, as many.
     """
-    sets = (features.detach().cpu().double() for features in (generated, train, test))
-    centres, fitted, unseen = _scaled(*sets)
+    sets = (features.detach().cpu().double() for features in (generated, train, unseen))
+    centres, fitted, others = _scaled(*sets)
     if centres.shape[1] == 0:
         return 0.0
-    log_var = fitted_log_variances(centres, fitted)
-    gap = _nll(centres, log_var, fitted) - _nll(centres, log_var, unseen)
-    return min(max(LOWEST, float(100 * gap)), -LOWEST)
+    nll = _nll(centres, fitted_log_variances(centres, fitted), others)
+    return min(float(100 * nll), HIGHEST)
 
 
-def _scaled(generated: Tensor, train: Tensor, test: Tensor) -> list[Tensor]:
+def _scaled(generated: Tensor, train: Tensor, unseen: Tensor) -> list[Tensor]:
     """Return features with mean 0 and variance 1 over real images, without constant ones.
 
-    Paper: over the held-out images. We: over training and held-out images, which are then treated
+    Paper: over the unseen images. We: over training and unseen images, which are then treated
     alike, because a client may have few of them.
     """
-    real = torch.cat([train, test])
+    real = torch.cat([train, unseen])
     mean, std = real.mean(0), real.std(0, correction=0)
     kept = std > 1e-9 * std.amax().clamp(min=1e-300)
-    return [(features[:, kept] - mean[kept]) / std[kept] for features in (generated, train, test)]
+    return [(features[:, kept] - mean[kept]) / std[kept] for features in (generated, train, unseen)]
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:

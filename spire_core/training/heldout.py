@@ -1,8 +1,10 @@
-"""The denoising loss of a client's model on held-out images, at fixed noise.
+"""The loss of a client's model on held-out images, and its bits, at fixed noise.
 
 The noise depends on the seed, the client and the purpose alone, so that methods, rounds and epochs
-are compared on the same noise.
+are compared on the same noise. N: images.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -12,10 +14,10 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
 
+NUM_DRAWS = 16  # of a timestep and noise for the bits of an image
 MAX_ROWS = 512  # evaluated at a time, which bounds memory: a client may hold or set aside thousands
 
 
-@torch.inference_mode()
 def heldout_losses(
     model: FlatModel,
     client_emb: Tensor | None,
@@ -30,20 +32,61 @@ def heldout_losses(
     images, generator = client.images, client.generator(purpose)
     t = sample_timesteps(len(images), diffusion.config.num_timesteps, 1.0, generator)
     eps = torch.randn(images.shape, generator=generator)
-    rows = (images, t, eps) if client.tokens is None else (images, t, eps, client.tokens)
-    chunks = zip(*(of_all.split(MAX_ROWS) for of_all in rows), strict=True)
-    return torch.cat([_losses(model, client_emb, diffusion, *chunk) for chunk in chunks])
+    return _losses(model, client_emb, client, diffusion, t, eps)
 
 
+def heldout_bits(
+    model: FlatModel, client_emb: Tensor | None, client: ClientContext, diffusion: Diffusion
+) -> Tensor:
+    """Return the negative ELBO (N,) float64 of the client's N images, in bits a dimension.
+
+    It is that without the terms that no network changes, those of the prior and of the least noise:
+    differences between networks are those of the whole. It is the integral of half the error of eps
+    over the logarithm of SNR (Kingma et al. 2021, arXiv 2107.00630, section 5.1), estimated from
+    `NUM_DRAWS` timesteps, spread evenly, with the same noise for all networks.
+    """
+    images, generator, bits = client.images, client.generator("bits"), torch.zeros(())
+    weights = _elbo_weights(diffusion)
+    for t in sample_timesteps(NUM_DRAWS, len(weights), 1.0, generator):
+        eps = torch.randn(images.shape, generator=generator)
+        losses = _losses(model, client_emb, client, diffusion, t.expand(len(images)), eps)
+        bits = bits + weights[t] * losses.cpu()
+    return bits * len(weights) / NUM_DRAWS / math.log(2)
+
+
+def _elbo_weights(diffusion: Diffusion) -> Tensor:
+    """Return the weight (T,) float64 of each timestep's denoising loss in the negative ELBO.
+
+    Half the logarithm of SNR between the middles of the steps to its neighbours, for the error of
+    eps; that of x0 is 1 / SNR times, that of v is 1 + 1 / SNR times as large.
+    """
+    alpha_bar = diffusion.schedule.alpha_bar.double().cpu()
+    snr = alpha_bar / (1 - alpha_bar)
+    steps = torch.nn.functional.pad(-snr.log().diff(), (1, 1))
+    scale = {"eps": torch.ones_like(snr), "x0": snr, "v": alpha_bar}[diffusion.config.prediction]
+    return (steps[:-1] + steps[1:]) / 4 * scale
+
+
+@torch.inference_mode()
 def _losses(
     model: FlatModel,
     client_emb: Tensor | None,
+    client: ClientContext,
     diffusion: Diffusion,
-    images: Tensor,
-    *rows: Tensor,
+    t: Tensor,
+    eps: Tensor,
 ) -> Tensor:
-    """Return the losses (n,) float64 of images whose `rows` are timesteps, noise and any text."""
-    x0, t, eps, *tokens = (some.to(model.weights.device) for some in (images, *rows))
-    emb = None if client_emb is None else client_emb.expand(len(images), -1)
-    losses = diffusion.loss(lambda xt, t: model.net(xt, t, emb, *tokens), to_float(x0), t, eps)
-    return losses.double()
+    """Return the losses (N,) float64 of the client's images at t (N,) with this noise."""
+    device = model.weights.device
+    rows = (client.images, t, eps) + (() if client.tokens is None else (client.tokens,))
+
+    def losses(*chunk: Tensor) -> Tensor:
+        x0, at, noise, *tokens = (some.to(device) for some in chunk)
+        emb = None if client_emb is None else client_emb.expand(len(x0), -1)
+        return diffusion.loss(
+            lambda xt, at: model.net(xt, at, emb, *tokens), to_float(x0), at, noise
+        ).double()
+
+    return torch.cat(
+        [losses(*chunk) for chunk in zip(*(of.split(MAX_ROWS) for of in rows), strict=True)]
+    )
