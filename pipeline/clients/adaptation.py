@@ -33,6 +33,7 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.privacy.noise import SecretNoise
+from spire_core.training.several import table_of
 
 CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
 
@@ -54,7 +55,8 @@ class ClientAdapter:
             return PrivateState({CLIENT_EMB: mean_emb.clone()})
         if init == "random":
             return self.context.new_state(client_id)
-        return PrivateState({CLIENT_EMB: torch.zeros(config.model.d_emb)})
+        zeros = torch.zeros(config.model.num_embs, config.model.d_emb)
+        return PrivateState({CLIENT_EMB: table_of(zeros)})
 
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
@@ -111,7 +113,7 @@ class ClientAdapter:
         config, model, objective = context.config, context.model, context.objective()
         if not config.has_backbone:
             settings = replace(settings, pull=0.0)  # there is nothing shared to be pulled to
-        inputs = [client.for_training(config.seed) for client in clients]
+        inputs = [context.for_training(client) for client in clients]
         starts = [self.start_state(client.client_id, settings.init, mean_emb) for client in clients]
         start = context.on_device(weights)
         if not is_together:
@@ -137,7 +139,7 @@ class ClientAdapter:
                 client_id=client.client_id,
                 curve=one.curve,
                 kept_epoch=one.kept_epoch,
-                num_trained=num_trained(model, config.model.d_emb),
+                num_trained=num_trained(model, config.model.emb_size),
                 fit_duration_s=fit_s,
                 duration_s=total_s,
                 guarantee=protection and protection.guarantee(len(client.images)),
@@ -165,7 +167,7 @@ class ClientAdapter:
         settings = replace(
             settings, epochs=settings.tune_epochs, early_stopping=False, guidance=None
         )
-        own = client.for_training(context.config.seed)
+        own = context.for_training(client)
         tuned = adapt_client(
             context.model, start, own, state, settings, objective, lambda *_: {}
         ).state

@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.clients.client_data import ClientData
 from pipeline.config.schema import Config
 from spire_core.config.client import ClientConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.evaluation.extractors import cached
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.network.flat_model import FlatModel
+from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, to_float
+from spire_core.training.several import rows_by_class
 
 KEPT_BYTES = 2**28  # 256 MiB
 LARGEST_BYTES = 2**25  # 32 MiB, the most that every glibc takes
@@ -74,8 +77,22 @@ class ModelContext:
         """Return the private state of a client before its first round; its embedding is random."""
         config = self.config
         return new_private_state(
-            self.model, config.client, config.model.d_emb, config.seed, client_id
+            self.model,
+            config.client,
+            config.model.d_emb,
+            config.seed,
+            client_id,
+            config.model.num_embs,
         )
+
+    def for_training(self, client: ClientData) -> ClientContext:
+        """Return a client with its training images, and with their embeddings if classes tell."""
+        own, model = client.for_training(self.config.seed), self.config.model
+        if model.num_embs == 1 or model.assign != "classes":
+            return own
+        assert client.labels is not None  # setups have those of all images
+        labels = client.labels[client.split.train]
+        return replace(own, rows=rows_by_class(labels, model.num_embs))
 
     def encoder(self, cache: Path) -> Callable[[Tensor], Tensor] | None:
         """Return the function from uint8 images (n, C, H, W) to latents (n, c, h, w) on the CPU.

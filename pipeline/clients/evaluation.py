@@ -47,6 +47,7 @@ from spire_core.partition.split import Partition
 from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_losses
+from spire_core.training.several import drawn
 
 SAMPLE = "sample"  # the purpose of drawings that are scored
 NEAREST_DRAWS = "nearest_draws"
@@ -121,10 +122,11 @@ class ClientEvaluator:
         guided = context.diffusion.guided_timesteps(config.guidance_interval)
         own = scales or [None] * len(clients)
         factors = [config.guidance if scale is None else scale for scale in own]
-        stacked = None if embs is None else torch.stack(list(embs)).to(context.device)
+        own_embs = [] if embs is None else self._drawn_embs(clients, embs, purpose)
 
         def denoise_as(who: Tensor, at: slice) -> Denoiser:
-            emb = None if stacked is None else stacked[who]
+            own_rows = [own_embs[i][at] for i in dict.fromkeys(who.tolist())] if own_embs else []
+            emb = torch.cat(own_rows) if own_rows else None
             asked = [prompts[i] for i in dict.fromkeys(who.tolist())]
             text = [tokens[at] for tokens in asked if tokens is not None]
             tokens = torch.cat(text).to(context.device) if text else None
@@ -143,6 +145,16 @@ class ClientEvaluator:
             [torch_generator(context.config.seed, purpose, one.client_id) for one in clients],
             config.batch_size,
         )
+
+    def _drawn_embs(
+        self, clients: Sequence[ClientData], embs: Sequence[Tensor], purpose: str
+    ) -> list[Tensor]:
+        """Return the embedding (n, D_emb) of each image that these clients draw."""
+        device, config, found = self.context.device, self.context.config, list[Tensor]()
+        for client, emb in zip(clients, embs, strict=True):
+            chance = torch_generator(config.seed, f"{purpose} embeddings", client.client_id)
+            found.append(drawn(emb.to(device), config.eval.num_images, chance))
+        return found
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W).
@@ -301,9 +313,13 @@ class ClientEvaluator:
         return HeldoutLosses(
             client.client_id,
             self.heldout_mean(client, emb),
-            None if emb is None else self.heldout_mean(client, torch.zeros_like(emb)),
+            None if emb is None else self.heldout_mean(client, self.zero_emb()),
             None if other is None else self.heldout_mean(client, other.to(self.context.device)),
         )
+
+    def zero_emb(self) -> Tensor:
+        """Return the embedding (D_emb,) of nobody."""
+        return torch.zeros(self.context.config.model.d_emb, device=self.context.device)
 
     def losses_as(
         self, client: ClientData, states: Iterable[PrivateState], weights: np.ndarray

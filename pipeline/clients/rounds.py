@@ -18,9 +18,11 @@ from spire_core.federated.messages import (
     ClientUpdate,
     RoundPlan,
 )
-from spire_core.federated.private_state import PrivateState
-from spire_core.methods import NETWORK_PARTS
+from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.grouped_layers import FlatGroup
+from spire_core.training.heldout import losses_by_row
+from spire_core.training.several import EVERY, first_assignment, is_table, with_weights
 
 
 class ClientTrainer:
@@ -50,12 +52,36 @@ class ClientTrainer:
     ) -> list[tuple[ClientUpdate, PrivateState]]:
         """Train clients together; return each one's update, as it arrives, and new state."""
         with record_function(_span(plan, clients)):
+            states = [self.assigned(*pair, broadcast) for pair in zip(clients, states, strict=True)]
             finished = self._trained(clients, states, broadcast, plan)
         settings, results = self.context.config.client, []
         for before, (update, after) in zip(states, finished, strict=True):
             arrived, residual = lossy(update, broadcast, before.residual, settings)
-            results.append((arrived, replace(after, residual=residual)))
+            kept = replace(after, residual=residual, assignment=before.assignment)
+            results.append((arrived, kept))
         return results
+
+    def assigned(
+        self, client: ClientData, state: PrivateState, broadcast: Broadcast
+    ) -> PrivateState:
+        """Return the state of a client at the start of its round.
+
+        Of a client with several embeddings, all its images belong to one of these: at first by
+        clusters or classes, then by their losses, every few rounds in which it takes part.
+        """
+        context, table = self.context, state.client_emb
+        if table is None or not is_table(table):
+            return state
+        images = context.for_training(client)
+        found = state.assignment or first_assignment(images, len(table))
+        if found.is_refined and found.num_visits % EVERY == EVERY - 1:
+            weights = context.on_device(broadcast.weights)
+            model, table = context.model, load_client(context.model, weights, state)
+            purpose = f"assign {found.num_visits}"
+            found = found.seen(losses_by_row(model, table, images, context.diffusion, purpose))
+        found = replace(found, num_visits=found.num_visits + 1)
+        parts = {**state.parts, CLIENT_EMB: with_weights(state.parts[CLIENT_EMB], found)}
+        return replace(state, parts=parts, assignment=found)
 
     def rehearse(self, clients: Sequence[ClientData]) -> None:
         """Take a step of each phase as in a round without keeping it, to measure memory or time."""
@@ -78,7 +104,13 @@ class ClientTrainer:
         plan: RoundPlan,
     ) -> list[tuple[ClientUpdate, PrivateState]]:
         context, config = self.context, self.context.config.client
-        inputs = [client.for_training(context.config.seed) for client in clients]
+        inputs = [
+            replace(
+                client.for_training(context.config.seed),
+                rows=None if state.assignment is None else state.assignment.rows,
+            )
+            for client, state in zip(clients, states, strict=True)
+        ]
         objective = context.round_objective()
         if len(inputs) > 1:
             return train_group(self.group, broadcast, inputs, states, config, objective, plan)

@@ -34,6 +34,7 @@ def _plain(c: "Config") -> Iterator[Rule]:
     yield c.mean_part is None or federation.num_clients >= 2, "federation.num_clients of at least 2 with adapt.init=mean or adapt.local_init=mean", federation.num_clients, "the mean would be that client's part, which never leaves it"
     yield not c.method.alternates or federation.tau != 1, "federation.tau of at least 2 with method.phases=alternate", federation.tau, "local layers take the first half of a client's steps, and shared ones need one"
     yield federation.tau is None or federation.tau >= fewest_steps(c), f"federation.tau of at least {fewest_steps(c)} with client.prox_mu above 0", federation.tau, "shared weights start where the proximal term has no gradient"
+    yield c.model.num_embs == 1 or c.adapt.init != "mean", "adapt.init=zero or random with model.num_embs above 1", "mean", "the embeddings of different clients are in no common order"
     yield c.adapt.guidance is None or c.has_backbone, "a method with pre-training with adapt.guidance", record.name, "guidance leads away from what was drawn before adaptation, so set it to null"
     yield c.adapt.guidance is None or c.eval.extractor != "none", "an eval.extractor with adapt.guidance", "none", "drawings are compared in its features, so set adapt.guidance=null"
     yield is_given or not record.is_frozen, f"model.backbone=FOLDER with method={record.name}" + " and method.freeze=true" * c.method.freeze, "null", "a network of random numbers is not worth freezing"
@@ -56,6 +57,7 @@ def _of_private_fits(c: "Config") -> Iterator[Rule]:
     if not private.is_on:
         return
     yield len(parts) == 1, "a method whose new clients train one part with privacy.adapt.epsilon", f"{c.method.name}, which trains {len(parts)}", "choose spire, fedavg_ft, shared_rep or local"
+    yield c.model.num_embs == 1 or not c.method.record.has_embedding, "model.num_embs=1 with privacy.adapt.epsilon", c.model.num_embs, "the weights of several embeddings tell of a client's images, and no noise covers them"
     yield not c.adapt.early_stopping, "adapt.early_stopping=false with privacy.adapt.epsilon", "true", "an epoch that was chosen on the client's images tells of them, and no noise covers it"
     yield c.adapt.guidance is None, "adapt.guidance=null with privacy.adapt.epsilon", c.adapt.guidance, "a scale that was chosen by the client's images tells of them, and no noise covers it"
     yield private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,), f"a method whose new clients train an embedding with privacy.adapt.mechanism={private.mechanism}", c.method.name, "choose privacy.adapt.mechanism=dp_sgd"

@@ -50,7 +50,7 @@ def open_pool(
         setting.extractor,
         folder,
         setting.tokens,
-        None if setting.tokens is None else setting.data.labels,
+        setting.data.labels,
         setting.reference,
         setting.backbone_hash,
     )

@@ -36,7 +36,7 @@ class WorkerSetup:
     extractor: str  # its name
     folder: Path  # of the run
     tokens: np.ndarray | None = None  # (N, L) captions of all images, for the workers alone
-    labels: np.ndarray | None = None  # (N,) their classes, where prompts are scored
+    labels: np.ndarray | None = None  # (N,) their classes
     reference: "ReferenceSplit | None" = None  # where scores do not compare with held-out images
     backbone_hash: str | None = None  # of the folder of the run's pre-trained model
 

@@ -24,8 +24,8 @@ from pipeline.runs.model_files import CONFIG, GUIDANCE, client_path
 from pipeline.runs.record import find_run
 from spire_core.config.checks import Range, check_fields, require
 from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
-from spire_core.diffusion.generation import client_denoiser, draw
-from spire_core.diffusion.process import Diffusion
+from spire_core.diffusion.generation import client_denoiser, draw_together
+from spire_core.diffusion.process import Denoiser, Diffusion
 from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.network.flat_model import FlatModel
@@ -33,6 +33,7 @@ from spire_core.network.words import caption_tokens
 from spire_core.pretrained.folder import check_same
 from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
+from spire_core.training.several import drawn
 
 MAX_CLIENT_ID = 10**9
 ADVICE = "wait for the run to end, or name another"
@@ -203,14 +204,22 @@ class SavedRun:
             reference = model.net
         self.model.net.eval()
         guided = self.diffusion.guided_timesteps(self.config.eval.guidance_interval)
-        images = draw(
-            client_denoiser(
-                self.model.net, emb, guidance, reference, tokens, text_guidance, guided
-            ),
+        named = -1 if client_id is None else client_id
+        chance = torch_generator(seed, "sample embeddings", named)
+        embs = None if emb is None else drawn(emb, num_images, chance)
+
+        def denoise_as(_: Tensor, at: slice) -> Denoiser:
+            own = None if embs is None else embs[at]
+            return client_denoiser(
+                self.model.net, own, guidance, reference, tokens, text_guidance, guided
+            )
+
+        [images] = draw_together(
+            denoise_as,
             self.diffusion,
             self.image_shape,
             num_images,
-            torch_generator(seed, "sample", -1 if client_id is None else client_id),
+            [torch_generator(seed, "sample", named)],
             self.config.eval.batch_size,
         )
         return images.numpy()

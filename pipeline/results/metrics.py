@@ -23,9 +23,9 @@ COVERED_TV = 0.05  # the hull TV of a client up to which it counts as covered
 
 def params_counts(setting: FederationSetup) -> tuple[int, int]:
     """Return how many parameters a client's whole model has, and how many a new client trains."""
-    d_emb = setting.config.model.d_emb if setting.config.method.record.has_embedding else 0
-    total = setting.model.layout.size + setting.model.num_frozen + d_emb
-    return total, num_trained(setting.model, d_emb)
+    num = setting.config.model.emb_size if setting.config.method.record.has_embedding else 0
+    total = setting.model.layout.size + setting.model.num_frozen + num
+    return total, num_trained(setting.model, num)
 
 
 def round_metrics(stats: RoundStats, track_s: float) -> dict[str, float]:

@@ -30,8 +30,16 @@ from spire_core.training.fit import (
     to_float,
     trained_leaves,
 )
-from spire_core.training.heldout import heldout_losses
+from spire_core.training.heldout import heldout_losses, losses_by_row
 from spire_core.training.proximal import ProximalTerm
+from spire_core.training.several import (
+    EVERY,
+    Assignment,
+    first_assignment,
+    is_table,
+    shown,
+    with_weights,
+)
 
 PATIENCE = 5  # epochs without a better one, after which early stopping ends a fit
 
@@ -58,10 +66,10 @@ class Adapted:
     kept_epoch: int
 
 
-def num_trained(model: FlatModel, d_emb: int) -> int:
+def num_trained(model: FlatModel, emb_size: int) -> int:
     """Return how many numbers a new client trains with this model's method."""
     parts = model.method.record.adapt_parts
-    return sum(d_emb if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
+    return sum(emb_size if p == CLIENT_EMB else model.layout.part_size(p) for p in parts)
 
 
 def adapt_client(
@@ -178,7 +186,10 @@ def _embedding_losses(
         for x0, emb, batch, noise in zip(x0s, embs, batches, noises, strict=True)
     ]
     noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
-    rows = [emb.expand(len(x0), -1) for x0, emb in zip(x0s, embs, strict=True)]
+    rows = [
+        shown(emb, batch.rows).expand(len(batch.images), -1)
+        for emb, batch in zip(embs, batches, strict=True)
+    ]
     losses = objective.losses(model.net, torch.cat(rows), torch.cat(x0s), noise)
     return torch.stack([own.mean() for own in losses.split([len(x0) for x0 in x0s])])
 
@@ -215,16 +226,29 @@ class _Fit:
         emb = load_client(model, weights, start)
         self.client_emb = None if emb is None else nn.Parameter(emb.clone())
         self.client, self.val = set_aside(client, config) if record.adapt_parts else (client, None)
+        self.model, self.config, self.diffusion = model, config, objective.diffusion
+        self.assignment: Assignment | None = None
+        if self.client_emb is not None and is_table(self.client_emb):
+            self._assign(self.client_emb, first_assignment(self.client, len(self.client_emb)))
         leaves = trained_leaves(model, self.client_emb, record.adapt_parts)
         self.descent = Descent(leaves, config.lr or record.adapt_lr, config, self.client)
-        self.model, self.config, self.diffusion = model, config, objective.diffusion
         self.observe = observe
         self.best, self.best_epoch, self.best_loss = self._parts(), 0, self._val_loss()
         observed = observe(0, model, self.client_emb)
         self.curve = [AdaptPoint(0, None, self.best_loss, observed)]
 
+    def _assign(self, table: nn.Parameter, assignment: Assignment) -> None:
+        """Show each image with its embedding from now on, and weigh these by their images."""
+        self.assignment = assignment
+        self.client = replace(self.client, rows=assignment.rows)
+        table.data.copy_(with_weights(table, assignment))
+
     def end_epoch(self, epoch: int, train_loss: float) -> bool:
         """Record an epoch; return whether it was the last."""
+        if self.assignment is not None and self.assignment.is_refined and epoch % EVERY == 0:
+            assert self.client_emb is not None
+            seen = self.model, self.client_emb, self.client, self.diffusion, f"assign {epoch}"
+            self._assign(self.client_emb, self.assignment.seen(losses_by_row(*seen)))
         with self.descent.averaged():
             val_loss, config = self._val_loss(), self.config
             if val_loss is None or self.best_loss is None or val_loss < self.best_loss:

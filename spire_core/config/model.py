@@ -18,6 +18,10 @@ class ModelConfig:
     levels that attend, 0 being the finest. `space_to_depth`: squares of this side are folded into
     channels at the input, so that each image costs less.
 
+    `num_embs`: the embeddings of a client, of which each of its images is drawn with one, by
+    private weights. `assign`: its training images belong to embeddings by "images", which clusters
+    and denoising losses find, or by their "classes".
+
     `backbone`: the folder of a pre-trained model in diffusers' format, which takes the place of the
     U-Net (`spire_core.pretrained`). It brings its own noise schedule and prediction type.
 
@@ -30,6 +34,8 @@ class ModelConfig:
     """
 
     d_emb: Annotated[int, Range(1, 65_536)] = 64
+    num_embs: Annotated[int, Range(1, 1024)] = 1
+    assign: Annotated[str, Choice("images", "classes")] = "images"
     width: Annotated[int, Range(8, 8192)] = 32
     multipliers: Annotated[tuple[int, ...], Range(1, 64)] = (1, 2)
     num_blocks: Annotated[int, Range(1, 64)] = 1
@@ -68,6 +74,11 @@ class ModelConfig:
             expected = f"model.{name}={default} with model.backbone"
             is_met = self.backbone is None or value == default
             require(is_met, expected, value, "a pre-trained network has its own")
+
+    @property
+    def emb_size(self) -> int:
+        """The numbers of a client's embeddings and of their weights."""
+        return self.d_emb if self.num_embs == 1 else self.num_embs * (self.d_emb + 1)
 
     def check_image_size(self, image_size: int) -> None:
         """Raise ConfigError if images of this side cannot be halved at every level.

@@ -26,6 +26,7 @@ from spire_core.network.grouped_layers import FlatGroup
 from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import StepNoise, TrainingObjective, to_float, trained_leaves
+from spire_core.training.several import shown
 
 
 def train_group(
@@ -95,12 +96,20 @@ def group_step(group: FlatGroup, runs: Sequence[ClientRun], objective: TrainingO
     ]
     noise = StepNoise(*(pad_sequence(list(same)) for same in zip(*draws, strict=True)))
     weights = pad_sequence([torch.full((len(x),), 1 / len(x), device=device) for x in x0s])
-    embs: list[Tensor] = [run.client_emb for run in runs if run.client_emb is not None]
-    for emb in embs:
-        emb.grad = None
-    stacked = torch.stack(embs) if embs else None  # (K, D_emb)
+    embs = [(run.client_emb, batch.rows) for run, batch in zip(runs, batches, strict=True)]
+    stacked = _stacked([(emb, rows) for emb, rows in embs if emb is not None])
     x0 = pad_sequence(x0s)  # (B, K, C, H, W)
     losses = objective.losses(group.net, stacked, x0, noise)  # (B, K)
     loss = (losses * weights).sum(dim=0)  # (K,)
     group.backward(loss.sum())
     return loss.detach()
+
+
+def _stacked(embs: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    """Return the clients' embeddings (K, D_emb), or those of each image (B, K, D_emb)."""
+    for emb, _ in embs:
+        emb.grad = None
+    if not embs:
+        return None
+    own = [shown(emb, rows) for emb, rows in embs]
+    return torch.stack(own) if own[0].ndim == 1 else pad_sequence(own)

@@ -4,6 +4,7 @@ No message contains it. In a file it is a flat dictionary of named tensors; only
 the names. S: length of the shared stretch of the weights; D_emb: numbers of an embedding.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,9 +16,11 @@ from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatWeights
 from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
+from spire_core.training.several import Assignment, table_of
 
 _RESIDUAL = "shared.residual"
 _GUIDANCE = "guidance.scale"
+_ASSIGNMENT = "assignment"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -27,7 +30,8 @@ class PrivateState:
 
     `moments`: Adam's moments of a part. `residual` (S,): the change of the shared weights that
     compression has not sent yet. `snapshots`: a new client's embedding (D_emb,) by the epoch after
-    which it was kept. `guidance`: the scale that it has chosen for its drawings.
+    which it was kept. `guidance`: the scale that it has chosen for its drawings. `assignment`: of a
+    client with several embeddings.
     """
 
     parts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -35,6 +39,7 @@ class PrivateState:
     residual: Tensor | None = None
     snapshots: Mapping[int, Tensor] = field(default_factory=dict)
     guidance: float | None = None
+    assignment: Assignment | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -55,16 +60,22 @@ class PrivateState:
             tensors[_RESIDUAL] = self.residual
         if self.guidance is not None:
             tensors[_GUIDANCE] = torch.tensor(self.guidance, dtype=torch.float64)
+        if self.assignment is not None:
+            named = dataclasses.asdict(self.assignment)
+            tensors |= {f"{_ASSIGNMENT}.{name}": torch.as_tensor(v) for name, v in named.items()}
         return tensors | {f"{CLIENT_EMB}.{epoch}": emb for epoch, emb in self.snapshots.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PrivateState":
         """Return the state whose flat form this is."""
         parts, moments, snapshots = {}, {}, {}
+        assigned = dict[str, Tensor]()
         for name, tensor in tensors.items():
             part, _, suffix = name.rpartition(".")
             if not part:
                 parts[name] = tensor
+            elif part == _ASSIGNMENT:
+                assigned[suffix] = tensor
             elif suffix.isdecimal():
                 snapshots[int(suffix)] = tensor
             elif name not in (_RESIDUAL, _GUIDANCE):
@@ -72,18 +83,28 @@ class PrivateState:
         of_parts = {part: PartMoments(**arrays) for part, arrays in moments.items()}
         scale = tensors.get(_GUIDANCE)
         guidance = None if scale is None else float(scale)
-        return cls(parts, of_parts, tensors.get(_RESIDUAL), snapshots, guidance)
+        assignment = None
+        if assigned:
+            counts = {name: int(assigned.pop(name)) for name in ("num_looks", "num_visits")}
+            assignment = Assignment(**assigned, **counts)
+        residual = tensors.get(_RESIDUAL)
+        return cls(parts, of_parts, residual, snapshots, guidance, assignment)
 
 
 def new_private_state(
-    model: FlatWeights, config: ClientConfig, d_emb: int, seed: int, client_id: int
+    model: FlatWeights,
+    config: ClientConfig,
+    d_emb: int,
+    seed: int,
+    client_id: int,
+    num_embs: int = 1,
 ) -> PrivateState:
-    """Return a pre-training client's first state: its embedding, drawn from N(0, std^2)."""
+    """Return a pre-training client's first state: its embeddings, drawn from N(0, std^2)."""
     if not model.method.record.has_embedding:
         return PrivateState()
     generator = torch_generator(seed, "client_emb", client_id)
-    emb = torch.randn(d_emb, generator=generator) * config.emb_init_std
-    return PrivateState({CLIENT_EMB: emb})
+    embs = torch.randn(num_embs, d_emb, generator=generator) * config.emb_init_std
+    return PrivateState({CLIENT_EMB: table_of(embs)})
 
 
 def load_client(model: FlatWeights, weights: Tensor, state: PrivateState) -> Tensor | None:

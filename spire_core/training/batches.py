@@ -13,10 +13,14 @@ from spire_core.training.context import ClientContext
 
 
 class Batch(NamedTuple):
-    """uint8 images (B, C, H, W) and their captions' tokens (B, L), None without text."""
+    """uint8 images (B, C, H, W) and their captions' tokens (B, L), None without text.
+
+    `rows` (B,): the embedding that each is shown with, None of a single one.
+    """
 
     images: Tensor
     tokens: Tensor | None = None
+    rows: Tensor | None = None
 
     def repeated(self, times: int) -> "Batch":
         """Return the batch so many times, one copy after the other.
@@ -27,7 +31,8 @@ class Batch(NamedTuple):
         if times == 1:
             return self
         tokens = None if self.tokens is None else self.tokens.repeat(times, 1)
-        return Batch(self.images.repeat(times, 1, 1, 1), tokens)
+        rows = None if self.rows is None else self.rows.repeat(times)
+        return Batch(self.images.repeat(times, 1, 1, 1), tokens, rows)
 
 
 def batches(
@@ -48,5 +53,5 @@ def client_batches(
 ) -> Iterator[Batch]:
     """Yield a client's batches, images with their captions, in the order of `batches`."""
     for index in batches(torch.arange(len(client.images)), batch_size, num_steps, generator):
-        tokens = None if client.tokens is None else client.tokens[index]
-        yield Batch(client.images[index], tokens)
+        chosen = client.chosen(index)
+        yield Batch(chosen.images, chosen.tokens, chosen.rows)

@@ -19,6 +19,7 @@ from spire_core.rng import derive_seed
 from spire_core.training.batches import Batch
 from spire_core.training.penalty import Penalty
 from spire_core.training.proximal import ProximalTerm
+from spire_core.training.several import shown
 
 
 class Optimizer(Protocol):
@@ -146,17 +147,15 @@ def trained_leaves(
 def training_step(
     model: FlatModel,
     client_emb: Tensor | None,
-    x0: Tensor,
+    batch: Batch,
     objective: TrainingObjective,
     generator: torch.Generator,
-    tokens: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean denoising loss of a batch x0 (B, C, H, W); its gradients are added.
-
-    `tokens` (B, L) are its captions.
-    """
-    noise = objective.draw_noise(x0.shape, client_emb, generator, tokens)
-    loss = objective.losses(model.net, client_emb, x0, noise).mean()
+    """Return the mean denoising loss of a batch; its gradients are added."""
+    x0 = to_float(batch.images.to(model.weights.device))
+    noise = objective.draw_noise(x0.shape, client_emb, generator, batch.tokens)
+    embs = None if client_emb is None else shown(client_emb, batch.rows)
+    loss = objective.losses(model.net, embs, x0, noise).mean()
     loss.backward()
     return loss.detach()
 
@@ -178,8 +177,7 @@ def fit(
     with model.training():
         for batch in image_batches:
             optimizer.zero_grad()
-            x0 = to_float(batch.images.to(model.weights.device))
-            total += training_step(model, client_emb, x0, objective, generator, batch.tokens)
+            total += training_step(model, client_emb, batch, objective, generator)
             for term in objective.terms:
                 term.add_gradient(model.weights, model.grads, model.layout, optimizer.leaves)
             optimizer.step()

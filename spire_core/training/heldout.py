@@ -13,6 +13,7 @@ from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
+from spire_core.training.several import is_table
 
 NUM_DRAWS = 16  # of a timestep and noise for the bits of an image
 MAX_ROWS = 512  # evaluated at a time, which bounds memory: a client may hold or set aside thousands
@@ -27,12 +28,31 @@ def heldout_losses(
 ) -> Tensor:
     """Return the denoising loss (N,) float64 on each of the client's N images.
 
-    `purpose` names the stream of the noise; timesteps are spread evenly.
+    `purpose` names the stream of the noise; timesteps are spread evenly. With several embeddings it
+    is the mean by their weights.
     """
+    if client_emb is not None and is_table(client_emb):
+        return losses_by_row(model, client_emb, client, diffusion, purpose) @ _weights(client_emb)
     images, generator = client.images, client.generator(purpose)
     t = sample_timesteps(len(images), diffusion.config.num_timesteps, 1.0, generator)
     eps = torch.randn(images.shape, generator=generator)
     return _losses(model, client_emb, client, diffusion, t, eps)
+
+
+def losses_by_row(
+    model: FlatModel,
+    table: Tensor,
+    client: ClientContext,
+    diffusion: Diffusion,
+    purpose: str,
+) -> Tensor:
+    """Return `heldout_losses` (N, M) with each embedding of a table, at the same noise."""
+    found = [heldout_losses(model, emb, client, diffusion, purpose) for emb in table[:, :-1]]
+    return torch.stack(found, dim=1).cpu()
+
+
+def _weights(table: Tensor) -> Tensor:
+    return table[:, -1].detach().cpu().double()
 
 
 def heldout_bits(
@@ -43,8 +63,14 @@ def heldout_bits(
     It is that without the terms that no network changes, those of the prior and of the least noise:
     differences between networks are those of the whole. It is the integral of half the error of eps
     over the logarithm of SNR (Kingma et al. 2021, arXiv 2107.00630, section 5.1), estimated from
-    `NUM_DRAWS` timesteps, spread evenly, with the same noise for all networks.
+    `NUM_DRAWS` timesteps, spread evenly, with the same noise for all networks. With several
+    embeddings it is -log of the mean of exp(-ELBO) by their weights.
     """
+    if client_emb is not None and is_table(client_emb):
+        own = [heldout_bits(model, emb, client, diffusion) for emb in client_emb[:, :-1]]
+        num_dims = math.prod(client.images.shape[1:])
+        nats = -torch.stack(own, dim=1) * math.log(2) * num_dims
+        return -(nats + _weights(client_emb).log()).logsumexp(1) / math.log(2) / num_dims
     images, generator, bits = client.images, client.generator("bits"), torch.zeros(())
     weights = _elbo_weights(diffusion)
     for t in sample_timesteps(NUM_DRAWS, len(weights), 1.0, generator):

@@ -18,7 +18,7 @@ def features_of(images: Tensor) -> Tensor:
 
 
 def test_copies_are_left_out_and_others_keep_their_score(mnist_root: Path) -> None:
-    """Of clients with 64 images of three classes: fresh images first, then shifted ones, copies last."""
+    """Of clients with 64 images of three classes: fresh, then shifted ones, copies last."""
     with np.load(mnist_root / "mnist.npz") as stored:
         labels = stored["test_labels"].astype(np.int64)
         pixels = torch.from_numpy(stored["test_images"]).float().reshape(-1, 1, 28, 28) / 127.5 - 1

@@ -16,7 +16,7 @@ from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
-from spire_core.training.batches import batches
+from spire_core.training.batches import Batch, batches
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, to_float, training_step
 
@@ -101,7 +101,9 @@ def test_an_example_without_its_embedding_trains_the_unconditional_network() -> 
     x0 = to_float(images())
 
     def loss(client_emb: torch.Tensor, emb_dropout: float) -> torch.Tensor:
-        return training_step(model, client_emb, x0, objective(emb_dropout), torch_generator(0, "n"))
+        return training_step(
+            model, client_emb, Batch(x0), objective(emb_dropout), torch_generator(0, "n")
+        )
 
     own = torch.nn.Parameter(torch.ones(MODEL.d_emb))
     dropped = loss(own, emb_dropout=1.0)
