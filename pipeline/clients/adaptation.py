@@ -223,7 +223,7 @@ class ClientAdapter:
             began = time.monotonic() - drawing_s
             look = self.seen(client, images, emb.to(self.context.device), pooled, ask, began)
             if ask.is_whole:
-                looks.append(self.whole(look, client, images))
+                looks.append(self.whole(look, client, images, emb))
             else:
                 looks.append(replace(look, drawn=None))
         return looks
@@ -248,14 +248,27 @@ class ClientAdapter:
             drawn=samples,
         )
 
-    def whole(self, look: Look, client: ClientData, images: Tensor) -> Look:
-        """Return a look with distances and signs of copies of the images that the client fits."""
+    def whole(self, look: Look, client: ClientData, images: Tensor, emb: Tensor | None) -> Look:
+        """Return a look with the distances of images to those that the client fits, and copies.
+
+        The network has the client's weights, and `emb` is its embedding.
+        """
         began, fitted = time.monotonic(), client.as_fitted(self.context.config)
         assert look.drawn is not None
-        distances = self.evaluator.distances(fitted, images)
-        near, gap = self.evaluator.signs_of_copies(fitted, images, look.drawn)
-        spent_s = look.duration_s + time.monotonic() - began
-        return replace(look, distances=distances, neighbours=near, fld_gap=gap, duration_s=spent_s)
+        evaluator, scores = self.evaluator, dict[str, float]()
+        if self.context.config.has_controls:
+            own = None if emb is None else emb.to(self.context.device)
+            scores = evaluator.novel_scores(fitted, images, look.drawn) | evaluator.bits(
+                client, own
+            )
+        distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
+        return replace(
+            look,
+            scores=look.scores | scores,
+            distances=distances,
+            neighbours=near,
+            duration_s=look.duration_s + time.monotonic() - began,
+        )
 
 
 @dataclass
@@ -278,7 +291,10 @@ class _Watch:
             assert emb is not None  # embeddings alone share a batch
             self.embs[epoch] = emb.detach().cpu().clone()
             return {}
-        look = self._look(epoch, None if emb is None else emb.detach(), None)
+        own = None if emb is None else emb.detach()
+        look = self._look(epoch, own, None)
+        if epoch == 0:
+            look = self.adapter.whole(look, self.client, self.images, own)
         if len(self.looks) > 1:  # the samples of the first and of the last one are read again
             self.looks[-1] = replace(self.looks[-1], drawn=None)
         self.looks.append(look)
@@ -290,12 +306,12 @@ class _Watch:
         It is taken anew unless it was the last one already.
         """
         looks, kept = self.looks, adapted.kept_epoch
+        emb = load_client(self.adapter.context.model, start, adapted.state)
         if scale is None and looks[-1].epoch == kept:
             *looks, last = looks
         else:
-            emb = load_client(self.adapter.context.model, start, adapted.state)
             last = self._look(kept, emb, scale)
-        return (*looks, self.adapter.whole(last, self.client, self.images))
+        return (*looks, self.adapter.whole(last, self.client, self.images, emb))
 
     def _look(self, epoch: int, emb: Tensor | None, scale: Scale) -> Look:
         """Draw images as the client, with the network's present weights, and score them."""
@@ -317,6 +333,8 @@ def _asked(client_id: int, adapted: Adapted, scale: Scale) -> tuple[LookAt, ...]
 
 def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
     """Return the report of a fitted client out of the looks at it, in the order of `asked`."""
+    began = next(look.scores.get("elbo") for look in looks if look.epoch == 0)
+    looks = [_from_start(look, began) for look in looks]
     seen = {look.epoch: look for look in looks if look.guidance is None}
     first, kept = seen[0], looks[-1] if fitted.guidance is not None else seen[fitted.kept_epoch]
     assert first.drawn is not None  # these three were asked for
@@ -340,6 +358,12 @@ def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
         duration_s=fitted.duration_s + sum(look.duration_s for look in looks),
         guarantee=fitted.guarantee,
         neighbours=kept.neighbours,
-        fld_gap=kept.fld_gap,
         guidance=fitted.guidance,
     )
+
+
+def _from_start(look: Look, began: float | None) -> Look:
+    """Return a look whose `elbo` is the change since before the fit, where it was `began`."""
+    if began is None or "elbo" not in look.scores:
+        return look
+    return replace(look, scores={**look.scores, "elbo": look.scores["elbo"] - began})

@@ -22,8 +22,8 @@ from spire_core.training.context import ClientContext
 class ClientData:
     """A client's split of the uint8 images (N, C, H, W), and its true class mixture (K,).
 
-    The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions and
-    `labels` (N,) the classes that they ask for, None without text. `gallery` has the images of all
+    The mixture is None where it is unknown or no score needs it. `tokens` (N, L) are captions, None
+    without text; `labels` (N,) are classes, None where unknown. `gallery` has the images of all
     clients with their captions, where prompts are scored. `encode` makes latents of uint8 images,
     None for a network of pixels. `reference`: the test split that scores compare with, None where
     that is the client's own held-out images. Images are copied on request.
@@ -67,6 +67,14 @@ class ClientData:
             return self.test_images()
         assert self.mixture is not None  # it has scores
         return torch.from_numpy(self.reference.images_of(self.mixture, seed, self.client_id))
+
+    def reference_labels(self, seed: int) -> np.ndarray | None:
+        """Return the classes (n,) of `reference_images`; None where they are unknown."""
+        if self.reference is None:
+            return None if self.labels is None else self.labels[self.split.test]
+        assert self.mixture is not None
+        at = self.reference.positions_of(self.mixture, seed, self.client_id)
+        return self.reference.labels[at]
 
     def images_at(self, positions: np.ndarray) -> Tensor:
         """Return the images at positions (n,) among those of everybody, (n, C, H, W) uint8."""

@@ -37,8 +37,9 @@ from spire_core.evaluation.image_metrics import (
     total_variation,
 )
 from spire_core.evaluation.kid import KidScore, kid
-from spire_core.evaluation.likelihood import fld_gap
+from spire_core.evaluation.likelihood import fld
 from spire_core.evaluation.memorisation import Neighbours, neighbours
+from spire_core.evaluation.novelty import beside_training, is_novel, novel_kid
 from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
@@ -46,7 +47,7 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition
 from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
-from spire_core.training.heldout import heldout_losses
+from spire_core.training.heldout import heldout_bits, heldout_losses
 from spire_core.training.several import drawn
 
 SAMPLE = "sample"  # the purpose of drawings that are scored
@@ -200,8 +201,13 @@ class ClientEvaluator:
 
     def kid_against(self, real: Tensor, samples: GeneratedSamples) -> KidScore:
         """Return the KID of samples against real features (m, D)."""
-        sizes, seed = self.context.config.eval, self.context.config.seed
-        return kid(real, samples.features, sizes.kid_subset_size, sizes.kid_num_subsets, seed)
+        return kid(real, samples.features, *self.kid_sizes)
+
+    @property
+    def kid_sizes(self) -> tuple[int, int, int]:
+        """The arguments of `kid` after the features."""
+        config = self.context.config
+        return config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed
 
     def tv(self, client: ClientData, samples: GeneratedSamples) -> float | None:
         """Return the TV between the classes of samples and a client's, None without classes."""
@@ -238,19 +244,42 @@ class ClientEvaluator:
             nearest_neighbour_distance(images, to_float(test[:count])),
         )
 
-    def signs_of_copies(
-        self, client: ClientData, images: Tensor, samples: GeneratedSamples
-    ) -> tuple[Neighbours, float | None]:
-        """Return how images lie among all training and held-out images, and `fld_gap`.
+    def near(self, client: ClientData, images: Tensor) -> Neighbours:
+        """Return how images (n, C, H, W) lie among all training and held-out images."""
+        train, test = to_float(client.train_images()), to_float(client.test_images())
+        return neighbours(images, train, test)
 
-        `samples` are those of the images (n, C, H, W). The gap is None without `eval.controls`.
+    def novel_scores(
+        self, client: ClientData, images: Tensor, samples: GeneratedSamples
+    ) -> dict[str, float]:
+        """Return the scores that copies of the training images cannot win, `fld` and `novel_kid`.
+
+        `samples` are those of the images (n, C, H, W). Novel KID needs a reference with enough
+        images of each class that the client shows.
         """
+        config, reference = self.context.config, self.reference_features(client)
         train = to_float(client.train_images())
-        near = neighbours(images, train, to_float(client.test_images()))
-        if not self.context.config.has_controls:
-            return near, None
-        features = cached_features(self.extractor, train, self.cache)
-        return near, fld_gap(samples.features, features, self.real_features(client))
+        shown = cached_features(self.extractor, train, self.cache)
+        scores = {"fld": fld(samples.features, shown, reference)}
+        labels = client.reference_labels(config.seed)
+        if labels is None or client.labels is None:
+            return scores
+        of_train = client.labels[client.split.train]
+        beside = beside_training(of_train, labels, config.seed, client.client_id)
+        if beside is None:
+            return scores
+        unseen = to_float(client.reference_images(config.seed)[torch.from_numpy(beside)])
+        novel = is_novel(images, train, unseen)
+        others = reference[torch.from_numpy(~beside)]
+        found = novel_kid(samples.features, novel, others, self.kid_sizes)
+        return scores if found is None else scores | {"novel_kid": found}
+
+    def bits(self, client: ClientData, emb: Tensor | None) -> dict[str, float]:
+        """Return the `elbo` of a client's held-out images: negative, in bits a dimension."""
+        context, config = self.context, self.context.config
+        images = client.for_testing(config.seed, config.eval.num_loss_images)
+        found = heldout_bits(context.model, emb, images, context.diffusion)
+        return {"elbo": float(found.mean())}
 
     # --- controls: images that no fit to a new client has drawn, taken as if one had ---
 
@@ -281,10 +310,12 @@ class ClientEvaluator:
     def _control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
         samples, config = self.samples(client, images), self.context.config
         own = self.kid_against(self.reference_features(client), samples).mean
-        near, gap = self.signs_of_copies(client.as_fitted(config), images, samples)
+        fitted = client.as_fitted(config)
+        scores = self.novel_scores(fitted, images, samples)
         limit = per_client(config.federation.num_new_clients)
         pooled = some(samples.features, limit, config.seed, client.client_id)
-        return ControlScores(own, self.tv(client, samples), near, gap, pooled)
+        near = self.near(fitted, images)
+        return ControlScores(own, self.tv(client, samples), near, scores, pooled)
 
     # --- pre-training clients ---
 

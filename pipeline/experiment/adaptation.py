@@ -86,7 +86,7 @@ def _image_controls(
 def _testable(setting: FederationSetup, client_id: int, scores: Scores) -> Scores:
     """Return scores with the classes within which a test exchanges images; without, if none can."""
     if not setting.splits_at_random or scores.neighbours is None:
-        return replace(scores, neighbours=None, fld_gap=None)
+        return replace(scores, neighbours=None)
     near = replace(scores.neighbours, classes=setting.fitted_classes(client_id))
     return replace(scores, neighbours=near)
 

@@ -89,7 +89,6 @@ class Look:
     drawn: GeneratedSamples | None = None  # this and the next three of a whole look alone
     distances: tuple[float, float] | None = None  # to its training and its held-out images
     neighbours: "Neighbours | None" = None
-    fld_gap: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,6 @@ class AdaptReport:
     duration_s: float  # of everything: fit, choice of a guidance, and all looks
     guarantee: Guarantee | None = None  # that of its privacy, if it has one
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
-    fld_gap: float | None = None  # likewise, and only with eval.controls
     guidance: float | None = None  # as the client has chosen it, if it did
 
 
@@ -157,5 +155,5 @@ class ControlScores:
     kid: float
     tv: float | None
     neighbours: "Neighbours | None"  # None where no test is valid
-    fld_gap: float | None  # likewise
+    scores: Mapping[str, float]  # that copies cannot win
     features: "Tensor"

@@ -17,9 +17,9 @@ NN_EXCESS = "final/adapt_nn_excess"  # the share minus chance; of reports alone
 # Tags of a run, and the final values in reports that they stand for: runs have metrics enough.
 COPIES_TAGS = {"copies.nn_share": NN_SHARE, "copies.nn_chance": NN_CHANCE, "copies.nn_p": NN_P}
 PRECISION, RECALL = "final/adapt_precision", "final/adapt_recall"
-FLD_EXCESS, COVERED_RATIO = "final/adapt_fld_excess", "final/adapt_covered_ratio"
+FLD_EXCESS, COVERED_RATIO = "final/adapt_fld_above_fresh", "final/adapt_covered_ratio"
 IMAGE_TAGS = {"images.precision": PRECISION, "images.recall": RECALL}  # likewise
-IMAGE_TAGS |= {"copies.fld_excess": FLD_EXCESS, "coverage.kid_ratio": COVERED_RATIO}
+IMAGE_TAGS |= {"copies.fld_above_fresh": FLD_EXCESS, "coverage.kid_ratio": COVERED_RATIO}
 FIT_TAG = "adapt.fit_duration_s"
 FIT_TAGS = {FIT_TAG: "final/adapt_fit_duration_s"}  # likewise
 HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
@@ -56,6 +56,9 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "tv": "adapt/tv/mean",
     "heldout_loss": "adapt/heldout/mean",
     "population_kid": "adapt/kid/population",
+    "fld": "copies/fld",
+    "novel_kid": "copies/novel_kid",
+    "elbo": "adapt/elbo",
     "prompt_accuracy": "text/prompt_accuracy",
     "true_accuracy": "text/true_accuracy",
     "style_distance": "text/style_distance",

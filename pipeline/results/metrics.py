@@ -17,7 +17,7 @@ from spire_core.adaptation.adapt import AdaptPoint, num_trained
 
 IN_THE_TABLE_ALONE = ["client_id", "num_generated", "num_real", "subset_size", "num_trained"]
 IN_THE_TABLE_ALONE += ["kid_after_std", "kid_floor_std", "epsilon", "delta", "noise_multiplier"]
-IN_THE_TABLE_ALONE += ["fit_duration_s", "nn_share", "nn_chance", "nn_auc", "fld_gap"]  # tags
+IN_THE_TABLE_ALONE += ["fit_duration_s", "nn_share", "nn_chance", "nn_auc"]  # tags
 COVERED_TV = 0.05  # the hull TV of a client up to which it counts as covered
 
 

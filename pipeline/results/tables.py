@@ -27,10 +27,11 @@ from spire_core.privacy.membership import ClientScores, auc
 
 TEXT_SCORES = ("prompt_accuracy", "style_distance", "retrieved", "retrieval_rank")
 TEXT_SCORES += ("copied", "shown_distance")
-IF_KNOWN = {"fld_gap", "guidance", "forgetting_prompts"}  # columns only where a client has them
+NOVEL_SCORES = ("fld", "novel_kid")  # that copies cannot win
+IF_KNOWN = {"guidance", "forgetting_prompts"}  # columns only where a client has them
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
 FRESH = "fresh"  # the control whose FLD gap is that of images that nobody has fitted
-CONTROL_SCORES = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld_gap")
+CONTROL_SCORES = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld", "novel_kid")
 
 # --- pre-training clients -------------------------------------------------------------------------
 
@@ -108,7 +109,6 @@ def _new_client(
         "nn_train": report.nn_train,
         "nn_test": report.nn_test,
         **_neighbour_scores(report.neighbours),
-        "fld_gap": report.fld_gap,
         "num_trained": report.num_trained,
         "kept_epoch": report.kept_epoch,
         "guidance": report.guidance,
@@ -122,6 +122,11 @@ def _new_client(
         if key in kept:
             name = key.removeprefix(OTHER)
             row |= {f"{name}_before": first[key], f"{name}_after": kept[key]}
+    for name in NOVEL_SCORES:
+        if name in kept:
+            row |= {f"{name}_before": first.get(name), f"{name}_after": kept[name]}
+    if "elbo" in kept:
+        row["elbo"] = kept["elbo"]
     if "true_accuracy" in kept:
         row["true_accuracy"] = kept["true_accuracy"]
     for control, scores in drawn.items():
@@ -155,8 +160,8 @@ def with_worlds(
             row["nearest_tv"] = covered and covered.nearest_tv
             for name, control in controls.items():
                 row |= {f"{key}_{name}": value for key, value in _control_scores(control).items()}
-            gap, fresh = report.fld_gap, row.get(f"fld_gap_{FRESH}")
-            row["fld_excess"] = None if gap is None or fresh is None else gap - fresh
+            own, fresh = report.scores_after.get("fld"), row.get(f"fld_{FRESH}")
+            row["fld_above_fresh"] = None if own is None or fresh is None else own - fresh
         rows.append(row)
     return clients.join(pd.DataFrame(rows, dtype=object))
 
@@ -222,13 +227,13 @@ def image_controls(
 def _as_control(report: AdaptReport) -> ControlScores:
     """Return the scores of what a new client draws itself."""
     kept, features = report.scores_after, report.after.features
-    kid = kept.get("own_kid", math.nan)
-    return ControlScores(kid, kept.get("tv"), report.neighbours, report.fld_gap, features)
+    kid, novel = kept.get("own_kid", math.nan), {k: kept[k] for k in NOVEL_SCORES if k in kept}
+    return ControlScores(kid, kept.get("tv"), report.neighbours, novel, features)
 
 
 def _control_scores(control: ControlScores) -> dict[str, Any]:
-    gap = {} if control.fld_gap is None else {"fld_gap": control.fld_gap}
-    return {"kid": control.kid, "tv": control.tv} | _neighbour_scores(control.neighbours) | gap
+    kept = {"kid": control.kid, "tv": control.tv} | _neighbour_scores(control.neighbours)
+    return kept | dict(control.scores)
 
 
 def _neighbour_scores(near: Neighbours | None) -> dict[str, float]:
