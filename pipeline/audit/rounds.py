@@ -16,6 +16,7 @@ from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState
 from spire_core.federated.sums import HiddenSum
 from spire_core.training.adam import BETAS
+from spire_core.training.several import mean_emb
 
 MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
 
@@ -65,7 +66,7 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
         for update, after in worker.trainer.train(clients, states, state.broadcast, plan):
             assert after.client_emb is not None  # methods without one are not audited here
             decay = BETAS[0] ** update.num_steps
-            messages.append(Message(update, after.client_emb.double().numpy(), decay))
+            messages.append(Message(update, mean_emb(after.client_emb).double().numpy(), decay))
     if is_summed:
         messages = _summed(worker, messages, state.broadcast, plan)
     outside = [c for c in range(federation.num_clients) if c not in set(cohort)][:MAX_OTHERS]
@@ -73,7 +74,7 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
     for row, client_id in zip(others, outside, strict=True):
         emb = worker.private_state(client_id, done).client_emb
         assert emb is not None
-        row[:] = emb.numpy()
+        row[:] = mean_emb(emb).numpy()
     return ObservedRound(state.broadcast, tuple(messages), others, is_summed)
 
 

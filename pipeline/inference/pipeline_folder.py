@@ -15,16 +15,31 @@ from spire_core.network.pretrained import PretrainedNet, fold
 from spire_core.pretrained.folder import INDEX, PROMPT
 from spire_core.pretrained.networks import OWN_UNET
 from spire_core.pretrained.own_folder import copy_code, write_own
+from spire_core.training.several import is_table
+
+WEIGHTS = "weights.json"  # of several embeddings, in their order
 
 
 def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
     """Write a client, or the population, as a folder that diffusers loads, and `model.backbone`.
 
+    A client with several embeddings gets a folder for each, by its number, and `weights.json`.
     RunError for an unknown client, and for a folder that is not empty.
     """
-    client_emb = load_client(run.model, run.weights, run.client_state(client_id))
+    state = run.client_state(client_id)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")
+    part = load_client(run.model, run.weights, state)
+    if part is None or not is_table(part):
+        _write(run, part, folder)
+        return
+    for number, emb in enumerate(part[:, :-1]):
+        load_client(run.model, run.weights, state)  # the last one is inside the network's biases
+        _write(run, emb, folder / str(number))
+    (folder / WEIGHTS).write_text(json.dumps(part[:, -1].tolist()) + "\n")
+
+
+def _write(run: SavedRun, client_emb: Tensor | None, folder: Path) -> None:
     net, (channels, _, size) = run.model.net, run.image_shape
     if isinstance(net, PretrainedNet):
         _write_retrofitted(net, client_emb, folder)

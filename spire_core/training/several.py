@@ -95,6 +95,11 @@ def shown(part: Tensor, rows: Tensor | None) -> Tensor:
     return part if rows is None else part[rows, :-1]
 
 
+def mean_emb(part: Tensor) -> Tensor:
+    """Return a single embedding (D_emb,), or the mean of several by their weights."""
+    return part[:, -1] @ part[:, :-1] if is_table(part) else part
+
+
 def drawn(part: Tensor, num_images: int, generator: torch.Generator) -> Tensor:
     """Return the embeddings (num_images, D_emb) of drawn images: the one, or some by weights."""
     if not is_table(part):
