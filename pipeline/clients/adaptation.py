@@ -24,8 +24,13 @@ from pipeline.federation.messages import (
     LookAt,
 )
 from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings, num_trained
-from spire_core.adaptation.adapt_privately import Protection, adapt_privately
-from spire_core.adaptation.public_clip import NOBODY, generated_client, public_clip_norm
+from spire_core.adaptation.adapt_privately import (
+    NOBODY,
+    Protection,
+    adapt_privately,
+    generated_client,
+    public_clip_norm,
+)
 from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.kid import kernel_distance
