@@ -132,12 +132,9 @@ def draw(
     `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
     run's unless given; 1 turns them off. ConfigError as `spire sample` says.
     """
-    from pipeline.inference.saved_run import Drawing
-
     if prompt is None:
         _say_what_is_untrained(run)
-    asked = Drawing(client_id, num_images, prompt, guidance, text_guidance)
-    scale, text_scale = run.scales(asked)
+    scale, text_scale = run.scales(client_id, guidance, prompt, text_guidance)
     return run.draw(client_id, num_images, index(seed), scale, prompt, text_scale)
 
 
@@ -153,15 +150,19 @@ def adapt(
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
     `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    of which `classes`, by name or number, are taken, or all. `captions` (N): of images in memory,
+    of which `classes`, by name, are taken, or all. `captions` (N): of images in memory,
     for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
     `data.root`. `client_id`: the next free one unless given.
     """
     from pipeline.data.arrays import uint8_images
     from pipeline.data.fetch import fetch_if_missing
-    from pipeline.inference.arrival import adapt_arrival, check_arrival
-    from pipeline.inference.arrival_images import ArrivingImages, captions_file, load_arrival
-    from pipeline.inference.joining import data_root, joining_config
+    from pipeline.inference.arrival import adapt_arrival, joining_config
+    from pipeline.inference.arrival_images import (
+        ArrivingImages,
+        captions_file,
+        data_root,
+        load_arrival,
+    )
 
     config = joining_config(run, words_of(settings, OF_A_FIT))
     root = data_root(run, config)
@@ -172,7 +173,6 @@ def adapt(
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
         arriving = replace(arriving, captions=captions)
-    check_arrival(run, arriving, config, client_id)  # before a message that promises a fit
     if run.has_text and arriving.captions is None:
         say(
             "no captions, so the client learns from images alone: list them in "

@@ -23,7 +23,7 @@ scale = FloatRange(0, MAX_GUIDANCE)
 @of_run
 @with_settings
 @option("--data", required=True, help="A data set (its test split), or a folder of images.")
-@option("--classes", default="", help="Only these classes, by name or number, such as 3,7.")
+@option("--classes", default="", help="Only these classes, by name, such as 3,7.")
 @option("--client", type=client_id, help="An id that is free (the next one unless given).")
 @option("--num-images", type=IntRange(1), help="How many images it learns from.")
 @option("--epsilon", type=float, help="Privacy budget of its images, such as 4 (docs/privacy.md).")
@@ -82,11 +82,10 @@ def sample(
     from PIL import Image
 
     from pipeline.figures.image_grids import image_grid
-    from pipeline.inference.saved_run import Drawing
 
     saved = spire.load(run, words)
     who = "population" if client is None else f"client_{client}"
-    used = saved.scales(Drawing(client, 1, next(iter(prompts), None), guidance, text_guidance))
+    used = saved.scales(client, guidance, next(iter(prompts), None), text_guidance)
     png = png_path(out or saved.folder.parent / SAMPLES / f"{who}_seed{seed}.png")
     num = num or (NUM_PER_PROMPT if prompts else NUM_IMAGES)
     scales = {"guidance": guidance, "text_guidance": text_guidance}
