@@ -58,19 +58,10 @@ class Checkpointer(RoundListener):
 
     The server's state is in a file before the next round begins. A checkpoint waits for the one
     before it. `mirror` copies them to a storage.
-
-    An interrupt's checkpoint is taken if `may_resume_after` is true for its number of rounds.
     """
 
-    def __init__(
-        self,
-        run_dir: Path,
-        config: Config,
-        mirror: "Mirror | None" = None,
-        may_resume_after: Callable[[int], bool] = lambda num_rounds_done: True,
-    ) -> None:
+    def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
         self.run_dir, self.config, self.mirror = run_dir, config, mirror
-        self.may_resume_after = may_resume_after
         self._pending: tuple[int, Future[None]] | None = None  # rounds done, and its end
 
     def kept_rounds(self) -> tuple[int, ...]:
@@ -85,9 +76,8 @@ class Checkpointer(RoundListener):
             self.take(driver, stats.round_idx + 1)
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
-        if self.may_resume_after(state.round_idx):
-            self._log_lost()  # it must not keep this one from being tried: there may be room again
-            self._begin(state.round_idx, lambda path: functools.partial(write_state, path, state))
+        self._log_lost()  # it must not keep this one from being tried: there may be room again
+        self._begin(state.round_idx, lambda path: functools.partial(write_state, path, state))
 
     def end_rounds(self, error: BaseException | None) -> None:
         """Wait for the pending checkpoint; its loss is raised, or logged beside `error`.

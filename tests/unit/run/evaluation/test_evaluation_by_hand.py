@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.adaptation import report_of
+from pipeline.config.schema import Config
 from pipeline.evaluation import scores
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import (
     RealData,
-    Scoring,
     cross_client_kid,
-    draw_pretraining,
+    evaluate_pretraining,
     pooled_features,
 )
 from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
@@ -72,8 +72,8 @@ def test_each_client_is_held_against_its_own_data() -> None:
     for c in CLIENTS:
         assert real.floors[c] == kid_floor(features("real", c, 90), 10, 3, SEED, max_images=20)
         assert real.floors[c].num_real == 20
-    scoring = Scoring(real, EVAL, SEED)
-    found = draw_pretraining(pool, np.zeros(1), CLIENTS, False, 5, scoring)()
+    config = Config(eval=EVAL, seed=SEED)
+    found = evaluate_pretraining(pool, np.zeros(1), CLIENTS, config, 5, real)
     assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
     for c, score in zip(CLIENTS, found.scores, strict=True):
         assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)
@@ -88,7 +88,7 @@ def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     pool: Any = AnsweringPool()
     real = RealData.gather(pool, CLIENTS, {c: np.eye(4)[c] for c in CLIENTS}, EVAL, SEED)
     old, new = [drawn(0)], [drawn(c) for c in CLIENTS[1:]]
-    matrix = cross_client_kid(old, new, Scoring(real, EVAL, SEED))
+    matrix = cross_client_kid(old, new, real)
     assert matrix is not None
     assert matrix.client_ids == tuple(CLIENTS)
     for i in CLIENTS:
@@ -105,18 +105,17 @@ def test_the_matrix_is_of_the_first_clients_of_either_kind(
     ids = range(6)
     real = RealData.gather(pool, ids, {c: np.eye(4)[0] for c in ids}, EVAL, SEED)
     seen = [replace(drawn(c % 4), client_id=c, features=features("drawn", c, 20)) for c in ids]
-    scoring = Scoring(real, EVAL, SEED)
-    whole = cross_client_kid(seen[:3], seen[3:], scoring)
+    whole = cross_client_kid(seen[:3], seen[3:], real)
     monkeypatch.setattr(scores, "CROSS_CLIENTS", 2)
-    some = cross_client_kid(seen[:3], seen[3:], scoring)
-    alone = cross_client_kid(seen[:3], [], scoring)
+    some = cross_client_kid(seen[:3], seen[3:], real)
+    alone = cross_client_kid(seen[:3], [], real)
     assert whole is not None
     assert some is not None
     assert alone is not None
     assert some.client_ids == (0, 1, 3, 4)
     assert np.array_equal(some.values, whole.values[np.ix_(some.client_ids, some.client_ids)])
     assert alone.client_ids == (0, 1)
-    assert cross_client_kid([], [], scoring) is None
+    assert cross_client_kid([], [], real) is None
 
 
 def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import main
-from pipeline.experiment.profiling import profiled_rounds
+from pipeline.experiment.pretraining import profiled_rounds
 from pipeline.tracking.tracker import Tracker
 
 

@@ -20,7 +20,6 @@ from pipeline.config.meaning import fingerprint
 from pipeline.config.schema import Config
 from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
-from pipeline.experiment.pretraining import rounds_without_numbers
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import RoundDriver
@@ -30,7 +29,7 @@ from pipeline.results import tables
 from pipeline.results.result import Result
 from pipeline.runs import record
 from pipeline.runs.record import load_result, load_start
-from pipeline.tracking.outbox import Outbox, read_points
+from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import NullTracker, Status, Tracker
 from spire_core.errors import RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
@@ -427,20 +426,6 @@ def test_pretraining_on_other_images_is_not_taken_over(
         run_experiment(config, None, Watcher(), pretrained=run_dir)
 
 
-def test_numbers_that_a_power_cut_took_are_named(
-    pretrained: tuple[Config, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config, run_dir = pretrained
-    run_dir = Path(shutil.copytree(run_dir, tmp_path / "runs" / run_dir.name))
-    lines = (run_dir / "outbox.jsonl").read_text().splitlines(keepends=True)
-    ends = [i for i, line in enumerate(lines) if '"pretrain/loss"' in line]
-    (run_dir / "outbox.jsonl").write_text("".join(lines[: ends[3]]))  # of round 4
-    with caplog.at_level(logging.WARNING), pytest.raises(Crash):
-        resume_experiment(run_dir, config, Crasher(NUM_ROUNDS + 1))
-    named = [r.getMessage() for r in caplog.records if "numbers of rounds" in r.getMessage()]
-    assert named == ["the numbers of rounds 4-6 are lost: the result is the same"]
-
-
 def test_what_a_result_vouches_for_is_on_the_disk_before_it(
     pretrained: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,13 +444,3 @@ def test_what_a_result_vouches_for_is_on_the_disk_before_it(
     files = {model, *model.rglob("*"), run_dir / "outbox.jsonl"}
     assert len(files) > 4
     assert files <= {*synced[:result]}
-
-
-@pytest.mark.parametrize(
-    ("steps", "named"),
-    [((1, 2, 3, 4), ""), ((), "1-4"), ((2, 3), "1, 4"), ((1, 4), "2-3"), ((1, 2, 3, 4, 5), "")],
-)
-def test_lost_rounds_are_counted(steps: tuple[int, ...], named: str, tmp_path: Path) -> None:
-    Outbox(tmp_path).append_points([(0, {"pretrain/kid/mean": 1.0})])
-    Outbox(tmp_path).append_points([(step, {"time/round_s": 1.0}) for step in steps])
-    assert rounds_without_numbers(tmp_path, 4) == named
