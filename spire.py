@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import say
 from pipeline.cli.words import words_of
+from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.config.load import load_config
 from pipeline.config.meaning import load_typed
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.launch import ready_for
-from pipeline.runs.record import find_run, load_result, load_resumed, read_record, run_lock
-from spire_core.errors import RunError
+from pipeline.runs.record import find_run, load_result, load_resumed, run_lock
+from spire_core.config.eval import OTHER_METRICS
+from spire_core.config.method import OTHER_METHODS
+from spire_core.errors import RunError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +48,6 @@ Settings = Mapping[str, Any] | Sequence[str]
 CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
 CHANGEABLE += ("eval.extractor_weights=",)  # by a run that goes on
 OF_A_FIT = ("adapt.", "privacy.adapt.", "privacy.noise_key=", "tracking.", "data.root=")
-__all__ = ["FinishedError", "adapt", "draw", "load", "register_dataset", "register_method"]
-__all__ += ["register_metric", "report", "resume", "run", "sweep", "write_images"]
 
 
 class FinishedError(RunError):
@@ -54,9 +55,7 @@ class FinishedError(RunError):
 
     def __init__(self, result: dict[str, Any]) -> None:
         run_id = result["run_id"]
-        super().__init__(
-            f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
-        )
+        super().__init__(f'expected a run to resume, {run_id} has finished: spire.load("{run_id}")')
         self.result = result
 
 
@@ -132,8 +131,6 @@ def draw(
     `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
     run's unless given; 1 turns them off. ConfigError as `spire sample` says.
     """
-    if prompt is None:
-        _say_what_is_untrained(run)
     scale, text_scale = run.scales(client_id, guidance, prompt, text_guidance)
     return run.draw(client_id, num_images, index(seed), scale, prompt, text_scale)
 
@@ -155,7 +152,8 @@ def adapt(
     `data.root`. `client_id`: the next free one unless given.
     """
     from pipeline.data.arrays import uint8_images
-    from pipeline.data.fetch import fetch_if_missing
+    from pipeline.data.catalog import SPECS
+    from pipeline.data.fetch import fetch_for
     from pipeline.inference.arrival import adapt_arrival, joining_config
     from pipeline.inference.arrival_images import (
         ArrivingImages,
@@ -167,22 +165,16 @@ def adapt(
     config = joining_config(run, words_of(settings, OF_A_FIT))
     root = data_root(run, config)
     if isinstance(images, str | Path):
-        fetch_if_missing(str(images), root, None, say)
+        if images in SPECS:
+            fetch_for(DataConfig(str(images), root), say)
         arriving = load_arrival(run, str(images), classes, root)
     else:
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
         arriving = replace(arriving, captions=captions)
     if run.has_text and arriving.captions is None:
-        say(
-            "no captions, so the client learns from images alone: list them in "
-            f"{captions_file(run)} in its folder, with the columns path and caption"
-        )
-        _say_what_is_untrained(run)
-    private = config.privacy.adapt
-    epochs = f"up to {config.adapt.epochs} epochs"
-    length = f"{private.steps} private steps" if private.is_on else epochs
-    say(f"fitting a new client for {length}")
+        say(f"no captions in {captions_file(run)}, so the client learns from images alone")
+    say(f"fitting a new client to {len(arriving.images)} images")
     return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
 
 
@@ -244,8 +236,6 @@ def register_method(method: "Method", version: str = "0") -> None:
     Ray's workers know methods of installed packages alone (docs/extending.md). `version` is a part
     of the fingerprint of a run: change it with the method.
     """
-    from spire_core.config.method import OTHER_METHODS
-
     OTHER_METHODS.register(method.name, method, version)
 
 
@@ -256,8 +246,6 @@ def register_dataset(
 
     `load(split, path)` is called with "train" or "test" and the setting `data.path`.
     """
-    from pipeline.config.data import OTHER_DATASETS
-
     OTHER_DATASETS.register(name, load, version)
 
 
@@ -269,8 +257,6 @@ def register_metric(
     `metric(drawn, real)` gets images (n, C, H, W) and (m, C, H, W) in [-1, 1]; `eval.metrics` asks
     for it.
     """
-    from spire_core.config.eval import OTHER_METRICS
-
     OTHER_METRICS.register(name, metric, version)
 
 
@@ -292,31 +278,13 @@ def _watched(is_quiet: bool) -> "Iterator[Watcher]":
 
 def _end_finished(run_dir: Path, given: TrackingConfig) -> None:
     """Do the rest for a finished run that was stopped right at its end: its key, its status."""
-    from pipeline.cli.sync import sync_runs
     from pipeline.runs.noise_key import drop_noise_key
-    from pipeline.tracking.outbox import Outbox
+    from pipeline.tracking.tracker import note_end, relay_rest
 
     drop_noise_key(run_dir)
-    outbox, is_tracked = Outbox(run_dir), read_record(run_dir)["tracked"] and given.enabled
-    if is_tracked and outbox.status != "FINISHED":
-        with contextlib.suppress(RunError), run_lock(run_dir):  # unless its process does it
-            outbox.append("status", status="FINISHED")
-            for synced in sync_runs(given, [run_dir]):
-                say(synced.text)
-
-
-def _say_what_is_untrained(run: "SavedRun") -> None:
-    """Say it if what is shown and drawn without captions is of a null text that never trained."""
-    if run.has_text and not run.config.has_null_text:
-        say(
-            "this run has shown no image without its caption (client.text_dropout), so that what "
-            "it does without one is untrained"
-        )
-
-
-if __name__ == "__main__":  # `python -m spire ...` is the command `spire ...`
-    import sys
-
-    from sweeps.cli import main
-
-    sys.exit(main())
+    try:
+        with run_lock(run_dir):
+            note_end(run_dir, given, "FINISHED")
+            relay_rest(run_dir, given)
+    except (RunError, StoreError) as error:  # its process does it, or the store is away
+        say(str(error))

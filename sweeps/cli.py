@@ -10,7 +10,6 @@ from click import argument, option
 import spire
 from pipeline.cli.command import INTERRUPTED, Answer, verb
 from pipeline.cli.main import main as pipeline_main
-from pipeline.cli.run import warn_of_store
 from pipeline.cli.words import Words, keys, offered, split_words
 from pipeline.config.tracking import ui_text
 from pipeline.runs.record import experiment_of
@@ -74,9 +73,7 @@ def _dry_run(file: str, words: Sequence[str], retry_failed: bool) -> Answer:
     from sweeps.sweep import base_config
 
     settings, recorded = load_study(file, words)
-    tracking = base_config(settings).tracking
-    warn_of_store(tracking)
-    study = Study.of(settings, tracking)
+    study = Study.of(settings, base_config(settings).tracking)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
             values = plan_json(settings, recorded, study, available, retry_failed)

@@ -16,7 +16,7 @@ from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
-from pipeline.data.fetch import check_source, fetch_if_missing
+from pipeline.data.fetch import fetch_for
 from pipeline.federation.setup import check_drawing, prepare, setup_key
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_queries import NOTE, shortened
@@ -188,8 +188,7 @@ def check_data(planned: Sequence[Trial], say: Say, begins: bool = True) -> None:
     seen = set()
     for trial in planned:
         config = located(trial.config)
-        check_source(config.data.name, config.data.path, begins)
-        fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
+        fetch_for(config.data, say, begins)
         check_drawing(config)
         key = setup_key(config)
         if key not in seen:

@@ -192,4 +192,4 @@ def _known(config: Config) -> tuple[int, int, int]:
     if spec is None:
         images = load(config.data, "train").images
         return images.shape[1], len(images), images.shape[-1]
-    return spec.image_shape[0], spec.counts["train"], spec.image_shape[-1]
+    return spec.image_shape[0], spec.num_train, spec.image_shape[-1]

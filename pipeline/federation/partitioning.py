@@ -34,7 +34,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
         _warn_of_fraction(data.clients, config.partition)
     else:
         data = load(config.data, "train")
-        partition = make_partition(data.labels, len(data.class_names), *settings)
+        partition = make_partition(data.labels, *settings)
     shown = partition.shown  # if these are not all clients, all hold as many images
     if min(len(c.test) for c in (*shown.train_clients, *shown.new_clients)) < 2:
         raise DataError(

@@ -9,7 +9,7 @@ from pipeline.config.load import load_config
 from pipeline.data.datasets import load
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import Claim, Outcome, Panel
-from spire_core.partition.coverage import NEGLIGIBLE, coverage, kl_projections
+from spire_core.partition.coverage import NEGLIGIBLE, coverage, kl_projection
 from spire_core.partition.split import make_partition
 from spire_core.rng import numpy_generator
 
@@ -85,7 +85,7 @@ def _preset_world(seed: int) -> World:
     labels, federation = load(config.data, "train").labels, config.federation
     num_old, num_new = federation.num_clients, federation.num_new_clients
     partition = make_partition(
-        labels, NUM_CLASSES, config.partition, num_old, num_new, seed, config.adapt.num_images
+        labels, config.partition, num_old, num_new, seed, config.adapt.num_images
     )
     counts = partition.class_counts(labels, NUM_CLASSES)
     mixtures = counts / counts.sum(1, keepdims=True)
@@ -96,8 +96,9 @@ def distances(worlds: Sequence[World]) -> pd.DataFrame:
     """Return the distances of each new client, one a row, in worlds of old and new mixtures."""
     rows = []
     for old, new in worlds:
-        for mixture, reached in zip(new, kl_projections(old, new), strict=True):
-            held, to_hull = mixture > NEGLIGIBLE, coverage(old, mixture)
+        for mixture in new:
+            reached, to_hull = kl_projection(old, mixture), coverage(old, mixture)
+            held = mixture > NEGLIGIBLE
             kl = float((mixture[held] * np.log(mixture[held] / reached[held])).sum())
             rows.append(
                 {

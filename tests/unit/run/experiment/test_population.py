@@ -1,9 +1,7 @@
 """A population of a million: clients' data follow a rule, and a run touches who takes part."""
 
 import hashlib
-import pickle
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +39,7 @@ POPULATION = (
 
 
 def population(seed: int = 0, num: int = MILLION, config: PartitionConfig = INDEPENDENT):
-    return make_partition(LABELS, 10, config, num, 2, seed, 16)
+    return make_partition(LABELS, config, num, 2, seed, 16)
 
 
 def test_a_clients_images_depend_on_the_seed_and_its_id_alone() -> None:
@@ -78,25 +76,10 @@ def test_only_a_client_that_is_asked_for_is_drawn(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(DrawnClients, "draw", noted)
     partition = population()
-    assert partition.train_sizes[5] == 48
-    assert partition.split(MILLION + 1).client_id == MILLION + 1
-    assert asked == [MILLION + 1]
-    for fraction in (0.001, 0.3, 0.99):
-        own = population(config=replace(INDEPENDENT, test_fraction=fraction))
-        assert own.train_sizes[7] == len(own.split(7).train)
-
-
-def test_the_sizes_of_a_population_are_no_list() -> None:
-    partition = population()
     sizes = partition.train_sizes
-    assert (len(sizes), sizes[0], sizes[MILLION - 1], sizes[-1]) == (MILLION, 48, 48, 48)
-    assert list(sizes[2:5]) == [48] * 3
-    with pytest.raises(IndexError):
-        sizes[MILLION]
-    content = pickle.dumps(sizes)
-    assert len(content) < 200
-    assert pickle.loads(content) == sizes == population().train_sizes
-    assert sizes != partition.train_sizes[:10]
+    assert (len(sizes), sizes[5], sizes[-1]) == (MILLION, 48, 48)
+    assert partition.split(MILLION + 1).client_id == MILLION + 1
+    assert asked == [0, MILLION + 1]
 
 
 def test_priors_follow_alpha() -> None:
@@ -120,9 +103,9 @@ def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:
         population(num=MILLION - 1),
         population(config=PartitionConfig("independent", client_size=65, alpha=0.1)),
         population(config=PartitionConfig("independent", client_size=64, alpha=0.2)),
-        make_partition(LABELS[::-1], 10, INDEPENDENT, MILLION, 2, 0, 16),
-        make_partition(LABELS, 10, INDEPENDENT, MILLION, 2, 0, 15),
-        make_partition(LABELS, 10, INDEPENDENT, MILLION, 3, 0, 16),
+        make_partition(LABELS[::-1], INDEPENDENT, MILLION, 2, 0, 16),
+        make_partition(LABELS, INDEPENDENT, MILLION, 2, 0, 15),
+        make_partition(LABELS, INDEPENDENT, MILLION, 3, 0, 16),
     ]
     assert len({base, *(p.hash for p in others)}) == len(others) + 1
 

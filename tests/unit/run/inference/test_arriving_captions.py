@@ -193,5 +193,5 @@ def test_the_command_says_where_captions_are_missing(
         if not is_listed:
             (folder / "list.csv").unlink()
         assert main(["adapt", "letters", "--data", str(folder)]) == 0
-        told = "no captions, so the client learns from images alone: list them in list.csv"
+        told = "no captions in list.csv, so the client learns from images alone"
         assert (told in capsys.readouterr().err) != is_listed

@@ -118,7 +118,7 @@ def test_a_long_message_is_masked_before_it_is_cut() -> None:
 
 
 def test_a_mistyped_address_is_not_repeated(root: Path) -> None:
-    ended = spire("run", "--profile", f"tracking.uri={ADDRESS}", ADDRESS, "smoke")
+    ended = spire("run", f"tracking.uri={ADDRESS}", ADDRESS, "smoke")
     assert ended.code == 2
     assert "postgresql://me:***@" in ended.text
     assert SECRET not in ended.text
@@ -132,5 +132,5 @@ def test_a_terminal_obeys_no_name_of_a_run(root: Path) -> None:
     (run_dir / "outbox.jsonl").write_text(json.dumps(entry) + "\n")
     ended = spire("sync")
     assert ended.code == 1
-    assert r"a b\x1b]0;pwned\x07" in ended.text
+    assert r"\x1b]0;pwned\x07" in ended.text
     assert "\x1b" not in ended.text
