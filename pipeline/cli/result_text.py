@@ -8,7 +8,7 @@ from pipeline.cli.tables import number, pairs, table
 from pipeline.config.tracking import ui_text
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.inference.arrival import Arrival
-from pipeline.results.files import finite_values, grid_path
+from pipeline.results.files import grid_path
 from pipeline.results.metrics import params_counts
 from pipeline.results.result import Result
 from pipeline.results.tables import new_clients
@@ -97,7 +97,7 @@ def arrival_json(arrival: Arrival) -> dict[str, Any]:
     values = {name: value for name in names if (value := getattr(arrival, name)) is not None}
     values["curve"] = [
         {"epoch": one.epoch, "train_loss": one.train_loss, "val_loss": one.val_loss}
-        | finite_values(one.observed or {})
+        | dict(one.observed or {})
         for one in arrival.curve
     ]
     values["diagnoses"] = [] if arrival.diagnosis is None else [arrival.diagnosis.as_dict()]

@@ -32,7 +32,6 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import EVALUATE_S
 from pipeline.results.recording import log_evaluation
 from pipeline.runs.layout import CLIENTS
 from pipeline.tracking.tracker import Tracker
@@ -137,7 +136,7 @@ class Evaluator(RoundListener):
 
     def _record(self, pending: PendingScores) -> Evaluation:
         evaluation, scoring_s = pending.scores.result()
-        seconds = {EVALUATE_S: pending.drawing_s + scoring_s}
+        seconds = {"time/evaluate_s": pending.drawing_s + scoring_s}
         log_evaluation(self.tracker, self.setting, evaluation, self.real, seconds)
         is_last = evaluation.round_idx == self.setting.config.federation.num_rounds
         kept = evaluation if is_last else evaluation.without_features()

@@ -28,10 +28,8 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
     DELTA,
     EPSILON,
-    FAILED_UPLOADS,
     FINAL_STEP,
     ROUND_S,
-    RSS,
     TRAIN_LOSS,
 )
 from pipeline.results.metrics import round_metrics
@@ -138,7 +136,7 @@ def _train(
         listeners.insert(1, Profiler(pool, run_dir, profiled_rounds(first, num_rounds, due)))
     run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
     if mirror is not None:
-        tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=FINAL_STEP)
+        tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=FINAL_STEP)
     return tuple(with_last_samples([*earlier, *evaluator.evaluations]))
 
 
@@ -196,7 +194,8 @@ class RoundRecorder(RoundListener):
 
     def _machine(self) -> dict[str, float]:
         """Return what the machine has in use, which may depend on who takes part."""
-        return {RSS: peak_bytes(), **({} if self.load is None else self.load.sample())}
+        sampled = {} if self.load is None else self.load.sample()
+        return {"memory/rss_bytes": peak_bytes(), **sampled}
 
     def _spent(self, stats: RoundStats, guarantee: RoundsGuarantee) -> dict[str, float]:
         """Return the privacy that the rounds so far have spent, at `NUM_EPSILONS` rounds or so."""
