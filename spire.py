@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any] | Sequence[str]
-CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
-CHANGEABLE += ("eval.extractor_weights=",)  # by a run that goes on
+CHANGEABLE = ("resources.", "federation.client_timeout_s=", "data.root=", "eval.extractor_weights=")
+CHANGEABLE += ("tracking.enabled=", "tracking.uri=", "tracking.root=", "tracking.storage=")
+CHANGEABLE += ("tracking.log_model=", "tracking.profile=", "tracking.checkpoint_every=")
+CHANGEABLE += ("tracking.keep_checkpoints=",)  # by a run that goes on
 OF_A_FIT = ("adapt.", "privacy.adapt.", "privacy.noise_key=", "tracking.", "data.root=")
 
 
@@ -95,7 +97,7 @@ def resume(
 
         run_dir = restore(name, given, say)
         if not any(word.startswith("tracking.storage=") for word in words):
-            given = replace(given, storage=storage_of(name, run_dir))
+            given = replace(given, storage=storage_of(name))
     else:
         run_dir = find_run(name, given)
     if (result := load_result(run_dir)) is not None:

@@ -35,10 +35,10 @@ from mlflow import MlflowClient
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.files.paths import git_revision
-from pipeline.runs.record import make_run_dir, make_runs_folder
+from pipeline.runs.record import make_run_dir
 from pipeline.tracking.mlflow_session import first_contact
 from pipeline.tracking.mlflow_sink import MlflowSink
-from pipeline.tracking.outbox import Outbox, num_refused, num_waiting
+from pipeline.tracking.outbox import Outbox, num_refused
 from pipeline.tracking.relay import RelayThread
 
 SHARES = (0.0, 0.05, 0.3, 0.6)
@@ -170,23 +170,19 @@ def write_outbox(run_dir: Path) -> None:
     outbox.append("status", status="FINISHED")
 
 
-def deliver(address: str, root: Path, is_new: bool) -> tuple[str, dict[str, Any]]:
+def deliver(address: str, root: Path) -> tuple[str, dict[str, Any]]:
     """Deliver the record of a new run through an address; return its id, and how that went."""
     config = TrackingConfig(root=str(root), uri=address)
-    make_runs_folder(config)
     plain = MlflowClient(os.environ["DIRECT"])
     run_id = plain.create_run(plain.create_experiment(root.name)).info.run_id
     run_dir = make_run_dir(config, run_id, run_id, address)
     write_outbox(run_dir)
     # Made without a request: the first contact is not the subject here.
     with first_contact(address) as client:
-        sink = MlflowSink(client, run_id, run_dir, is_new)
+        sink = MlflowSink(client, run_id, run_dir)
     began = time.monotonic()
-    relay = RelayThread(run_dir, sink)
-    num_left = relay.flush(LIMIT_S)
+    num_left = RelayThread(run_dir, sink).close(LIMIT_S)
     seconds = time.monotonic() - began
-    relay.close(0.0)
-    assert num_left == num_waiting(run_dir)
     return run_id, {"seconds": seconds, "waiting": num_left, "refused": num_refused(run_dir)}
 
 
@@ -209,17 +205,17 @@ def compare(folder: Path, run_id: str) -> dict[str, Any]:
     }
 
 
-def measure(share: float, seed: int, is_new: bool, port: int, folder: Path) -> dict[str, Any]:
+def measure(share: float, seed: int, port: int, folder: Path) -> dict[str, Any]:
     """Deliver one run behind a proxy that fails a share of the requests."""
     proxy = Proxy(port, share, seed)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
-        run_id, delivery = deliver(proxy.address, folder / f"{share}-{seed}-{is_new}", is_new)
+        run_id, delivery = deliver(proxy.address, folder / f"{share}-{seed}")
     finally:
         proxy.shutdown()
         proxy.server_close()
     delivery |= {"requests": dict(sorted(proxy.counts.items())), "load": os.getloadavg()[0]}
-    return {"share": share, "seed": seed, "is_new": is_new, **delivery, **compare(folder, run_id)}
+    return {"share": share, "seed": seed, **delivery, **compare(folder, run_id)}
 
 
 def is_delivered_once(result: dict[str, Any]) -> bool:
@@ -240,9 +236,8 @@ def main() -> int:
         os.environ["DIRECT"] = f"http://127.0.0.1:{port}"
         for seed in range(args.seeds):
             for share in args.shares:
-                for is_new in (True, False):
-                    results.append(measure(share, seed, is_new, port, Path(name)))
-                    print(json.dumps(results[-1]), flush=True)
+                results.append(measure(share, seed, port, Path(name)))
+                print(json.dumps(results[-1]), flush=True)
     is_whole = all(map(is_delivered_once, results))
     if args.out is not None:
         machine = {"system": platform.platform(), "cores": os.cpu_count()}

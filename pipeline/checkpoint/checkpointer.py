@@ -8,12 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.checkpoint.snapshots import (
-    drop_unfinished,
-    kept_rounds,
-    new_state_file,
-    save_checkpoint,
-)
+from pipeline.checkpoint.snapshots import kept_rounds, new_state_file, save_checkpoint
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.driver import RoundDriver
@@ -70,10 +65,11 @@ class Checkpointer(RoundListener):
         return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
 
     def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+        """Begin the checkpoint that is due; raises what went wrong with the one before."""
         if self._pending is not None and self._pending[1].done():
             self.wait()  # one that failed ends the run now
         if is_checkpoint_due(stats.round_idx + 1, self.config):
-            self.take(driver, stats.round_idx + 1)
+            self._begin(stats.round_idx + 1, driver.save_state)
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
         self._log_lost()  # it must not keep this one from being tried: there may be room again
@@ -84,40 +80,29 @@ class Checkpointer(RoundListener):
 
         Then wait for its upload, shortly if the run ends.
         """
-        upload_s = LAST_UPLOAD_S if error is None else ENDING_UPLOAD_S
+        upload_s = ENDING_UPLOAD_S
         try:
             if error is None:
                 self.wait()
+                upload_s = LAST_UPLOAD_S
             else:  # which matters more than a lost checkpoint
-                self._log_lost(error)
-        except BaseException:
-            upload_s = ENDING_UPLOAD_S
-            raise
+                self._log_lost()
         finally:
-            drop_unfinished(self.run_dir)
             if self.mirror is not None:
                 self.mirror.close(upload_s)
 
-    def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
-        """Begin a checkpoint of the driver's state, unless that round has one.
-
-        Raises the error of the checkpoint before, such as RunError if there was no room for it.
-        """
-        self._begin(num_rounds_done, driver.save_state)
-
     def wait(self) -> None:
-        """Wait until the last checkpoint is whole; raises as `take` does."""
+        """Wait until the last checkpoint is whole; raises what has kept it from that."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending[1].result()
 
-    def _log_lost(self, error: BaseException | None = None) -> None:
-        """Wait as `wait` does; log what that raises, unless it is this very error."""
+    def _log_lost(self) -> None:
+        """Wait as `wait` does, and log what that raises."""
         try:
             self.wait()
         except (SpireError, OSError) as lost:
-            if lost is not error:
-                _log.warning("%s", lost)
+            _log.warning("%s", lost)
 
     def _begin(self, num_rounds_done: int, save_state: Callable[[Path], Callable[[], int]]) -> None:
         self.wait()

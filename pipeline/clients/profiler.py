@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.files.atomic import room_for
 from pipeline.runs.layout import PROFILE_TABLE, TRACE_SUFFIX
 
 NUM_ROUNDS, NUM_OPERATORS = 3, 25
@@ -34,8 +33,7 @@ class WorkerProfiler:
         if self._profile is None:
             return False
         self._profile.stop()
-        with room_for(folder):
-            _write(self._profile, self.device, folder, name)
+        _write(self._profile, self.device, folder, name)
         self._profile = None
         return True
 

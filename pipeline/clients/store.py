@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files.atomic import GO_BACK, DamagedError, reading, room_for
+from pipeline.files.atomic import writing
 from pipeline.files.tensors import read_arrays, write_arrays
 from spire_core.federated.private_state import PrivateState
 
@@ -38,11 +38,9 @@ class ClientStore:
 
     def _kept(self, client_id: int) -> list[int]:
         """Return the rounds after which the kept states of a client were stored, in order."""
-        folder = self.folder / f"{client_id:07d}"
         try:
-            with reading("a client's states", folder, GO_BACK):
-                names = os.listdir(folder)
-        except DamagedError:  # there is none
+            names = os.listdir(self.folder / f"{client_id:07d}")
+        except (FileNotFoundError, NotADirectoryError):  # there is none
             return []
         stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
@@ -82,7 +80,7 @@ class ClientStore:
         """
         path = self.path(client_id, num_rounds_done)
         tensors = state.to_tensors()
-        with room_for(path, errors=()):
+        with writing(path):
             self.folder.mkdir(exist_ok=True)
             path.parent.mkdir(exist_ok=True)
             write_arrays(path, {name: t.detach().cpu().numpy() for name, t in tensors.items()})

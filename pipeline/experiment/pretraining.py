@@ -28,10 +28,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
     DELTA,
     EPSILON,
-    EVALUATE_S,
-    FAILED_UPLOADS,
     FINAL_STEP,
-    RSS,
     TRAIN_LOSS,
 )
 from pipeline.results.metrics import round_metrics
@@ -100,7 +97,7 @@ def pretrain(
         log_diagnoses(tracker, [divergence(error)])
         raise
     if mirror is not None:
-        tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=FINAL_STEP)
+        tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=FINAL_STEP)
     log_profile(tracker, run_dir)
     weights = driver.model_weights()
     driver.close()
@@ -168,7 +165,7 @@ class Evaluator(RoundListener):
         began, setting, real = time.monotonic(), self.setting, self.real
         weights, ids = driver.model_weights(), setting.eval_ids
         evaluation = evaluate_pretraining(self.pool, weights, ids, setting.config, done, real)
-        seconds = {EVALUATE_S: time.monotonic() - began}
+        seconds = {"time/evaluate_s": time.monotonic() - began}
         log_evaluation(self.tracker, setting, evaluation, real, seconds)
         is_last = done == setting.config.federation.num_rounds
         kept = evaluation if is_last else evaluation.without_features()
@@ -205,7 +202,10 @@ class RoundRecorder(RoundListener):
     def _record(self, stats: RoundStats) -> None:
         metrics, done = round_metrics(stats, self._track_s), stats.round_idx + 1
         if self.guarantee is None:  # what the machine has in use may depend on who takes part
-            metrics |= {RSS: peak_bytes(), **({} if self.load is None else self.load.sample())}
+            metrics |= {
+                "memory/rss_bytes": peak_bytes(),
+                **({} if self.load is None else self.load.sample()),
+            }
         else:
             num_rounds = self.federation.num_rounds
             if done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:

@@ -10,7 +10,6 @@ from pathlib import Path
 from pipeline.checkpoint.remote import check_storage
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
-from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.diagnosis import diagnose
 from pipeline.evaluation.scores import RealData
 from pipeline.experiment.adaptation import (
@@ -25,8 +24,7 @@ from pipeline.experiment.pretraining import pretrain
 from pipeline.experiment.reuse import reuse_pretraining, with_participants
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import FederationSetup, check_drawing, prepare
-from pipeline.files.atomic import room_for
-from pipeline.files.paths import REVISION, running_code
+from pipeline.files.paths import REVISION, git_revision
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.recording import (
@@ -70,7 +68,6 @@ def run_experiment(
     tags = run_tags(setting, preset) | dict(extra_tags or {})
     name = f"{config.method.name}-{config.data.name}-s{config.seed}"
     with (
-        room_for(tracking_root(config.tracking)),
         Tracker.start(config.tracking, name, tags, parent_run_id) as tracker,
         run_lock(tracker.run_dir),
     ):
@@ -99,7 +96,7 @@ def resume_experiment(
     does not know it, or if its images, its extractor or the code's numbers have changed since its
     start.
     """
-    with room_for(run_dir), run_lock(run_dir):
+    with run_lock(run_dir):
         check_storage(config.tracking)
         keep_noise_key(run_dir, config.privacy)
         setting = prepare(without_key(config))
@@ -107,7 +104,7 @@ def resume_experiment(
         setting = with_participants(setting, run_dir, pretrained)
         with Tracker.resume(config.tracking, run_dir, is_anew) as tracker:
             watcher.started(run_dir)
-            tracker.log_tags({REVISION: running_code()})  # its scores are this code's
+            tracker.log_tags({REVISION: git_revision()})  # its scores are this code's
             if not read_points(run_dir):  # it may have ended before it recorded its settings
                 log_setting(tracker, setting, extra_tags)
             return _run(setting, preset, tracker, watcher, pretrained, actors)
@@ -148,7 +145,7 @@ def _run(
         watcher.stage(adapting)
         pretraining = with_mean_layers(setting, pool, pretraining)
         adaptation = adapt(setting, real, pool, pretraining)
-        log_adaptation(tracker, setting, real, evaluations, adaptation)
+        log_adaptation(tracker, setting, real, adaptation)
 
         state_fingerprint = export_models(setting, pool, pretraining.weights, run_dir)
 

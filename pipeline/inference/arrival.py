@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
-from pipeline.files.atomic import try_lock
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
@@ -157,8 +157,9 @@ def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
         if wanted < first or path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            if try_lock(lock) and not path.exists():
+        lock = FileLock(path.with_suffix(".lock"))
+        with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+            if not path.exists():
                 yield wanted
                 path.with_suffix(".lock").unlink()
                 return

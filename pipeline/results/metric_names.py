@@ -6,9 +6,6 @@ in `pipeline.results.metrics`.
 
 TRAIN_LOSS, DROPPED = "pretrain/loss", "pretrain/dropped"
 ROUND_S = "time/round_s"  # of every round
-RSS = "memory/rss_bytes"  # of every round without a promise to its clients
-KID_FLOOR = "pretrain/kid/floor"
-EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
 # Of the clients of pre-training; of reports alone, where runs of either unit stand together.
 CLIENTS_EPSILON, CLIENTS_DELTA = "privacy/clients_epsilon", "privacy/clients_delta"
@@ -22,8 +19,6 @@ IMAGE_TAGS = {"images.precision": PRECISION, "images.recall": RECALL}  # likewis
 IMAGE_TAGS |= {"copies.fld_excess": FLD_EXCESS, "coverage.kid_ratio": COVERED_RATIO}
 FIT_TAG = "adapt.fit_duration_s"
 FIT_TAGS = {FIT_TAG: "final/adapt_fit_duration_s"}  # likewise
-HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
-FAILED_UPLOADS = "storage/failed_uploads"
 TUNED_TABLE = "tables/pretrain_tuned.json"
 NEW_CLIENTS_TABLE, CONTROLS_TABLE = "tables/new_clients.json", "tables/controls.json"
 CONTROL_NAMES = {  # of `CONTROLS_TABLE`, in words
@@ -63,7 +58,6 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "copied": "text/copied",
 }
 ADAPT_KID_WORST = "adapt/kid/worst"
-ADAPT_TRAIN_LOSS, ADAPT_VAL_LOSS = "adapt/train_loss", "adapt/val_loss"
 # By the field of a forgetting curve.
 FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced", "prompts": "prompts"}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.files.paths import REVISION, running_code
+from pipeline.files.paths import REVISION, git_revision
 from pipeline.theory.backbone import run_backbone
 from pipeline.theory.bridge import run_bridge
 from pipeline.theory.components import run_components
@@ -52,7 +52,7 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
     Figures are written to `out`, or else to the run's own folder. Equal seeds give equal numbers,
     whichever other experiments are in the configuration.
     """
-    tags = {"preset": name, "seed": str(config.seed), REVISION: running_code()}
+    tags = {"preset": name, "seed": str(config.seed), REVISION: git_revision()}
     with Tracker.start(config.tracking, f"theory-{name}", tags, kind="theory") as tracker:
         settings = config.as_dict()
         tracker.log_params({k: v for k, v in settings.items() if k != "tracking"})

@@ -24,12 +24,13 @@ from pipeline.experiment import run
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.pool import LocalClientPool
+from pipeline.files.atomic import write_json
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.runs import noise_key
-from pipeline.runs.layout import CLIENTS, MODEL, NOISE_DEVICE, NOISE_KEY
+from pipeline.runs.layout import CLIENTS, MODEL, NOISE_DEVICE, NOISE_KEY, RESULT
 from pipeline.runs.model_files import client_path
-from pipeline.runs.record import load_start, make_run_dir, make_runs_folder, save_result
+from pipeline.runs.record import load_start, make_run_dir
 from spire_core.errors import ConfigError, RunError
 from spire_core.privacy.noise import key_of
 
@@ -242,10 +243,10 @@ def test_a_run_is_resumed_on_its_own_kind_of_device_alone(mnist_root: Path, tmp_
 
 
 def test_a_key_that_a_kill_left_behind_is_deleted_by_a_resume(tmp_path: Path) -> None:
-    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path), enabled=False))
+    tracking = TrackingConfig(root=str(tmp_path), enabled=False)
     run_dir = make_run_dir(tracking, "0" * 32, "name", None)
     (run_dir / NOISE_KEY).write_bytes(FRESH)
-    save_result(run_dir, {"metrics": {}})
+    write_json(run_dir / RESULT, {"metrics": {}})
     assert main(["resume", run_dir.name, f"tracking.root={tmp_path}"]) == 0
     assert not (run_dir / NOISE_KEY).exists()
 
