@@ -120,7 +120,7 @@ class Report:
             if name in self.tables:
                 cells = tables.texts(name, self.tables[name])
                 rows = cells.itertuples(index=False, name=None)
-                parts.append(f"{name.capitalize()}\n{aligned([*cells], rows)}")
+                parts.append(f"{name.capitalize()}\n{aligned([*map(str, cells)], rows)}")
         notes = "\n".join(f"note      {note}" for note in self.notes)
         attached = f", attached to run {self.parent_id[:8]}" if self.parent_id else ""
         return "\n\n".join([*parts, *filter(None, [notes]), f"page      {self.html}{attached}"])

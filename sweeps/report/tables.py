@@ -104,8 +104,8 @@ def means(runs: pd.DataFrame, columns: Mapping[str, str], by: Sequence[str] = KE
             if key in PROMISES and values.nunique() > 1:
                 middle, half = values.max(), np.nan
             elif key in P_VALUES and len(values):
-                middle = stats.combine_pvalues(values.clip(LEAST_P, 1 - LEAST_P), "stouffer").pvalue
-                half = np.nan
+                found: Any = stats.combine_pvalues(values.clip(LEAST_P, 1 - LEAST_P), "stouffer")
+                middle, half = found.pvalue, np.nan
             row |= {name: middle, name + HALF: half, name + NUM: len(values)}
         if own[[*known.values()]].notna().any(axis=None):
             rows.append(row)
@@ -137,7 +137,7 @@ def controls_frame(rows: pd.DataFrame) -> pd.DataFrame:
     names = {"adapted": "drawn after adaptation", **CONTROL_NAMES}
     rows = rows.assign(images=rows.control.map(names)).drop(columns=["control", "run_id"])
     keys = [*KEYS, "images"]
-    return means(rows, {key: key for key in rows if key not in (*keys, "seed")}, keys)
+    return means(rows, {key: key for key in map(str, rows) if key not in (*keys, "seed")}, keys)
 
 
 def prompts_frame(chosen: pd.DataFrame) -> pd.DataFrame:
