@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
     from spire_core.methods import Method
-    from sweeps.report.page import Report
+    from sweeps.report.make import Report
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any] | Sequence[str]
@@ -190,11 +190,10 @@ def sweep(
 
     With `retry_failed` failed trials run again as well. `report` writes the report.
     """
-    from sweeps.design.config import load_study
+    from sweeps.design.config import load_sweep
     from sweeps.sweep import run_sweep
 
-    loaded, recorded = load_study(str(name_or_file), words_of(settings))
-    return run_sweep(loaded, say, retry_failed, recorded)
+    return run_sweep(load_sweep(str(name_or_file), words_of(settings)), say, retry_failed)
 
 
 def report(

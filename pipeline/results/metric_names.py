@@ -7,8 +7,6 @@ in `pipeline.results.metrics`.
 TRAIN_LOSS, DROPPED = "pretrain/loss", "pretrain/dropped"
 ROUND_S = "time/round_s"  # of every round
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
-# Of the clients of pre-training; of reports alone, where runs of either unit stand together.
-CLIENTS_EPSILON, CLIENTS_DELTA = "privacy/clients_epsilon", "privacy/clients_delta"
 NN_SHARE, NN_CHANCE, NN_P = (f"final/adapt_nn_{name}" for name in ("share", "chance", "p"))
 NN_EXCESS = "final/adapt_nn_excess"  # the share minus chance; of reports alone
 # Tags of a run, and the final values in reports that they stand for: runs have metrics enough.

@@ -187,15 +187,16 @@ def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:
         )
 
 
-def located(config: Config) -> Config:
+def located(config: Config, folder: str = "") -> Config:
     """Return a configuration with absolute paths; None, the default of each machine, stays.
 
-    ConfigError for a path that is relative to the temporary folder of a Ray job.
+    `folder`: where relative paths start, if not here. ConfigError for a path that is relative to
+    the temporary folder of a Ray job.
     """
     for group, name in PATHS:
         settings = getattr(config, group)
         if (path := getattr(settings, name)) is not None:
-            path = str(lasting(path, f"{group}.{name}"))
+            path = str(lasting(Path(folder, expanded(path)), f"{group}.{name}"))
             config = replace(config, **{group: replace(settings, **{name: path})})
     return config
 

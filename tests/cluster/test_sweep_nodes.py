@@ -120,8 +120,8 @@ def main(folder: Path, lost: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    from sweeps.cli import outcome_json
     from sweeps.execution import tune
-    from sweeps.outcome_text import outcome_json
     from sweeps.sweep import run_sweep
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
