@@ -61,8 +61,7 @@ class Run:
 
     def type(self, *words: str) -> None:
         """Start a command."""
-        env = {"MLFLOW_TRACKING_URI": self.uri}
-        self.command = Command(self.folder, store_root(), *words, **env)
+        self.command = Command(self.folder, store_root(), *words, MLFLOW_TRACKING_URI=self.uri)
 
     def end(self) -> tuple[int, dict[str, Any]]:
         """Wait for the command; return its exit code and the object that it printed, if any."""
@@ -73,6 +72,11 @@ class Run:
     @property
     def run_dir(self) -> Path:
         return next(self.folder.glob(f"runs/*/{RECORD}")).parent
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that have been recorded so far; -1 before there is a run."""
+        return self.command.num_rounds if any(self.folder.glob(f"runs/*/{RECORD}")) else -1
 
     def wait_until(self, is_true: Callable[[], bool]) -> None:
         self.command.wait_until(is_true, COMMAND_S)
@@ -88,13 +92,13 @@ class Run:
         Before the first round the clients start; after the last one, new clients are fitted.
         """
         chosen, share = rng.randint(first, num_rounds), rng.random()
-        self.wait_until(lambda: self.command.num_rounds >= chosen - 1)
+        self.wait_until(lambda: self.num_rounds >= chosen - 1)
         began = time.monotonic()
-        self.wait_until(lambda: self.command.num_rounds >= chosen)
+        self.wait_until(lambda: self.num_rounds >= chosen)
         delay_s = share * min(time.monotonic() - began, MAX_DELAY_S)
         end = time.monotonic() + delay_s
         self.wait_until(lambda: time.monotonic() >= end)
-        return f"{self.command.num_rounds} rounds + {delay_s:.2f} s"
+        return f"{self.num_rounds} rounds + {delay_s:.2f} s"
 
 
 class Server:
@@ -199,10 +203,10 @@ def take_server_down(run: Run, num_rounds: int, rng: random.Random, server: Serv
     """Let the server die or stop; bring it back some rounds later, or after the run's end."""
     kind, stays_away = rng.choice(("killed", "stopped")), rng.random() < 0.5
     moment = run.wait_for_moment(num_rounds, rng)
-    back = num_rounds + 1 if stays_away else rng.randint(run.command.num_rounds, num_rounds)
+    back = num_rounds + 1 if stays_away else rng.randint(run.num_rounds, num_rounds)
     server.kill() if kind == "killed" else server.send(signal.SIGSTOP)
     with contextlib.suppress(Missed):
-        run.wait_until(lambda: run.command.num_rounds >= back)
+        run.wait_until(lambda: run.num_rounds >= back)
     server.start() if kind == "killed" else server.send(signal.SIGCONT)
     return f"server {kind} at {moment}, back at {back} rounds or the end"
 

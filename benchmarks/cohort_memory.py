@@ -1,7 +1,7 @@
 """Memory of a round by the size of its cohort, in a real run on two actors.
 
-Counted, every 0.1 s: the private memory of the driver and of all client actors, the memory of the
-run's own process, and the allocated part of Ray's object store.
+Counted, every 0.1 s: the private memory of the driver and of all client actors, and the allocated
+part of Ray's object store.
 
     for cohort in 10 80 640; do python benchmarks/cohort_memory.py $cohort; done
     python benchmarks/cohort_memory.py 100 --preset mnist --rounds 1 client.batch_size=2
@@ -35,7 +35,6 @@ SETTINGS = (
     "tracking.checkpoint_every=0",
     "resources.num_actors=2",
 )
-MIB = 2**20
 
 
 class Enough(Exception):
@@ -46,8 +45,7 @@ class Scales(Watcher):
     """Weighs the processes of a run until its last round has ended."""
 
     def __init__(self) -> None:
-        self.peak: dict[str, float] = {}
-        self.most = 0.0  # of driver, client actors and store at once
+        self.peak = 0.0  # MiB
         self.round_s: list[float] = []
         self._last_round, self._is_over = 0, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -65,32 +63,20 @@ class Scales(Watcher):
 
     def _run(self) -> None:
         while not self._is_over.wait(0.1):
-            now = weights()
-            for name, size in now.items():
-                self.peak[name] = max(size, self.peak.get(name, 0.0))
-            counted = sum(size for name, size in now.items() if name != "run")
-            self.most = max(self.most, counted)
+            self.peak = max(self.peak, weight())
 
 
-def weights() -> dict[str, float]:
-    """Return the MiB of each kind of process of this one's Ray, and of its object store."""
-    this = psutil.Process()
-    found = {"run": private_bytes(this) / MIB, "driver": 0.0, "client actors": 0.0, "store": 0.0}
-    for child in this.children(recursive=True):
+def weight() -> float:
+    """Return the MiB of this process's Ray: private memory of actors, and its object store."""
+    total = 0
+    for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
-            title = "".join(child.cmdline()[:1])
-            if title.startswith("ray::Driver"):
-                found["driver"] += private_bytes(child) / MIB
-            elif title.startswith("ray::ClientActor"):
-                found["client actors"] += private_bytes(child) / MIB
+            if "".join(child.cmdline()[:1]).startswith(("ray::Driver", "ray::ClientActor")):
+                memory = child.memory_info()
+                total += memory.rss - memory.shared
             elif child.name() == "raylet":
-                found["store"] = store_bytes(child.pid) / MIB
-    return found
-
-
-def private_bytes(process: psutil.Process) -> int:
-    memory = process.memory_info()
-    return memory.rss - memory.shared
+                total += store_bytes(child.pid)
+    return total / 2**20
 
 
 def store_bytes(raylet: int) -> int:
@@ -118,9 +104,7 @@ def main() -> None:
         words += [f"federation.num_rounds={args.rounds}", *args.overrides]
         with contextlib.suppress(Enough):
             run_experiment(load_config(args.preset, words), args.preset, scales)
-    for name, size in {**scales.peak, "driver, client actors and store": scales.most}.items():
-        print(f"{name}: {size:.0f} MiB")
-    print("seconds of the rounds:", [round(s, 2) for s in scales.round_s])
+    print(f"{scales.peak:.0f} MiB; seconds of the rounds:", [round(s, 2) for s in scales.round_s])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast clients train and new clients are fitted in one process, beside plain PyTorch loops.
+"""How fast clients train in one process beside a plain PyTorch loop, and new clients are fitted.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.engine
 
@@ -18,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.peers.ours_rounds import opened_driver
 from benchmarks.peers.plain import train_clients
@@ -35,7 +34,7 @@ from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.training.context import ClientContext
-from spire_core.training.fit import TrainingObjective, to_float
+from spire_core.training.fit import TrainingObjective
 
 STEP = Work(width=8, num_clients=5, num_steps=4)
 NEW_CLIENTS, AT_ONCE = 64, 8
@@ -74,7 +73,7 @@ def time_step(repeats: int) -> None:
 
 
 class Fits:
-    """What fits new clients in a network, each on 64 images of its own for one epoch."""
+    """Fits embeddings of new clients in a network, each on 64 images of its own for one epoch."""
 
     def __init__(self, network: ModelConfig) -> None:
         config, self.settings = load_config("mnist-cpu"), AdaptConfig(epochs=1)
@@ -84,25 +83,6 @@ class Fits:
         self.model = FlatModel(network, MethodConfig("spire"), 1)
         self.weights = initial_weights(network, MethodConfig("spire"), 1, 0)
         self.start = PrivateState({CLIENT_EMB: torch.zeros(network.d_emb)})
-
-    def plainly(self) -> None:
-        """Fit embeddings as one would write it: the network frozen, torch's Adam."""
-        self.model.load(self.weights)
-        net = self.model.net.requires_grad_(False)
-        diffusion, rate = self.objective.diffusion, self.model.method.record.adapt_lr
-        for client in self.clients[:AT_ONCE]:
-            emb = torch.nn.Parameter(self.start.parts[CLIENT_EMB].clone())
-            optimizer = torch.optim.Adam([emb], lr=rate)
-            for batch in torch.randperm(64).split(16):
-                x0 = to_float(client.images[batch])
-                t = torch.randint(0, diffusion.config.num_timesteps, (16,))
-
-                def denoiser(xt: Tensor, t: Tensor, emb: Tensor = emb) -> Tensor:
-                    return net(xt, t, emb.expand(16, -1))
-
-                optimizer.zero_grad()
-                diffusion.loss(denoiser, x0, t, torch.randn_like(x0)).mean().backward()
-                optimizer.step()
 
     def one_by_one(self) -> None:
         for client in self.clients[:AT_ONCE]:
@@ -131,9 +111,8 @@ def time_adaptation(repeats: int) -> None:
     for name, network in {**networks, "mnist-cpu": load_config("mnist-cpu").model}.items():
         fits = Fits(network)
         systems: dict[str, tuple[Call, int]] = {
-            "plain loop": (fits.plainly, AT_ONCE),
-            "embeddings one by one": (fits.one_by_one, AT_ONCE),
-            f"embeddings in batches of {AT_ONCE} clients": (fits.together, NEW_CLIENTS),
+            f"in batches of {AT_ONCE} clients": (fits.together, NEW_CLIENTS),
+            "one by one": (fits.one_by_one, AT_ONCE),
         }
         compare(f"adaptation, {name}", systems, repeats)
 
