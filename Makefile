@@ -61,8 +61,8 @@ lint: $(VENV)/.dev  ## linter, formatting and types
 check: lint  ## the linters, layering and unit tests
 	$(PYTEST) tests/unit
 
-bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python benchmarks/engine.py
+bench: $(STAMP)  ## speed of training and fitting beside plain PyTorch, as in docs/performance.md
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m benchmarks.engine
 
 $(PEERS)/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)
@@ -73,7 +73,7 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 	$(VENV)/bin/python -m benchmarks.peers.run
 
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
-	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
+	$(VENV)/bin/python -m benchmarks.chaos --runs 20 --seed 0
 
 docs: $(VENV)/.docs  ## the pages as a site, in build/site, with all options and functions
 	{ echo '# The command'; for verb in run resume adapt sample export audit 'data fetch' 'data show' \

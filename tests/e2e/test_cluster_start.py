@@ -95,7 +95,7 @@ def test_an_interrupt_while_it_starts_leaves_nothing(
     try:
         command.wait_until(lambda: bool(command.processes("gcs_server")), 180)
         command.process.send_signal(number)
-        assert command.end(120)[:2] == (130, "spire run: interrupted")
-        assert command.left_behind(15)[0] == []
+        assert command.end(120) == (130, "spire run: interrupted")
+        assert command.left_behind(15) == []
     finally:
         command.kill()

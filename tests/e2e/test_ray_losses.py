@@ -40,7 +40,7 @@ def begun(tmp_path: Path, mnist_root: Path) -> Iterator[Command]:
 
 
 def assert_goes_on(command: Command, mnist_root: Path, expected: str) -> None:
-    assert command.left_behind(LEFT_S)[0] == []
+    assert command.left_behind(LEFT_S) == []
     told = answer(command.folder, mnist_root, "resume", "last", "resources.pool=local")
     assert told["state_fingerprint"] == expected
 
@@ -51,7 +51,7 @@ def test_sigterm_and_ctrl_c_keep_the_last_round(
 ) -> None:
     """SIGTERM as batch systems and `ray job stop` send it, Ctrl-C to the whole group."""
     (os.killpg if to_all else os.kill)(begun.process.pid, number)
-    code, told, _ = begun.end(END_S)
+    code, told = begun.end(END_S)
     assert code == 130, begun.err.read_text()
     assert re.fullmatch(r"spire run: interrupted: spire resume \w+ goes on from .*", told), told
     newest = max(begun.folder.glob("runs/*/checkpoints/0*/manifest.json"))
@@ -74,6 +74,6 @@ def test_a_run_that_loses_ray_ends_and_goes_on(
         os.killpg(begun.process.pid, number)
     else:
         begun.processes(name)[0].send_signal(number)
-    code, _, _ = begun.end(END_S)
+    code, _ = begun.end(END_S)
     assert code != 0
     assert_goes_on(begun, mnist_root, expected)

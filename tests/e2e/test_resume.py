@@ -39,7 +39,7 @@ def end_early(kind: signal.Signals, command: Command) -> tuple[int, str]:
     before = checkpoints(command.folder)
     command.wait_until(lambda: checkpoints(command.folder)[-1:] != before[-1:], LIMIT_S)
     command.process.send_signal(kind)
-    code, told, _ = command.end(LIMIT_S)
+    code, told = command.end(LIMIT_S)
     assert checkpoints(command.folder)[-1] < NUM_ROUNDS, "the run was too quick to be ended"
     return code, told
 
@@ -55,7 +55,7 @@ def test_a_run_that_was_ended_early_and_then_killed_goes_on(
         assert re.fullmatch(r"spire run: interrupted: spire resume \w+ goes on from .*", told), told
         assert "Traceback" not in command.err.read_text()
         assert checkpoints(tmp_path)[-1] == command.num_rounds
-        assert command.left_behind(LEFT_S)[0] == []
+        assert command.left_behind(LEFT_S) == []
     finally:
         command.kill()
     command = Command(tmp_path, mnist_root, "resume", "last")

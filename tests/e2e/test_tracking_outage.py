@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import pytest
 import ray
+from failing_proxy import Proxy
 from mlflow import MlflowClient
 from warm_process import WarmPopen
 
-from benchmarks.flaky_delivery import Proxy
 from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
 from pipeline.tracking import tracker
