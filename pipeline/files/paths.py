@@ -1,5 +1,6 @@
 """Paths that outlive the process, addresses without passwords, and the commit of the code."""
 
+import functools
 import os
 import re
 import subprocess
@@ -85,6 +86,7 @@ def git_revision(source: Path = HERE) -> str | None:
     return _git(source, "describe", "--always", "--dirty", "--exclude=*")
 
 
+@functools.cache
 def running_code() -> str:
     """Return the commit of the running code as a tag has it, "unknown" if it is not known."""
     return git_revision() or "unknown"
