@@ -19,9 +19,8 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.controls import ControlRule
 from pipeline.evaluation.forgetting import POOLED_IMAGES, forgetting_curve, population_kid
 from pipeline.evaluation.scores import RealData, Scoring, cross_client_kid, pooled_features
-from pipeline.federation.collecting import collect
 from pipeline.federation.messages import AdaptReport, ControlScores, FittedClient
-from pipeline.federation.pool import ClientPool, in_groups
+from pipeline.federation.pool import ClientPool, collect, in_groups
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from spire_core.config.adapt import can_adapt_together
@@ -119,7 +118,7 @@ def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np
         pool.run_all("add_parts", groups, name, part, handle, len(ids))
 
     def total() -> HiddenSum | None:
-        return pool.combined("sum_of", "vector_total", name, combine_args=(size,))
+        return pool.combined(name, "vector_total", size)
 
     found = collect(pool, in_groups(ids, ADDED_AT_ONCE), compute, total)
     return torch.from_numpy(vector_form(len(ids)).decode(found.numbers) / len(ids)).float()

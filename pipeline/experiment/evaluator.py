@@ -27,7 +27,7 @@ from pipeline.evaluation.scores import (
     score_clients,
 )
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
@@ -92,13 +92,13 @@ class Evaluator(RoundListener):
         self.evaluations: list[Evaluation] = []
         self._pending: PendingScores | None = None
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         if done in self.due:
             self.start(driver.model_weights(), done)
         if self.watcher.may_stop or done == self.setting.config.federation.num_rounds:
             self.collect()
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         done = stats.round_idx + 1
         must_wait = done in self.due or is_checkpoint_due(done, self.setting.config)
         self.collect(None if must_wait else 0.0)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.experiment.evaluator import Evaluator, with_last_samples
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.profiling import Profiler, profiled_rounds
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
@@ -74,8 +73,8 @@ def pretrain(
     if lost := rounds_without_numbers(run_dir, state.round_idx):
         logger.warning("the numbers of rounds %s are lost: the result is the same", lost)
         tracker.log_tags({"spire.rounds_without_numbers": lost})
-    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
-    rounds = replace(rounds, guarantee=promise_to_clients(config))
+    sizes, shared_size = setting.partition.train_sizes, setting.model.layout.num_without_local
+    rounds = RoundSettings(config, sizes, shared_size, promise_to_clients(config))
     driver = make_driver(pool, state, rounds)
     if config.client.engine == "grouped" and config.resolved_client.engine == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
@@ -111,7 +110,7 @@ def _train(
     setting: FederationSetup,
     real: RealData,
     pool: ClientPool,
-    driver: RoundDriver,
+    driver: Driver,
     first: int,
     tracker: Tracker,
     watcher: Watcher,
@@ -180,7 +179,7 @@ class RoundRecorder(RoundListener):
     def begin_rounds(self, rounds: range) -> None:
         self._num_recorded = rounds.start
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         began = time.monotonic()
         self._record(stats)
         self._track_s, self._num_recorded = time.monotonic() - began, stats.round_idx + 1

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.clients.profiler import NUM_ROUNDS
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
@@ -40,12 +40,12 @@ class Profiler(RoundListener):
     def __init__(self, pool: ClientPool, run_dir: Path, rounds: range) -> None:
         self.pool, self.run_dir, self.rounds = pool, run_dir, rounds
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         if done in self.rounds[:1]:
-            self.pool.ask_first("start_profile")
+            next(self.pool.each("start_profile"))
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx in self.rounds[-1:]:
             name = f"rounds_{self.rounds[0] + 1}-{self.rounds[-1] + 1}"  # as metrics count them
-            if not self.pool.ask_first("save_profile", self.run_dir / PROFILE, name):
+            if not next(self.pool.each("save_profile", self.run_dir / PROFILE, name)):
                 _log.warning("no profile: the client actor that was watched has been lost")

@@ -90,12 +90,14 @@ def adapt_arrival(
         client = ClientData(split, images, arriving.mixture, tokens, encode=encode)
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         stand_in = adapter.evaluator.real_features(client)
-        weights, mean_emb, protection = run.weights.numpy(), _mean_emb(run, config), None
+        weights, mean_emb = run.weights.numpy(), _mean_emb(run, config)
+        clip_norm = noise = None
         if privacy.is_on:  # with a noise key that no file gets
             noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
             clip_norm = adapter.clip_norm(weights, config, mean_emb)
-            protection = adapter.protection(config, clip_norm, noise)
-        [(fitted, state)] = adapter.fit([client], weights, config, mean_emb, stand_in, protection)
+        [(fitted, state)] = adapter.fit(
+            [client], weights, config, mean_emb, stand_in, clip_norm, noise
+        )
         report = report_of(fitted, fitted.looks)
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)

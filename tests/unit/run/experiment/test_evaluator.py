@@ -16,7 +16,7 @@ from pipeline.experiment import evaluator
 from pipeline.experiment.evaluator import Evaluator
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver, RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
 from spire_core.errors import DataError
@@ -41,7 +41,7 @@ class Witness(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         self.told.append(("round", stats.round_idx + 1))
         if stats.round_idx == 0:
             self.one_round.set()

@@ -23,7 +23,7 @@ from pipeline.experiment import run
 from pipeline.experiment.pretraining import rounds_without_numbers
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
 from pipeline.results import tables
@@ -58,7 +58,7 @@ class Crasher(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx + 1 == self.at_round:
             raise Crash
 
@@ -73,7 +73,7 @@ class Rounds(Watcher):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         self.seen.append(stats.round_idx)
 
 
@@ -263,7 +263,7 @@ class FullDisk(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx + 1 == self.at_round:
             until = time.monotonic() + 120  # the last checkpoint is written beside the round
             while kept_rounds(self.run_dir) != (2,) and time.monotonic() < until:
@@ -332,7 +332,7 @@ class Intruder(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx == 1:
             self.exit_codes.append(main(["resume", str(self.run_dir)]))
 
