@@ -90,7 +90,7 @@ def driver_for(pool: ClientPool, config: Config, work: Work) -> Driver:
     )
     config = dataclasses.replace(config, federation=federation, seed=0)
     layout = FlatModel(config.model, config.method, 1).layout
-    rounds = RoundSettings.of(config, [IMAGES] * work.num_clients, layout)
+    rounds = RoundSettings(config, [IMAGES] * work.num_clients, layout.num_without_local)
     return Driver(pool, ServerState.initial(weights), rounds)
 
 

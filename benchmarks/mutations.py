@@ -82,7 +82,7 @@ MUTATIONS = (
     _mutation(
         "clients draw without the moving average",
         "pipeline/federation/driver.py",
-        "return self.state.ema if self.settings.server.ema > 0 else self.state.weights",
+        "return self.state.ema if self.settings.config.server.ema > 0 else self.state.weights",
         "return self.state.weights",
         f"{RUN}/federation/test_driver.py",
     ),
@@ -102,7 +102,7 @@ MUTATIONS = (
     ),
     _mutation(
         "a client is in the mean twice",
-        "pipeline/federation/collecting.py",
+        "pipeline/federation/pool.py",
         "if len(found) == len(wanted) and set(found) == wanted:",
         "if set(found) == wanted:",
         f"{RUN}/federation/test_driver.py",
@@ -273,8 +273,8 @@ MUTATIONS = (
     _mutation(
         "the server's side imports the clients'",
         "pipeline/federation/driver.py",
-        "from pipeline.federation.collecting import ",
-        "import pipeline.clients.store\nfrom pipeline.federation.collecting import ",
+        "from pipeline.federation.pool import ",
+        "import pipeline.clients.store\nfrom pipeline.federation.pool import ",
         "tests/unit/test_layering.py",
     ),
     _mutation(

@@ -17,7 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.data.fetch import check_source, fetch_if_missing
-from pipeline.federation.setup import check_drawing, prepare, setup_key
+from pipeline.federation.setup import prepare, setup_key
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_queries import NOTE, shortened
 from pipeline.tracking.tracker import Status, Tracker, check_store, has_ended, is_deleted
@@ -190,7 +190,6 @@ def check_data(planned: Sequence[Trial], say: Say, begins: bool = True) -> None:
         config = located(trial.config)
         check_source(config.data.name, config.data.path, begins)
         fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
-        check_drawing(config)
         key = setup_key(config)
         if key not in seen:
             seen.add(key)

@@ -81,7 +81,8 @@ def run_rounds() -> None:
     with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
         pool, make_driver = opened
         state = ServerState.initial(first_weights(work).numpy())
-        rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
+        layout = setting.model.layout
+        rounds = RoundSettings(config, setting.partition.train_sizes, layout.num_without_local)
         driver = make_driver(pool, state, rounds)
         for _ in range(args.num_rounds):
             stats = driver.run_round()

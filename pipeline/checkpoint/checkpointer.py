@@ -16,7 +16,7 @@ from pipeline.checkpoint.snapshots import (
 )
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.runs.server_state import write_state
@@ -69,7 +69,7 @@ class Checkpointer(RoundListener):
         pending = () if self._pending is None else self._pending[:1]
         return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if self._pending is not None and self._pending[1].done():
             self.wait()  # one that failed ends the run now
         if is_checkpoint_due(stats.round_idx + 1, self.config):
@@ -98,7 +98,7 @@ class Checkpointer(RoundListener):
             if self.mirror is not None:
                 self.mirror.close(upload_s)
 
-    def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
+    def take(self, driver: Driver, num_rounds_done: int) -> None:
         """Begin a checkpoint of the driver's state, unless that round has one.
 
         Raises the error of the checkpoint before, such as RunError if there was no room for it.

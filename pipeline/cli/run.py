@@ -80,13 +80,12 @@ def _dry_run(preset: str, words: list[str]) -> Answer:
     from pipeline.cli.setup_text import setting_json, setting_text
     from pipeline.data.fetch import check_source, fetch_if_missing
     from pipeline.experiment.estimate import run_seconds
-    from pipeline.federation.setup import check_drawing, prepare
+    from pipeline.federation.setup import prepare
 
     config = located(load_typed(preset, words))
     check_source(config.data.name, config.data.path)
     fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
     warn_of_store(config.tracking)
-    check_drawing(config)
     plan, setting = _plan(config), prepare(config)
     num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
     description = setting_json(setting, preset, plan, run_seconds(config, num_cpus))

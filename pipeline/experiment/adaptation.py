@@ -28,9 +28,8 @@ from pipeline.evaluation.scores import (
     pooled_features,
     score_clients,
 )
-from pipeline.federation.collecting import collect
 from pipeline.federation.messages import AdaptReport, ControlScores, FittedClient
-from pipeline.federation.pool import ClientPool, in_groups
+from pipeline.federation.pool import ClientPool, collect, in_groups
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from pipeline.runs.layout import CLIENTS
@@ -177,7 +176,7 @@ def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np
         pool.run_all("add_parts", groups, name, part, handle, len(ids))
 
     def total() -> HiddenSum | None:
-        return pool.combined("sum_of", "vector_total", name, combine_args=(size,))
+        return pool.combined(name, "vector_total", size)
 
     found = collect(pool, in_groups(ids, ADDED_AT_ONCE), compute, total)
     return torch.from_numpy(vector_form(len(ids)).decode(found.numbers) / len(ids)).float()

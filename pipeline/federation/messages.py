@@ -106,7 +106,7 @@ class FittedClient:
     kept_epoch: int
     num_trained: int
     fit_duration_s: float  # of its fit alone; of clients side by side, an equal share
-    duration_s: float  # of everything but its looks
+    duration_s: float  # of everything but its looks; in a report, of these as well
     guarantee: Guarantee | None = None
     guidance: float | None = None  # as the client has chosen it, if it did
     looks: tuple[Look, ...] = ()
@@ -114,12 +114,9 @@ class FittedClient:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptReport:
-    """A new client's report of its adaptation; its own parts stay in its file."""
+class AdaptReport(FittedClient):
+    """A new client's fit and the looks at it as one report."""
 
-    client_id: int
-    curve: "tuple[AdaptPoint, ...]"
-    kept_epoch: int
     before: GeneratedSamples
     after: GeneratedSamples
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
@@ -127,13 +124,8 @@ class AdaptReport:
     heldout: "Mapping[int, Tensor]"
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
-    num_trained: int
-    fit_duration_s: float  # of the fit alone
-    duration_s: float  # of everything: fit, choice of a guidance, and all looks
-    guarantee: Guarantee | None = None  # that of its privacy, if it has one
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
     fld_gap: float | None = None  # likewise, and only with eval.controls
-    guidance: float | None = None  # as the client has chosen it, if it did
 
 
 @dataclass(frozen=True)

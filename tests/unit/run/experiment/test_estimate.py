@@ -6,12 +6,12 @@ import pytest
 
 from pipeline.cli.tables import duration
 from pipeline.clients.context import ModelContext
+from pipeline.clients.rounds import StepCosts
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment import estimate
 from pipeline.experiment.estimate import (
     START_S,
-    Costs,
     adaptation_s,
     kind_of,
     measure,
@@ -19,7 +19,7 @@ from pipeline.experiment.estimate import (
     run_seconds,
 )
 
-COSTS = Costs(train_s=1.0, look_s=1e-3)
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
 DRAWS = ("eval.num_images=100", "diffusion.sample_steps=10")  # 1 s for one client
 ONE_EPOCH = ("federation.tau=null", "federation.local_epochs=1")
@@ -103,7 +103,7 @@ def test_actors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_large_cohort_is_not_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def measured(config: Config) -> Costs:
+    def measured(config: Config) -> StepCosts:
         sizes.append(config.federation.cohort_size)
         return COSTS
 

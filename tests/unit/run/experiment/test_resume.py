@@ -22,7 +22,7 @@ from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
 from pipeline.results import tables
@@ -57,7 +57,7 @@ class Crasher(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx + 1 == self.at_round:
             raise Crash
 
@@ -72,7 +72,7 @@ class Rounds(Watcher):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         self.seen.append(stats.round_idx)
 
 
@@ -262,7 +262,7 @@ class FullDisk(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx + 1 == self.at_round:
             until = time.monotonic() + 120  # the last checkpoint is written beside the round
             while kept_rounds(self.run_dir) != (2,) and time.monotonic() < until:
@@ -331,7 +331,7 @@ class Intruder(Watcher):
     def started(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx == 1:
             self.exit_codes.append(main(["resume", str(self.run_dir)]))
 

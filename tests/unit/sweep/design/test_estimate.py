@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from trial_runs import begun
 
+from pipeline.clients.rounds import StepCosts
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
-from pipeline.experiment.estimate import START_S, Costs, adaptation_s, pretraining_s
+from pipeline.experiment.estimate import START_S, adaptation_s, pretraining_s
 from sweeps.design.config import SweepConfig
 from sweeps.design.estimate import sweep_seconds
 from sweeps.design.points import Trial, trial_of, trials
@@ -17,7 +18,7 @@ from sweeps.execution.search import optuna_search
 from sweeps.execution.study import Study
 from sweeps.outcome_text import plan_json
 
-COSTS = Costs(train_s=1.0, look_s=1e-3)
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)
 
 
 def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
