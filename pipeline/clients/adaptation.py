@@ -1,8 +1,8 @@
 """The way of a new client: it fits its own parts to a backbone, is looked at, and is reported on.
 
-A single client is looked at between its epochs. Where clients train their embeddings in one batch,
-these are kept after each epoch of interest and looked at afterwards. `report_of` makes one report
-of either. P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
+A single client is looked at between its epochs, and afterwards with the parts that it keeps. Where
+clients train their embeddings in one batch, these are kept after each epoch of interest, and all
+looks come afterwards. P: length of the weight vector, n: images, D: features.
 """
 
 import time
@@ -103,7 +103,7 @@ class ClientAdapter:
 
         With features `pooled` (n, D) of the population's held-out images, a single client is looked
         at between its epochs. Without, the clients train embeddings in one batch, and their private
-        states have these after each epoch to look at.
+        states have these after each epoch to look at. `look` takes the looks that are asked for.
         """
         began, is_together, context = time.monotonic(), pooled is None, self.context
         config, model, objective = context.config, context.model, context.objective()
@@ -134,13 +134,6 @@ class ClientAdapter:
         total_s = (time.monotonic() - began - looks_s) / len(clients)
         results = []
         for watch, one, client, scale in zip(watches, adapted, inputs, scales, strict=True):
-            looks, asked, state = (), (), replace(one.state, guidance=scale)
-            if is_together:
-                asked = _asked(client.client_id, one, scale)
-                kept = {one.kept_epoch: state.parts[CLIENT_EMB].clone()}
-                state = replace(state, snapshots=watch.embs | kept)
-            else:
-                looks = watch.with_kept(one, start, scale)
             fitted = FittedClient(
                 client_id=client.client_id,
                 curve=one.curve,
@@ -150,10 +143,10 @@ class ClientAdapter:
                 duration_s=total_s,
                 guarantee=protection and protection.guarantee(len(client.images)),
                 guidance=scale,
-                looks=looks,
-                asked=asked,
+                looks=tuple(watch.looks),
+                asked=_asked(client.client_id, one, scale, is_together),
             )
-            results.append((fitted, state))
+            results.append((fitted, replace(one.state, guidance=scale, snapshots=watch.embs)))
         return results
 
     def tune(
@@ -206,28 +199,58 @@ class ClientAdapter:
     def look(
         self,
         clients: Sequence[ClientData],
-        embs: Sequence[Tensor],
+        states: Sequence[PrivateState],
         weights: np.ndarray,
         pooled: Tensor,
         asked: Sequence[LookAt],
     ) -> list[Look]:
-        """Look at new clients with these embeddings (D_emb,) on the backbone (P,), in one batch."""
-        began = time.monotonic()
-        self.context.model.load(self.context.on_device(weights))
-        drawn = self.evaluator.generate_all(clients, embs, None, [ask.guidance for ask in asked])
+        """Look on the backbone (P,) at a new client in this state, or at several's embeddings."""
+        began, start = time.monotonic(), self.context.on_device(weights)
+        loaded = [load_client(self.context.model, start, state) for state in states]
+        embs = [emb for emb in loaded if emb is not None] or None
+        reference, scales = self.evaluator.reference(start), [ask.guidance for ask in asked]
+        drawn = self.evaluator.generate_all(clients, embs, reference, scales)
         drawing_s, looks = (time.monotonic() - began) / len(clients), []
-        for client, emb, images, ask in zip(clients, embs, drawn, asked, strict=True):
-            watch, own = _Watch(self, client, None, pooled), emb.to(self.context.device)
-            look = watch.seen(ask, own, images, time.monotonic() - drawing_s)
-            looks.append(look if ask.is_whole else replace(look, drawn=None))
+        for client, emb, images, ask in zip(clients, loaded, drawn, asked, strict=True):
+            began = time.monotonic() - drawing_s
+            looks.append(self.seen(client, images, emb, pooled, ask, began))
         return looks
+
+    def seen(
+        self,
+        client: ClientData,
+        images: Tensor,
+        emb: Tensor | None,
+        pooled: Tensor,
+        ask: LookAt,
+        began: float,
+    ) -> Look:
+        """Return a look at a client, of images (n, C, H, W) that were drawn as it since `began`."""
+        evaluator, distances, near, gap = self.evaluator, None, None, None
+        samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
+        scores = evaluator.scores(client, images, samples, heldout, pooled)
+        if ask.is_kept:
+            fitted = client.as_fitted(self.context.config)
+            distances = evaluator.distances(fitted, images)
+            near, gap = evaluator.signs_of_copies(fitted, images, samples)
+        return Look(
+            epoch=ask.epoch,
+            guidance=ask.guidance,
+            scores=scores,
+            heldout=heldout,
+            duration_s=time.monotonic() - began,
+            drawn=samples if ask.is_kept or ask.epoch == 0 else None,  # others are not read
+            distances=distances,
+            neighbours=near,
+            fld_gap=gap,
+        )
 
 
 @dataclass
 class _Watch:
-    """Looks at a new client or, where nobody is `pooled`, keeps its embeddings as it fits.
+    """Looks at a new client as it fits or, where nobody is `pooled`, keeps its embeddings.
 
-    `embs`: by epoch. `images` are those of the last look.
+    `embs`: by epoch.
     """
 
     adapter: ClientAdapter
@@ -238,74 +261,36 @@ class _Watch:
     looks: list[Look] = field(default_factory=list)
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-        """Observe a client after an epoch, with the network's present weights."""
+        """Observe a client after an epoch."""
         emb = None if emb is None else emb.detach()
         if self.pooled is None:
             assert emb is not None  # embeddings alone share a batch
             self.embs[epoch] = emb.cpu().clone()
             return {}
-        if len(self.looks) > 1:  # the samples of the first and of the last one are read again
-            self.looks[-1] = replace(self.looks[-1], drawn=None)
-        self.looks.append(self._look(LookAt(self.client.client_id, epoch, False), emb))
+        began, client, adapter = time.monotonic(), self.client, self.adapter
+        images = adapter.evaluator.generate(client, emb, self.reference)
+        ask = LookAt(client.client_id, epoch)
+        self.looks.append(adapter.seen(client, images, emb, self.pooled, ask, began))
         return self.looks[-1].scores
 
-    def with_kept(self, adapted: Adapted, start: Tensor, scale: Scale) -> tuple[Look, ...]:
-        """Return all looks; the last one, after the kept epoch with the chosen scale, is whole.
 
-        If that was the last one already, its images are not drawn again.
-        """
-        is_drawn = scale is None and self.looks[-1].epoch == adapted.kept_epoch
-        emb = load_client(self.adapter.context.model, start, adapted.state)
-        ask = LookAt(self.client.client_id, adapted.kept_epoch, True, scale)
-        if not is_drawn:
-            return (*self.looks, self._look(ask, emb))
-        before = self.looks.pop()
-        last = self.seen(ask, emb, self.images, time.monotonic() - before.duration_s)
-        return (*self.looks, last)
-
-    def _look(self, ask: LookAt, emb: Tensor | None) -> Look:
-        began, draw = time.monotonic(), self.adapter.evaluator.generate
-        self.images = draw(self.client, emb, self.reference, ask.guidance)
-        return self.seen(ask, emb, self.images, began)
-
-    def seen(self, ask: LookAt, emb: Tensor | None, images: Tensor, began: float) -> Look:
-        """Return a look, of images (n, C, H, W) that were drawn as the client since `began`."""
-        evaluator, client, pooled = self.adapter.evaluator, self.client, self.pooled
-        assert pooled is not None
-        samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
-        scores = evaluator.scores(client, images, samples, heldout, pooled)
-        distances, near, gap = None, None, None
-        if ask.is_whole:
-            fitted = client.as_fitted(self.adapter.context.config)
-            distances = evaluator.distances(fitted, images)
-            near, gap = evaluator.signs_of_copies(fitted, images, samples)
-        return Look(
-            epoch=ask.epoch,
-            guidance=ask.guidance,
-            scores=scores,
-            heldout=heldout,
-            duration_s=time.monotonic() - began,
-            drawn=samples,
-            distances=distances,
-            neighbours=near,
-            fld_gap=gap,
-        )
-
-
-def _asked(client_id: int, adapted: Adapted, scale: Scale) -> tuple[LookAt, ...]:
-    """Return the looks at a fitted client: those of its curve, and one of what it keeps."""
-    kept = adapted.kept_epoch
-    whole = {0, kept} if scale is None else {0}
-    epochs = {point.epoch for point in adapted.curve if point.observed is not None} | whole
-    asked = tuple(LookAt(client_id, epoch, epoch in whole) for epoch in sorted(epochs))
-    return asked if scale is None else (*asked, LookAt(client_id, kept, True, scale))
+def _asked(client_id: int, adapted: Adapted, scale: Scale, is_together: bool) -> tuple[LookAt, ...]:
+    """Return the looks at a fitted client: one of what it keeps, and in a group of its curve."""
+    asked, kept = dict[int, LookAt](), LookAt(client_id, adapted.kept_epoch, scale, is_kept=True)
+    if is_together:
+        seen = (point.epoch for point in adapted.curve if point.observed is not None)
+        asked = {epoch: LookAt(client_id, epoch) for epoch in seen}
+    if scale is not None:  # the curve is with the run's guidance
+        return *asked.values(), kept
+    asked[kept.epoch] = kept
+    return tuple(asked[epoch] for epoch in sorted(asked))
 
 
 def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
-    """Return the report of a fitted client out of the looks at it, in the order of `asked`."""
+    """Return the report of a fitted client out of all looks at it, in their order."""
     seen = {look.epoch: look for look in looks if look.guidance is None}
-    first, kept = seen[0], looks[-1] if fitted.guidance is not None else seen[fitted.kept_epoch]
-    assert first.drawn is not None  # these three were asked for
+    [kept] = [look for look in looks if look.distances is not None]
+    assert seen[0].drawn is not None
     assert kept.drawn is not None
     assert kept.distances is not None
     curve = tuple(
@@ -316,7 +301,7 @@ def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
     of_fit = vars(fitted) | {"curve": curve, "duration_s": spent_s, "looks": (), "asked": ()}
     return AdaptReport(
         **of_fit,
-        before=first.drawn,
+        before=seen[0].drawn,
         after=kept.drawn,
         scores_after=kept.scores,
         heldout={look.epoch: look.heldout for look in looks},

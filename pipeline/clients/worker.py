@@ -330,12 +330,16 @@ class ClientWorker:
         pooled: Tensor,
         asked: Sequence[LookAt],
     ) -> list[Look]:
-        """Return looks at new clients that were fitted in one batch, on the backbone (P,).
+        """Return looks at fitted new clients on the backbone (P,), as `ClientAdapter.look` does.
 
         `asked` correspond to `client_ids`, which may repeat a client. `pooled` as in `adapt`.
         """
-        embs = [self.private_state(ask.client_id).snapshots[ask.epoch] for ask in asked]
-        return self.adapter.look(self._all_data(client_ids), embs, weights, pooled, asked)
+        states = [self.private_state(client_id) for client_id in client_ids]
+        states = [
+            own if ask.is_kept else PrivateState({CLIENT_EMB: own.snapshots[ask.epoch]})
+            for own, ask in zip(states, asked, strict=True)
+        ]
+        return self.adapter.look(self._all_data(client_ids), states, weights, pooled, asked)
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the text scores of what each control draws for a new client's prompts."""

@@ -1,9 +1,9 @@
 """The stages on the final backbone: clients that have trained, and the adaptation of new clients.
 
 Each new client is fitted, looked at and reported on. Where it trains its embedding alone, a group
-of clients is fitted in one batch. The clients' side keeps their embeddings after each epoch that a
-curve needs. All workers look at these afterwards, since looks after different epochs are
-independent.
+of clients is fitted in one batch, and all looks come afterwards, since looks after different epochs
+are independent. A client of other parts is looked at between its epochs, and afterwards with the
+parts that it keeps.
 """
 
 import itertools
@@ -111,7 +111,7 @@ def adapt(
     fitted: list[FittedClient] = [client for group in by_group for client in group]
 
     asked = [ask for one in fitted for ask in one.asked]
-    batches = in_groups(asked, config.eval.clients_per_batch)
+    batches = in_groups(asked, config.eval.clients_per_batch if is_together else 1)
     units = [tuple(ask.client_id for ask in batch) for batch in batches]
     by_batch = pool.run_all("look", units, handle, pooled, per_unit=[(batch,) for batch in batches])
     later = iter([look for batch in by_batch for look in batch])

@@ -66,15 +66,15 @@ class HeldoutLosses:
 
 @dataclass(frozen=True)
 class LookAt:
-    """A look at a new client after an epoch, to be taken: `guidance` is None for that of the run.
+    """A look at a new client after an epoch: `guidance` is None for that of the run.
 
-    `is_whole`: with samples, distances and signs of copies.
+    `is_kept`: with the parts that it keeps. Then distances and signs of copies are looked for.
     """
 
     client_id: int
     epoch: int
-    is_whole: bool
     guidance: float | None = None
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Look:
     scores: dict[str, float]
     heldout: "Tensor"  # (n,) loss on each held-out image
     duration_s: float
-    drawn: GeneratedSamples | None = None  # this and the next three of a whole look alone
+    drawn: GeneratedSamples | None = None  # of the first look, and of that at what is kept
     distances: tuple[float, float] | None = None  # to its training and its held-out images
     neighbours: "Neighbours | None" = None
     fld_gap: float | None = None
@@ -97,8 +97,8 @@ class FittedClient:
     """A new client's fit; its parts stay in its file.
 
     `looks` have been taken between epochs, `asked` are those that are still to be taken. All of the
-    curve are with the run's guidance. The last one, of a client that has chosen its own, is with
-    that, after the kept epoch.
+    curve are with the run's guidance. The one at what a client keeps is with its own, if it has
+    chosen one.
     """
 
     client_id: int

@@ -127,7 +127,8 @@ def adapt_arrival(
         [(fitted, state)] = adapter.fit(
             [client], weights, config, mean_emb, stand_in, clip_norm, noise
         )
-        report = report_of(fitted, fitted.looks)
+        looks = adapter.look([client], [state], weights, stand_in, fitted.asked)
+        report = report_of(fitted, [*fitted.looks, *looks])
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
