@@ -19,7 +19,7 @@ import psutil
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 
 SMALL = ("model.width=64", "model.multipliers=[1,2,2]")  # 3.9 million parameters, of smoke
@@ -54,7 +54,7 @@ class Scales(Watcher):
         self._last_round = rounds.stop
         self._thread.start()
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         self.round_s.append(stats.train_s + stats.aggregate_s)
         if stats.round_idx + 1 == self._last_round:
             self._is_over.set()

@@ -18,7 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
 from pipeline.data.fetch import fetch_for
-from pipeline.federation.setup import check_drawing, prepare, setup_key
+from pipeline.federation.setup import prepare, setup_key
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_queries import NOTE, shortened
 from pipeline.tracking.tracker import Status, Tracker, check_store, has_ended, is_deleted
@@ -166,7 +166,6 @@ def check_data(planned: Sequence[Trial], say: Say, begins: bool = True) -> None:
     for config in configs:
         check_reachable(config)
         fetch_for(config.data, say, begins)
-        check_drawing(config)
     for config in {setup_key(config): config for config in configs}.values():
         prepare(config)
 

@@ -26,7 +26,7 @@ from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.experiment.pools import open_pool
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup
 from spire_core.config.client import ClientConfig
@@ -61,7 +61,7 @@ def make_config(work: Work, pool: str, engine: str) -> Config:
 
 
 @contextlib.contextmanager
-def opened_driver(work: Work, pool: str, engine: str) -> Iterator[RoundDriver]:
+def opened_driver(work: Work, pool: str, engine: str) -> Iterator[Driver]:
     """Yield a driver that runs rounds of a work on a new pool of clients."""
     config, images = make_config(work, pool, engine), client_images(work.num_clients)
     held = np.arange(images.shape[0] * images.shape[1]).reshape(images.shape[:2])
@@ -73,7 +73,7 @@ def opened_driver(work: Work, pool: str, engine: str) -> Iterator[RoundDriver]:
     with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
         clients, make_driver = opened
         state = ServerState.initial(first_weights(work).numpy())
-        rounds = RoundSettings.of(config, partition.train_sizes, model.layout)
+        rounds = RoundSettings(config, partition.train_sizes, model.layout.num_without_local)
         driver = make_driver(clients, state, rounds)
         yield driver
         driver.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pipeline.checkpoint.snapshots import kept_rounds, new_state_file, save_checkpoint
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.runs.server_state import write_state
@@ -64,7 +64,7 @@ class Checkpointer(RoundListener):
         pending = () if self._pending is None else self._pending[:1]
         return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         """Begin the checkpoint that is due; raises what went wrong with the one before."""
         if self._pending is not None and self._pending[1].done():
             self.wait()  # one that failed ends the run now

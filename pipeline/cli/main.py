@@ -67,11 +67,10 @@ def run(words: Words, dry_run: bool, quiet: bool) -> Answer:
     from pipeline.cluster.actor_plan import most_useful_actors, plan_here, plan_on_nodes
     from pipeline.data.fetch import fetch_for
     from pipeline.experiment.estimate import run_seconds
-    from pipeline.federation.setup import check_drawing, prepare
+    from pipeline.federation.setup import prepare
 
     config = located(load_typed(preset, settings))
     fetch_for(config.data, say)
-    check_drawing(config)
     if config.resources.pool == "local" or not os.environ.get("RAY_ADDRESS"):
         plan = plan_here(config)
     else:

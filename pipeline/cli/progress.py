@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
@@ -47,7 +47,7 @@ class Progress(Watcher):
             shape = {"total": rounds.stop, "initial": rounds.start, "unit": "round"}
             self._bar = tqdm(file=self._stream, dynamic_ncols=True, **shape)
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         """Show the end of a round: its loss, which a private one keeps to itself, and its time."""
         told = "private" if stats.loss is None else f"loss {stats.loss:.4f}"
         told += f" ({stats.num_dropped} dropped)" if stats.num_dropped else ""

@@ -1,9 +1,9 @@
 """The stages on the final backbone: clients that have trained, and the adaptation of new clients.
 
 Each new client is fitted, looked at and reported on. Where it trains its embedding alone, a group
-of clients is fitted in one batch. The clients' side keeps their embeddings after each epoch that a
-curve needs. All workers look at these afterwards, since looks after different epochs are
-independent.
+of clients is fitted in one batch, and all looks come afterwards, since looks after different epochs
+are independent. A client of other parts is looked at between its epochs, and afterwards with the
+parts that it keeps.
 """
 
 import itertools
@@ -28,9 +28,8 @@ from pipeline.evaluation.scores import (
     pooled_features,
     score_clients,
 )
-from pipeline.federation.collecting import collect
 from pipeline.federation.messages import AdaptReport, ControlScores, FittedClient
-from pipeline.federation.pool import ClientPool, in_groups
+from pipeline.federation.pool import ClientPool, collect, in_groups
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from pipeline.runs.layout import CLIENTS
@@ -112,7 +111,7 @@ def adapt(
     fitted: list[FittedClient] = [client for group in by_group for client in group]
 
     asked = [ask for one in fitted for ask in one.asked]
-    batches = in_groups(asked, config.eval.clients_per_batch)
+    batches = in_groups(asked, config.eval.clients_per_batch if is_together else 1)
     units = [tuple(ask.client_id for ask in batch) for batch in batches]
     by_batch = pool.run_all("look", units, handle, pooled, per_unit=[(batch,) for batch in batches])
     later = iter([look for batch in by_batch for look in batch])
@@ -177,7 +176,7 @@ def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np
         pool.run_all("add_parts", groups, name, part, handle, len(ids))
 
     def total() -> HiddenSum | None:
-        return pool.combined("sum_of", "vector_total", name, combine_args=(size,))
+        return pool.combined(name, "vector_total", size)
 
     found = collect(pool, in_groups(ids, ADDED_AT_ONCE), compute, total)
     return torch.from_numpy(vector_form(len(ids)).decode(found.numbers) / len(ids)).float()

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.evaluation.diagnosis import divergence
 from pipeline.evaluation.scores import Evaluation, RealData, evaluate_pretraining
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
@@ -71,8 +70,8 @@ def pretrain(
     if 0 < first < num_rounds:
         tracker.log_tags({"spire.resumed_after_round": str(first)})
     promise = promise_to_clients(config)
-    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
-    driver = make_driver(pool, state, replace(rounds, guarantee=promise))
+    sizes, shared_size = setting.partition.train_sizes, setting.model.layout.num_without_local
+    driver = make_driver(pool, state, RoundSettings(config, sizes, shared_size, promise))
     if config.client.engine == "grouped" and config.resolved_client.engine == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
@@ -159,7 +158,7 @@ class Evaluator(RoundListener):
         self.due = evaluation_rounds(config.federation.num_rounds, config.eval.every)
         self.due -= {one.round_idx for one in self.evaluations}
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         if done not in self.due:
             return
         began, setting, real = time.monotonic(), self.setting, self.real
@@ -190,7 +189,7 @@ class RoundRecorder(RoundListener):
         self._num_recorded = 0  # rounds, with those before a resume
         self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         began = time.monotonic()
         self._record(stats)
         self._track_s, self._num_recorded = time.monotonic() - began, stats.round_idx + 1
@@ -237,12 +236,12 @@ class Profiler(RoundListener):
     def __init__(self, pool: ClientPool, run_dir: Path, rounds: range) -> None:
         self.pool, self.run_dir, self.rounds = pool, run_dir, rounds
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         if done in self.rounds[:1]:
-            self.pool.ask_first("start_profile")
+            next(self.pool.each("start_profile"))
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx in self.rounds[-1:]:
             name = f"rounds_{self.rounds[0] + 1}-{self.rounds[-1] + 1}"  # as metrics count them
-            if not self.pool.ask_first("save_profile", self.run_dir / PROFILE, name):
+            if not next(self.pool.each("save_profile", self.run_dir / PROFILE, name)):
                 logger.warning("no profile: the client actor that was watched has been lost")

@@ -23,7 +23,7 @@ from pipeline.experiment.pools import open_pool
 from pipeline.experiment.pretraining import pretrain
 from pipeline.experiment.reuse import reuse_pretraining, with_participants
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.setup import FederationSetup, check_drawing, prepare
+from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.paths import REVISION, git_revision
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
@@ -63,7 +63,6 @@ def run_experiment(
     check_storage(config.tracking)
     refuse_label(config.privacy)
     given, config = config.privacy, without_key(located(config))
-    check_drawing(config)
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(extra_tags or {})
     name = f"{config.method.name}-{config.data.name}-s{config.seed}"

@@ -104,11 +104,12 @@ def adapt_arrival(
             f"expected a method with a personal part, got {run.config.method.name}: "
             "name a run of spire, fedavg_ft or shared_rep"
         )
-    images, captions, settings = arriving.images, arriving.captions, run.config
+    images, captions = arriving.images, arriving.captions
     tokens = None if captions is None else run.caption_tokens(captions, "captions")
-    settings = replace(settings, adapt=config, privacy=privacy.labelled())
+    settings = replace(run.config, adapt=config, privacy=privacy.labelled())
     has_gpu = settings.resources.device != "cpu" and torch.cuda.is_available()
-    weights, mean_emb, protection = run.weights.numpy(), mean_start(run, config), None
+    weights, mean_emb = run.weights.numpy(), mean_start(run, config)
+    clip_norm = noise = None
     with (
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
@@ -123,9 +124,11 @@ def adapt_arrival(
         if privacy.is_on:  # with a noise key that no file gets
             noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
             clip_norm = adapter.clip_norm(weights, config, mean_emb)
-            protection = adapter.protection(config, clip_norm, noise)
-        [(fitted, state)] = adapter.fit([client], weights, config, mean_emb, stand_in, protection)
-        report = report_of(fitted, fitted.looks)
+        [(fitted, state)] = adapter.fit(
+            [client], weights, config, mean_emb, stand_in, clip_norm, noise
+        )
+        looks = adapter.look([client], [state], weights, stand_in, fitted.asked)
+        report = report_of(fitted, [*fitted.looks, *looks])
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))

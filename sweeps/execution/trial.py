@@ -16,7 +16,7 @@ from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.reuse import has_pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_session import PARENT
@@ -139,7 +139,7 @@ class _Watcher(Watcher):
         study = self.command.study
         study.write_run(study.trial_file(self.trial.trial_id, "run"), run_dir)
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         self.command.check_goes_on()  # as an interrupt, after which the run keeps its last round
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:

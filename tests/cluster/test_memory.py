@@ -9,7 +9,7 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -27,7 +27,7 @@ class Weighing(Watcher):
     def __init__(self) -> None:
         self.rss: dict[int, dict[str, int]] = {}
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx + 1 in (EARLY, LATE):
             self.rss[stats.round_idx + 1] = {name: own(p) for name, p in processes()}
 

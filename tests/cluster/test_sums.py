@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,8 @@ def state_after(
 ) -> ServerState:
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
-    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
-    rounds = replace(rounds, guarantee=promise_to_clients(config))
+    sizes, shared_size = setting.partition.train_sizes, setting.model.layout.num_without_local
+    rounds = RoundSettings(config, sizes, shared_size, promise_to_clients(config))
     folder.mkdir()
     keep_noise_key(folder, config.privacy)
     with open_pool(setting, folder) as (pool, _):  # the driver stays in this process

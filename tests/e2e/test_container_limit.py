@@ -62,5 +62,5 @@ def test_a_limit_that_a_round_does_not_fit_is_one_sentence(
     assert done.returncode == 2, done.stderr
     told = done.stderr.splitlines()[-1]
     assert told.startswith("spire run: expected memory for 1 client actors, got ")
-    assert "for the updates of a round in each" in told
+    assert "MiB for a step of each" in told
     assert "federation.cohort_size" in told

@@ -127,7 +127,7 @@ def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
 
 
 def test_an_adapted_client_is_reported_before_and_after() -> None:
-    def look(epoch: int, shown: int, guidance: float | None = None) -> Look:
+    def look(epoch: int, shown: int, is_kept: bool = False, guidance: float | None = None) -> Look:
         images = np.full((1, 1, 2, 2), shown)
         return Look(
             epoch=epoch,
@@ -136,10 +136,11 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
             heldout=torch.full((3,), float(shown)),
             duration_s=1.0,
             drawn=GeneratedSamples(7, features("drawn", shown, 20), None, images),
-            distances=(shown + 0.25, shown + 0.5),
+            distances=(shown + 0.25, shown + 0.5) if is_kept else None,
         )
 
     looks = {epoch: look(epoch, epoch) for epoch in (0, 2, 3)}
+    kept = look(2, 2, is_kept=True)
     curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
     fitted = FittedClient(
         client_id=7,
@@ -149,7 +150,7 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
         fit_duration_s=3.0,
         duration_s=4.0,
     )
-    report = report_of(fitted, list(looks.values()))
+    report = report_of(fitted, [*looks.values(), kept])
     assert report.before.images is not None
     assert report.after.images is not None
     assert (report.before.images.max(), report.after.images.max()) == (0, 2)
@@ -157,9 +158,9 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     assert (report.nn_train, report.nn_test) == (2.25, 2.5)
     observed = [point.observed for point in report.curve]
     assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
-    assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 7.0)
+    assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 8.0)
     # With a guidance of its own the client is looked at once more, and its curve stays as it is.
-    guided = report_of(replace(fitted, guidance=3.0), [*looks.values(), look(2, 9, 3.0)])
+    guided = report_of(replace(fitted, guidance=3.0), [*looks.values(), look(2, 9, True, 3.0)])
     assert guided.after.images is not None
     assert (guided.scores_after, guided.after.images.max()) == ({"own_kid": 9.0}, 9)
     assert [point.observed for point in guided.curve] == observed

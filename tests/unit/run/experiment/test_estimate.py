@@ -4,18 +4,18 @@ import math
 
 import pytest
 
+from pipeline.clients.rounds import StepCosts
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment import estimate
 from pipeline.experiment.estimate import (
-    Costs,
     adaptation_s,
     measure,
     pretraining_s,
     run_seconds,
 )
 
-COSTS = Costs(train_s=1.0, look_s=1e-3)
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
 DRAWS = ("eval.num_images=100", "diffusion.sample_steps=10")  # 1 s for one client
 ONE_EPOCH = ("federation.tau=null", "federation.local_epochs=1")
@@ -70,7 +70,7 @@ def test_private_steps_and_their_draws_are_counted() -> None:
 def test_a_large_cohort_is_not_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def measured(config: Config) -> Costs:
+    def measured(config: Config) -> StepCosts:
         sizes.append(config.federation.cohort_size)
         return COSTS
 

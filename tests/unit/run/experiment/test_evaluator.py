@@ -12,7 +12,7 @@ from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment import pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
 from spire_core.errors import DataError
@@ -27,7 +27,7 @@ class Witness(Watcher):
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         self.told.append(("round", stats.round_idx + 1))
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:

@@ -23,6 +23,7 @@ from pipeline.data.datasets import load, load_stored
 from pipeline.experiment.adaptation import mean_part
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.rounds import RoundStats
@@ -250,7 +251,7 @@ class Stats(Watcher):
     def __init__(self) -> None:
         self.rounds: list[RoundStats] = []
 
-    def after_round(self, stats: RoundStats, driver: Any) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         self.rounds.append(stats)
 
 
@@ -406,7 +407,7 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     images = evaluator.generate(client, emb)
     assert torch.equal(report.after.features, evaluator.samples(client, images).features)
     heldout = evaluator.heldout(client, emb)
-    assert report.scores_after == evaluator.scores(client, report.after, heldout, pooled)
+    assert report.scores_after == evaluator.scores(client, images, report.after, heldout, pooled)
     assert torch.equal(report.heldout[report.kept_epoch], heldout)
 
 

@@ -26,6 +26,7 @@ from pipeline.experiment import run
 from pipeline.experiment.reuse import pretraining_points
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
 from pipeline.results.metric_names import EPSILON, FINAL_STEP
@@ -185,7 +186,7 @@ class FullDisk(Watcher):
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes, self.limits = num_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def after_round(self, stats: RoundStats, driver: Any) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx == 2:
             until = time.monotonic() + 120  # the last checkpoint is written beside the round
             assert self.run_dir is not None

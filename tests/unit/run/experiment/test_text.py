@@ -144,7 +144,9 @@ def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: P
     chooses = replace(config.adapt, guidance=(1.0, 2.0))
     new, pooled = setting.new_ids[0], worker.real_features(0)
     content += pickle.dumps(worker.adapt((new,), weights, chooses, None))
-    content += pickle.dumps(worker.look((new,), weights, pooled, [LookAt(new, 0, True, 2.0)]))
+    content += pickle.dumps(
+        worker.look((new,), weights, pooled, [LookAt(new, 0, 2.0, is_kept=True)])
+    )
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either

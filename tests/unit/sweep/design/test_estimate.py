@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from trial_runs import begun
 
+from pipeline.clients.rounds import StepCosts
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
-from pipeline.experiment.estimate import START_S, Costs, adaptation_s, pretraining_s
+from pipeline.experiment.estimate import START_S, adaptation_s, pretraining_s
 from sweeps.cli import plan_json
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, trial_of, trials
@@ -16,7 +17,7 @@ from sweeps.design.trial_plan import TrialPlan, sweep_seconds
 from sweeps.execution.search import optuna_search
 from sweeps.execution.study import Study
 
-COSTS = Costs(train_s=1.0, look_s=1e-3)
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)
 
 
 def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
