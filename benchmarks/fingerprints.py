@@ -1,6 +1,6 @@
 """Fingerprints of small runs that between them take every path: two versions are compared by them.
 
-    git worktree add ../before COMMIT
+    git worktree add ../before PRE_DIET    # the commit below
     python benchmarks/fingerprints.py --checkout ../before --out /tmp/before.json
     python benchmarks/fingerprints.py --compare /tmp/before.json
 
@@ -11,7 +11,7 @@ that it draws, and the partition. `--compare` names what differs. The exit code 
 does, or if runs that must agree (another pool, more actors, SIGKILL and resume) do not.
 
 The numbers are those of one kind of machine and one version of torch: on others all may differ, so
-both versions have to run on the same one.
+both versions have to run on the same one. `fingerprints.json` has those of one machine.
 Needs `SPIRE_DATA`, or fetches MNIST into ./data. All runs take about six minutes on two cores.
 """
 
@@ -20,6 +20,7 @@ import csv
 import hashlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -36,8 +37,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.files.paths import git_revision
-
+# The commit that has this table of runs, and all of the code from before the diet.
+PRE_DIET = "7b08b7039caa5bdaa0fa2221f6b9ccbe44ebc8ff"
 REPOSITORY = Path(__file__).resolve().parents[1]
 AT_ONCE = 2  # runs, each of which keeps about one core busy
 COMMAND_S = 600.0  # for one command, however busy the machine is
@@ -119,7 +120,13 @@ ARRIVALS = {  # name: what `spire adapt` is told, after a run with BASE
     "arrival": "",
     "arrival-private": f"{NOISE_KEY} --epsilon=8 privacy.adapt.steps=4 privacy.adapt.draws=2",
 }
-THEORY = "tracking.enabled=false replicates=6"  # too few for some claims, which fail
+# Too few replicates for some claims, which fail.
+THEORY = "tracking.enabled=false replicates=6"
+THEORY_PRE_DIET = f"""{THEORY}
+    optimiser.replicates=6 components.replicates=6 components.slower=6
+    backbone.replicates=6 backbone.learned=6 landscape.replicates=6
+    readout.replicates=6 readout.clients=6
+"""
 NAMES = (*RUNS, *ARRIVALS, "theory")
 SAME = {  # runs whose numbers must be those of another
     "killed-resumed": "spire",
@@ -187,7 +194,9 @@ class Shell:
 def numbers(name: str, shell: Shell) -> dict[str, Any]:
     """Return what is compared of one run."""
     if name == "theory":
-        tables = shell.text(f"theory all {THEORY}", exit_codes=(0, 1)).partition("CPU seconds")[0]
+        is_pre_diet = (shell.checkout / "pipeline/theory/presets").exists()
+        command = f"theory all {THEORY_PRE_DIET if is_pre_diet else THEORY}"
+        tables = shell.text(command, exit_codes=(0, 1)).partition("CPU seconds")[0]
         if not tables:
             raise Failed("no tables were printed")
         return {"tables": sha256(" ".join(tables.split()).encode())}
@@ -298,6 +307,25 @@ def compared(runs: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
     return lines
 
 
+def machine() -> dict[str, str]:
+    """Return what the numbers depend on beside the code."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    model = next((one.split(":")[1].strip() for one in lines if one.startswith("model name")), "")
+    return {"cpu": model or platform.machine(), "torch": torch.__version__}
+
+
+def revision(checkout: Path) -> str:
+    """Return the commit of a checkout, and whether its product has changes."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "spire_core", "pipeline", "sweeps")
+    return git("rev-parse", "HEAD") + (" with changes" if changed else "")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     text = "whose code runs (this repository)"
@@ -320,10 +348,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     runs = {name: one for name, one in found.items() if not isinstance(one, Failed)}
     lines = [f"{name} failed: {one}" for name, one in found.items() if isinstance(one, Failed)]
-    told = {"commit": git_revision(checkout / "spire.py"), "torch": torch.__version__, "runs": runs}
+    told = {"commit": revision(checkout), "machine": machine(), "runs": runs}
     if args.out:
         args.out.write_text(json.dumps(told, indent=1) + "\n")
     print(f"{len(runs)} runs in {time.monotonic() - began:.0f} s, commit {told['commit']}")
+    if before is not None and before["machine"] != told["machine"]:
+        print(f"another machine: {before['machine']} then, {told['machine']} now")
     lines += compared(runs, before and before["runs"])
     print("\n".join(lines) or "all as expected")
     return 1 if lines else 0
