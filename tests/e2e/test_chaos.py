@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 
 
+@pytest.mark.slow
 def test_disturbed_runs_end_as_if_undisturbed(mnist_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--runs", "1", "--seed", "8", "--rounds", "3"]
     command += ["--events", "nan-update"]
