@@ -25,7 +25,7 @@ PEERS := build/peers
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run lint check test test-other bench bench-peers chaos docs ui clean
+.PHONY: help run lint check test test-all test-other bench bench-peers chaos docs ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,7 +39,10 @@ $(STAMP): pyproject.toml
 run: $(STAMP)  ## set everything up and run the main job: the methods compared on real MNIST
 	$(SPIRE) sweep compare
 
-test: $(STAMP)  ## set everything up and run all tests
+test: $(STAMP)  ## set everything up and run the tests that each commit has to pass
+	$(PYTEST) -m 'not slow'
+
+test-all: $(STAMP)  ## set everything up and run all tests, also those that take minutes
 	$(PYTEST)
 
 test-other: $(OTHER)/.installed  ## with another Python ($(OTHER_PYTHON)), the tests that need neither torch nor Ray
@@ -59,7 +62,7 @@ lint: $(VENV)/.dev  ## linter, formatting and types
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 check: lint  ## the linters, layering and unit tests
-	$(PYTEST) tests/unit
+	$(PYTEST) -m 'not slow' tests/unit
 
 bench: $(STAMP)  ## speed of training and fitting beside plain PyTorch, as in docs/performance.md
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m benchmarks.engine

@@ -12,7 +12,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 EARLY, LATE = 10, 50
 ACTORS = ("ray::ClientActor", "ray::Driver")
 

@@ -148,6 +148,7 @@ def _kept_actors(ray_cluster: None) -> Iterator[None]:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_kept_actors")
 class TestEquality:
     """Runs that leave their actors alone."""
@@ -283,6 +284,7 @@ def test_killed_actors_come_back_and_nothing_changes(
     assert trace_path(result.run_dir) is None
 
 
+@pytest.mark.slow
 def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
     mnist_root: Path, folder: Path
 ) -> None:
@@ -317,6 +319,7 @@ def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
     assert spent == [guarantee.spent(done) for done in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_an_actor_that_comes_back_without_the_runs_folder_ends_the_run(
     mnist_root: Path, folder: Path
 ) -> None:
@@ -332,6 +335,7 @@ def test_an_actor_that_comes_back_without_the_runs_folder_ends_the_run(
             pool.run_all("private_state", [0])
 
 
+@pytest.mark.slow
 def test_a_hanging_actor_is_ended_and_its_work_done_again(
     whole: str, mnist_root: Path, folder: Path
 ) -> None:
@@ -380,6 +384,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_keeps_its_last_round_though_a_client_hangs(
     mnist_root: Path, folder: Path
@@ -505,6 +510,7 @@ class Bomb:
         return os._exit, (1,)
 
 
+@pytest.mark.slow
 def test_a_client_that_always_ends_its_actor_ends_the_run_with_its_name(opened: Opened) -> None:
     pool, rounds = opened[1], [(0,), (0,), (Bomb(),), (0,)]
     with pytest.raises(ClusterError, match=r"for client 2, got a lost actor .*, 3 times: "):
@@ -527,6 +533,7 @@ def break_gpu() -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_process_whose_gpu_is_broken_is_replaced(opened: Opened) -> None:
     """Ray takes it for alive. Whose fault it was breaks the next one too, and ends the run."""
     pool, rounds = opened[1], [(0,), (0,), (GpuBreaker(),), (0,)]
@@ -552,6 +559,7 @@ def no_room() -> Iterator[None]:
         ray.kill(one)
 
 
+@pytest.mark.slow
 def test_a_lost_actor_that_nobody_has_room_for_is_done_without(
     mnist_root: Path,
     folder: Path,

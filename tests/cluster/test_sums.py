@@ -118,6 +118,7 @@ def test_neither_three_actors_nor_lost_sums_change_a_bit(
     assert caplog.text.count(LOST) == 2
 
 
+@pytest.mark.slow
 def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_path: Path) -> None:
     """One sum has one noise, whoever adds it and however often: a second would spend twice."""
     words = [

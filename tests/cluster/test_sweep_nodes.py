@@ -36,7 +36,7 @@ SHARES = {"resources": {"num_actors": 2, "num_gpus": 0.5, "device": "cpu"}}
 NUM_DRIVERS = 3  # in each of two tests: at random, all would be here by a chance of 1 in 64
 HANGS_S = 840.0  # a minute is usual; ten where many processes that start share two cores
 ENDS_S = HANGS_S + 60  # for that process to say what it waits for, and to end
-pytestmark = pytest.mark.timeout(ENDS_S + 60)
+pytestmark = [pytest.mark.timeout(ENDS_S + 60), pytest.mark.slow]
 NODE = {"num_cpus": 3, "num_gpus": 1, "object_store_memory": 150_000_000}
 
 

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_disturbed_run_ends_as_if_undisturbed(mnist_root: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.chaos", "--runs", "1", "--rounds", "3"]
     env = os.environ | {"SPIRE_DATA": str(mnist_root)}

@@ -15,6 +15,7 @@ from typed_here import answer
 
 from benchmarks.ray_desk import NOT_INHERITED, Command
 
+pytestmark = pytest.mark.slow
 NUM_ROUNDS = 18
 SETTINGS = ["tracking.checkpoint_every=3", "eval.every=0"]
 SETTINGS += [f"federation.num_rounds={NUM_ROUNDS}", "eval.extractor=none", "eval.num_clients=2"]

@@ -158,6 +158,7 @@ def check_tree(desk: Desk, told: dict[str, Any]) -> None:
         assert steps(desk.client(), run, "pretrain/kid/mean") == evaluated
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_trials(
     desk: Desk,
     monkeypatch: pytest.MonkeyPatch,

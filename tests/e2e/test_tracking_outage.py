@@ -21,7 +21,6 @@ import pytest
 import ray
 from failing_proxy import Proxy
 from mlflow import MlflowClient
-from warm_process import WarmPopen
 
 from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
@@ -33,6 +32,7 @@ from sweeps.execution.trial import Command, Report, run_trial
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # trials cannot import a test file
 
+pytestmark = pytest.mark.slow
 NUM_ROUNDS = 60
 COMMAND = """
 import sys
@@ -67,7 +67,7 @@ class Spire:
         words = [*self.settings, f"data.root={mnist_root}", f"federation.num_rounds={NUM_ROUNDS}"]
         words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
         with self.err.open("w") as err:
-            self.process = WarmPopen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, str(wait_s), "run", "smoke", "--json", *words],
                 env=self.env,
                 stdout=subprocess.PIPE,

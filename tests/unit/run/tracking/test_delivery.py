@@ -17,7 +17,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
-from warm_process import WarmPopen
 
 from pipeline.cli.sync import sync_runs
 from pipeline.config.schema import Config
@@ -173,7 +172,7 @@ for step in range(100000):
 
 def test_a_process_killed_while_it_logs_loses_and_doubles_nothing(store: TrackingConfig) -> None:
     command = [sys.executable, "-c", LOG, str(store.root), str(store.uri)]
-    with WarmPopen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         run_dir = Path(process.stdout.readline().strip())
         while read_cursor(run_dir)[0] < 5000:
