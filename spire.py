@@ -179,11 +179,7 @@ def adapt(
             f"{captions_file(run)} in its folder, with the columns path and caption"
         )
         _say_what_is_untrained(run)
-    private = config.privacy.adapt
-    epochs = f"up to {config.adapt.epochs} epochs"
-    length = f"{private.steps} private steps" if private.is_on else epochs
-    say(f"fitting a new client for {length}")
-    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
+    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy, say)
 
 
 def sweep(
