@@ -6,7 +6,7 @@ Its images come from a data set's test split, which no pre-training uses, or fro
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,14 +89,16 @@ def adapt_arrival(
     config: AdaptConfig,
     client_id: int | None = None,
     privacy: PrivacyConfig | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Arrival:
     """Fit a new client's part on its images and save it with the run.
 
     A share of the images, the run's `partition.test_fraction`, is held out to measure on.
     `client_id` None takes the next free id. With a budget in `privacy` the fit is differentially
-    private, under a key that is forgotten at the end. Raises RunError if the id is taken or the
-    method has no personal part, DataError for too few images or a word that the run does not know,
-    ConfigError for privacy that cannot be kept, and for captions without a run with text.
+    private, under a key that is forgotten at the end. `say` is told when it begins. Raises RunError
+    if the id is taken or the method has no personal part, DataError for too few images or a word
+    that the run does not know, ConfigError for privacy that cannot be kept, and for captions
+    without a run with text.
     """
     privacy = privacy or PrivacyConfig()
     if not run.config.method.record.adapt_parts:
@@ -115,6 +117,9 @@ def adapt_arrival(
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = split_of(arriving, run, config.num_images, client_id)
+        private, epochs = privacy.adapt, f"up to {config.epochs} epochs"
+        length = f"{private.steps} private steps" if private.is_on else epochs
+        say(f"fitting a new client for {length}")
         context = ModelContext.start(settings, images.shape[1:], "cuda" if has_gpu else "cpu")
         adapter = ClientAdapter(ClientEvaluator(context, extractor_of(settings), Path(scratch)))
         encode = context.encoder(Path(scratch))
