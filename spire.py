@@ -173,7 +173,7 @@ def adapt(
         arriving = replace(arriving, captions=captions)
     if run.has_text and arriving.captions is None:
         say(f"no captions in {captions_file(run)}, so the client learns from images alone")
-    say(f"fitting a new client to {len(arriving.images)} images")
+    say("fitting a new client")
     return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
 
 
