@@ -15,7 +15,7 @@ from pipeline.federation.rounds import RoundStats
 
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
 SCORES = {"KID": "pretrain/kid/mean", "TV": "pretrain/tv/mean"}  # that are shown
-SCORES |= {f"held-out loss, {kind}": f"pretrain/heldout/{kind}" for kind in ("own", "zero")}
+SCORES |= {f"held-out {kind}": f"pretrain/heldout/{kind}" for kind in ("own", "zero")}
 
 
 class Progress(Watcher):

@@ -36,7 +36,7 @@ def listing(values: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, pairs(others)])
 
 
-def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
+def table(rows: Iterable[Mapping[Any, Any]], columns: Mapping[str, str] | None = None) -> str:
     """Return rows of numbers; `columns`: those that are shown, by their titles, or all."""
     flat = [flattened(row) for row in rows]
     shown = columns or {key: key for row in flat for key in row}

@@ -69,7 +69,7 @@ def partition_text(partition: dict[str, Any]) -> str:
         row = {"client": "new " * client["is_new"] + str(client["client_id"])}
         row |= {key: client[key] for key in ("name", "num_train", "num_test") if key in client}
         held = sorted(zip(client["class_counts"], partition["class_names"], strict=True))[::-1]
-        row["images of classes"] = ", ".join(f"{n} {k}" for n, k in held[:MAX_CLASSES] if n)
+        row["images of classes"] = ", ".join(f"{k}: {n}" for n, k in held[:MAX_CLASSES] if n)
         if captions := client.get("captions"):
             row["captions to train on"] = f"{', '.join(captions[:2])} ({len(captions)})"
         rows.append(row)

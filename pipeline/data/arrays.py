@@ -99,7 +99,7 @@ def _written(
     if "caption" in table:
         if "client" not in table:
             raise DataError("expected clients with captions, got none: say whose each image is")
-        settings |= {"model.text": "words", "model.words": words_in(table["caption"].map(str))}
+        settings |= {"model.text": "words", "model.words": words_in([*map(str, table["caption"])])}
     return settings
 
 

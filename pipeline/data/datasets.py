@@ -167,9 +167,8 @@ def fitting(
     if captions is None:
         return np.zeros(len(labels), dtype=bool)
     wanted = " ".join(words_of(pattern))
-    kinds = {
-        text for text in set(captions) if fnmatch.fnmatchcase(" ".join(words_of(text)), wanted)
-    }
+    texts = {caption: " ".join(words_of(caption)) for caption in {*captions}}
+    kinds = {caption for caption, text in texts.items() if fnmatch.fnmatchcase(text, wanted)}
     return np.array([caption in kinds for caption in captions], dtype=bool)
 
 

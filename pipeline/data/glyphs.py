@@ -53,7 +53,7 @@ def draw_fonts(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
             continue
         seen.add(largest.tobytes())
         fonts[name] = glyphs
-    arrays = {"names": np.array([*fonts], dtype=np.str_)}
+    arrays: dict[str, np.ndarray] = {"names": np.array([*fonts], dtype=np.str_)}
     for size in SIZES:
         drawn = np.array([glyphs[size] for glyphs in fonts.values()], np.uint8)
         arrays[f"glyphs_{size}"] = drawn.reshape(-1, len(CHARACTERS), size, size)

@@ -205,8 +205,9 @@ def decoded(files: Sequence[Path], config: DataConfig) -> np.ndarray:
     They are RGB or grey, as `data.channels` says: "auto" is grey if no image has a colour. Grey is
     Pillow's luma, so that grey images keep their values.
     """
-    size, way = (int(config.image_size or 0),) * 2, Image.Resampling.BILINEAR
-    images = np.stack([np.asarray(ImageOps.fit(opened_rgb(file), size, way)) for file in files])
+    side, way = config.image_size or 0, Image.Resampling.BILINEAR
+    squares = (ImageOps.fit(opened_rgb(file), (side, side), way) for file in files)
+    images = np.stack([np.asarray(square) for square in squares])
     if config.channels == 1 or (config.channels == "auto" and (images == images[..., :1]).all()):
         grey = (Image.fromarray(rgb).convert("L") for rgb in images)
         images = np.stack([np.asarray(image)[..., None] for image in grey])

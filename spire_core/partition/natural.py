@@ -96,8 +96,7 @@ def _chosen(
         new = [_position(clients.names, name) for name in config.new_clients]
     else:
         new = [at for at in order if arrives is None or arrives[at]][:num_new]
-    taken = set(new)
-    old = [at for at in order if at not in taken and (arrives is None or not arrives[at])]
+    old = [at for at in order if at not in new and (arrives is None or not arrives[at])]
     old = old[:num_clients]
     if len(old) < num_clients or len(new) < num_new:
         raise DataError(
