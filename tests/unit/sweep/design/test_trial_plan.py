@@ -9,7 +9,7 @@ from trial_runs import begun
 from pipeline.cluster.actor_plan import ActorPlan, num_fitting, plan_actors
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
-from spire_core.errors import ClusterError, ConfigError, SpireError
+from spire_core.errors import ClusterError, SpireError
 from sweeps.cli import plan_json, plan_text
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
@@ -187,9 +187,3 @@ def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
     assert "4 trials, 2 of them left" in plan_text(told)
     assert "\n4 of 8 trials are equal to others: 4 run\n" in plan_text(told)
     assert plan_json(sweep, study, {"CPU": 4.0}, retry_failed=True)["num_to_run"] == 3
-
-
-@pytest.mark.parametrize("share", [{"num_gpus": 1.5}, {"num_gpus": -1.0}, {"device": "cuda"}])
-def test_shares_that_ray_cannot_give_are_refused(share: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="expected resources"):
-        ResourcesConfig(**share)
