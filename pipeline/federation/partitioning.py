@@ -90,7 +90,7 @@ def held_back(data: ImageData, config: Config) -> HeldBack:
         for pattern in getattr(config.partition, key):
             found = fitting(pattern, data.labels, data.class_names, data.captions)
             require(
-                found.any() or is_class(pattern, data.class_names),
+                bool(found.any()) or is_class(pattern, data.class_names),
                 f"classes or patterns of captions in partition.{key}",
                 f"{pattern!r}, which fits no image",
                 "correct it",

@@ -28,7 +28,8 @@ Group = tuple[int, ...]
 Unit = int | Group
 """The clients of one call of a task: a single one, or a group that is computed together."""
 Units = Sequence[Unit]
-More, Costs = Sequence[tuple] | None, Sequence[float] | None  # for each unit
+More = Sequence[tuple] | None  # for each unit, as are costs
+Costs = Sequence[float] | None
 
 
 def in_groups(members: Sequence[T], size: int) -> list[tuple[T, ...]]:
@@ -83,6 +84,7 @@ class ClientPool(Protocol):
     @property
     def num_workers(self) -> int:
         """The number of units that can be computed at the same time."""
+        ...
 
     def run_all(
         self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
@@ -92,12 +94,14 @@ class ClientPool(Protocol):
         Units of higher `costs` begin first. An error of SPIRE's own, such as DivergenceError, is
         raised at once.
         """
+        ...
 
     def each(self, method: str, *args: Any) -> Iterator[Any]:
         """Yield each worker's result of a method, one after the other; None of a lost worker.
 
         A worker is asked when its result is: `next` of this asks the first one alone.
         """
+        ...
 
     def combined(self, name: int | str, combine: str, *args: Any) -> Any:
         """Return `combine([sum_of(name) of each worker], *args)`, worked out at a worker.
