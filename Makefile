@@ -25,7 +25,7 @@ PEERS := build/peers
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run lint check test test-other bench bench-peers chaos docs ui clean
+.PHONY: help run lint check test test-all test-other bench bench-peers chaos docs ui clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,7 +39,10 @@ $(STAMP): pyproject.toml
 run: $(STAMP)  ## set everything up and run the main job: the methods compared on real MNIST
 	$(SPIRE) sweep compare
 
-test: $(STAMP)  ## set everything up and run all tests
+test: $(STAMP)  ## set everything up and run the tests that each commit has to pass
+	$(PYTEST) -m 'not slow'
+
+test-all: $(STAMP)  ## set everything up and run all tests, also those that take minutes
 	$(PYTEST)
 
 test-other: $(OTHER)/.installed  ## with another Python ($(OTHER_PYTHON)), the tests that need neither torch nor Ray
@@ -59,10 +62,10 @@ lint: $(VENV)/.dev  ## linter, formatting and types
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 check: lint  ## the linters, layering and unit tests
-	$(PYTEST) tests/unit
+	$(PYTEST) -m 'not slow' tests/unit
 
-bench: $(STAMP)  ## speed beside a plain PyTorch loop, as in docs/performance.md
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python benchmarks/engine.py
+bench: $(STAMP)  ## speed of training and fitting beside plain PyTorch, as in docs/performance.md
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m benchmarks.engine
 
 $(PEERS)/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)
@@ -73,7 +76,7 @@ bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed  ## sec
 	$(VENV)/bin/python -m benchmarks.peers.run
 
 chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failures.md
-	$(VENV)/bin/python benchmarks/chaos.py --runs 20 --seed 0
+	$(VENV)/bin/python -m benchmarks.chaos --runs 20 --seed 0
 
 docs: $(VENV)/.docs  ## the pages as a site, in build/site, with all options and functions
 	{ echo '# The command'; for verb in run resume adapt sample export audit 'data fetch' 'data show' \

@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import say
 from pipeline.cli.words import words_of
+from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.config.load import load_config
 from pipeline.config.meaning import load_typed
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.launch import ready_for
-from pipeline.runs.record import find_run, load_result, load_resumed, read_record, run_lock
-from spire_core.errors import RunError
+from pipeline.runs.record import find_run, load_result, load_resumed, run_lock
+from spire_core.config.eval import OTHER_METRICS
+from spire_core.config.method import OTHER_METHODS
+from spire_core.errors import RunError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,15 +41,15 @@ if TYPE_CHECKING:
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
     from spire_core.methods import Method
-    from sweeps.report.page import Report
+    from sweeps.report.make import Report
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any] | Sequence[str]
-CHANGEABLE = ("tracking.", "resources.", "federation.client_timeout_s=", "data.root=")
-CHANGEABLE += ("eval.extractor_weights=",)  # by a run that goes on
+CHANGEABLE = ("resources.", "federation.client_timeout_s=", "data.root=", "eval.extractor_weights=")
+CHANGEABLE += ("tracking.enabled=", "tracking.uri=", "tracking.root=", "tracking.storage=")
+CHANGEABLE += ("tracking.log_model=", "tracking.profile=", "tracking.checkpoint_every=")
+CHANGEABLE += ("tracking.keep_checkpoints=",)  # by a run that goes on
 OF_A_FIT = ("adapt.", "privacy.adapt.", "privacy.noise_key=", "tracking.", "data.root=")
-__all__ = ["FinishedError", "adapt", "draw", "load", "register_dataset", "register_method"]
-__all__ += ["register_metric", "report", "resume", "run", "sweep", "write_images"]
 
 
 class FinishedError(RunError):
@@ -54,9 +57,7 @@ class FinishedError(RunError):
 
     def __init__(self, result: dict[str, Any]) -> None:
         run_id = result["run_id"]
-        super().__init__(
-            f'expected an interrupted run, got {run_id}, which has finished: spire.load("{run_id}")'
-        )
+        super().__init__(f'expected a run to resume, {run_id} has finished: spire.load("{run_id}")')
         self.result = result
 
 
@@ -96,7 +97,7 @@ def resume(
 
         run_dir = restore(name, given, say)
         if not any(word.startswith("tracking.storage=") for word in words):
-            given = replace(given, storage=storage_of(name, run_dir))
+            given = replace(given, storage=storage_of(name))
     else:
         run_dir = find_run(name, given)
     if (result := load_result(run_dir)) is not None:
@@ -132,12 +133,7 @@ def draw(
     `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
     run's unless given; 1 turns them off. ConfigError as `spire sample` says.
     """
-    from pipeline.inference.saved_run import Drawing
-
-    if prompt is None:
-        _say_what_is_untrained(run)
-    asked = Drawing(client_id, num_images, prompt, guidance, text_guidance)
-    scale, text_scale = run.scales(asked)
+    scale, text_scale = run.scales(client_id, guidance, prompt, text_guidance)
     return run.draw(client_id, num_images, index(seed), scale, prompt, text_scale)
 
 
@@ -153,37 +149,34 @@ def adapt(
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
     `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    of which `classes`, by name or number, are taken, or all. `captions` (N): of images in memory,
+    of which `classes`, by name, are taken, or all. `captions` (N): of images in memory,
     for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
     `data.root`. `client_id`: the next free one unless given.
     """
     from pipeline.data.arrays import uint8_images
-    from pipeline.data.fetch import fetch_if_missing
-    from pipeline.inference.arrival import adapt_arrival, check_arrival
-    from pipeline.inference.arrival_images import ArrivingImages, captions_file, load_arrival
-    from pipeline.inference.joining import data_root, joining_config
+    from pipeline.data.catalog import SPECS
+    from pipeline.data.fetch import fetch_for
+    from pipeline.inference.arrival import adapt_arrival, joining_config
+    from pipeline.inference.arrival_images import (
+        ArrivingImages,
+        captions_file,
+        data_root,
+        load_arrival,
+    )
 
     config = joining_config(run, words_of(settings, OF_A_FIT))
     root = data_root(run, config)
     if isinstance(images, str | Path):
-        fetch_if_missing(str(images), root, None, say)
+        if images in SPECS:
+            fetch_for(DataConfig(str(images), root), say)
         arriving = load_arrival(run, str(images), classes, root)
     else:
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
         arriving = replace(arriving, captions=captions)
-    check_arrival(run, arriving, config, client_id)  # before a message that promises a fit
     if run.has_text and arriving.captions is None:
-        say(
-            "no captions, so the client learns from images alone: list them in "
-            f"{captions_file(run)} in its folder, with the columns path and caption"
-        )
-        _say_what_is_untrained(run)
-    private = config.privacy.adapt
-    epochs = f"up to {config.adapt.epochs} epochs"
-    length = f"{private.steps} private steps" if private.is_on else epochs
-    say(f"fitting a new client for {length}")
-    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy)
+        say(f"no captions in {captions_file(run)}, so the client learns from images alone")
+    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy, say)
 
 
 def sweep(
@@ -196,11 +189,10 @@ def sweep(
 
     With `retry_failed` failed trials run again as well. `report` writes the report.
     """
-    from sweeps.design.config import load_study
+    from sweeps.design.config import load_sweep
     from sweeps.sweep import run_sweep
 
-    loaded, recorded = load_study(str(name_or_file), words_of(settings))
-    return run_sweep(loaded, say, retry_failed, recorded)
+    return run_sweep(load_sweep(str(name_or_file), words_of(settings)), say, retry_failed)
 
 
 def report(
@@ -244,8 +236,6 @@ def register_method(method: "Method", version: str = "0") -> None:
     Ray's workers know methods of installed packages alone (docs/extending.md). `version` is a part
     of the fingerprint of a run: change it with the method.
     """
-    from spire_core.config.method import OTHER_METHODS
-
     OTHER_METHODS.register(method.name, method, version)
 
 
@@ -256,8 +246,6 @@ def register_dataset(
 
     `load(split, path)` is called with "train" or "test" and the setting `data.path`.
     """
-    from pipeline.config.data import OTHER_DATASETS
-
     OTHER_DATASETS.register(name, load, version)
 
 
@@ -269,8 +257,6 @@ def register_metric(
     `metric(drawn, real)` gets images (n, C, H, W) and (m, C, H, W) in [-1, 1]; `eval.metrics` asks
     for it.
     """
-    from spire_core.config.eval import OTHER_METRICS
-
     OTHER_METRICS.register(name, metric, version)
 
 
@@ -292,31 +278,13 @@ def _watched(is_quiet: bool) -> "Iterator[Watcher]":
 
 def _end_finished(run_dir: Path, given: TrackingConfig) -> None:
     """Do the rest for a finished run that was stopped right at its end: its key, its status."""
-    from pipeline.cli.sync import sync_runs
     from pipeline.runs.noise_key import drop_noise_key
-    from pipeline.tracking.outbox import Outbox
+    from pipeline.tracking.tracker import note_end, relay_rest
 
     drop_noise_key(run_dir)
-    outbox, is_tracked = Outbox(run_dir), read_record(run_dir)["tracked"] and given.enabled
-    if is_tracked and outbox.status != "FINISHED":
-        with contextlib.suppress(RunError), run_lock(run_dir):  # unless its process does it
-            outbox.append("status", status="FINISHED")
-            for synced in sync_runs(given, [run_dir]):
-                say(synced.text)
-
-
-def _say_what_is_untrained(run: "SavedRun") -> None:
-    """Say it if what is shown and drawn without captions is of a null text that never trained."""
-    if run.has_text and not run.config.has_null_text:
-        say(
-            "this run has shown no image without its caption (client.text_dropout), so that what "
-            "it does without one is untrained"
-        )
-
-
-if __name__ == "__main__":  # `python -m spire ...` is the command `spire ...`
-    import sys
-
-    from sweeps.cli import main
-
-    sys.exit(main())
+    try:
+        with run_lock(run_dir):
+            note_end(run_dir, given, "FINISHED")
+            relay_rest(run_dir, given)
+    except (RunError, StoreError) as error:  # its process does it, or the store is away
+        say(str(error))

@@ -1,121 +1,132 @@
-"""How fast this package is, part by part, each beside what plain PyTorch does for the same.
+"""How fast clients train in one process beside a plain PyTorch loop, and new clients are fitted.
 
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/engine.py --out X.json
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.engine
 
-So that this process and the plain ones have their memory as client actors do: in huge pages.
-The systems of a part are timed alternately, so that all of them meet the same machine; medians are
-reported, of wall time and of CPU time of the processes that do a system's work (this one and its
-two workers; Ray's own daemons show in the wall time alone). Ratios are taken to the first of each
-part, the plain one except in `batches`, for equal work. On a machine that does other work, only the
-CPU seconds and their ratios mean something.
+Huge pages are the memory that client actors have. The systems of a part are timed in turns, so that
+all of them meet the same machine. Printed are medians of milliseconds per unit of work, and ratios
+to the first system. On a machine that does other work only the CPU seconds mean something.
+`benchmarks.peers` times whole rounds with two processes.
 """
 
 import argparse
-import dataclasses
-import datetime
-import json
+import contextlib
 import os
-import platform
-import subprocess
+import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
-from engine_clients import time_adaptation, time_batches, time_sampling
-from engine_kid import time_kid
-from engine_rounds import (
-    WORKS,
-    check_same_network,
-    config_for,
-    first_round,
-    time_aggregation,
-    time_rounds,
-    time_startup,
-    time_step,
-)
 
+from benchmarks.peers.ours_rounds import opened_driver
+from benchmarks.peers.plain import train_clients
+from benchmarks.peers.run import prepare_data
+from benchmarks.peers.work import WORKS, Work, first_weights, kept
 from pipeline.clients.context import keep_freed_memory
+from pipeline.config.load import load_config
+from spire_core.adaptation.adapt import adapt_client, adapt_embeddings
+from spire_core.config.adapt import AdaptConfig
+from spire_core.config.method import MethodConfig
+from spire_core.config.model import ModelConfig
+from spire_core.diffusion.process import Diffusion
+from spire_core.federated.private_state import PrivateState
+from spire_core.methods import CLIENT_EMB
+from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective
 
-PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "step": time_step,
-    "rounds": time_rounds,
-    "startup": time_startup,
-    "aggregation": time_aggregation,
-    "adaptation": time_adaptation,
-    "batches": time_batches,
-    "sampling": time_sampling,
-    "kid": time_kid,
-}
+STEP = Work(width=8, num_clients=5, num_steps=4)
+NEW_CLIENTS, AT_ONCE = 64, 8
+Call = Callable[[], object]
 
 
-def where() -> dict[str, Any]:
-    """Commit, machine and load."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    return {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "has_uncommitted_changes": bool(changed.stdout.strip()),
-        "cpu": sorted(names) or platform.processor(),
-        "num_cpus": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
-        "load_average_at_start": os.getloadavg(),
-        "default_client": dataclasses.asdict(config_for(8, "auto").client),
+def compare(part: str, systems: dict[str, tuple[Call, int]], repeats: int) -> None:
+    """Print a row for each system: a call, and its units of work."""
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+    for _ in range(repeats + 1):
+        for name, (call, _) in systems.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            costs[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    # The first time warms up.
+    found = {name: np.median(costs[name][1:], axis=0) / systems[name][1] for name in systems}
+    first = next(iter(found.values()))
+    for name, seconds in found.items():
+        cells = [*(1000 * seconds), *(seconds / first)]
+        print(f"| {part} | {name} | {' | '.join(f'{cell:.3g}' for cell in cells)} |", flush=True)
+
+
+def time_step(repeats: int) -> None:
+    """Time local steps of five clients, with their hand-out and average."""
+    units = STEP.num_clients * STEP.num_steps
+    net, images = kept(STEP)
+    start, everyone = first_weights(STEP), range(STEP.num_clients)
+    systems: dict[str, tuple[Call, int]] = {
+        "plain loop": (lambda: train_clients(net, images, start, STEP, everyone, 0), units)
     }
+    with contextlib.ExitStack() as stack:
+        for engine in ("loop", "grouped"):
+            driver = stack.enter_context(opened_driver(STEP, "local", engine))
+            systems[f"engine={engine}"] = driver.run_round, units
+        compare("step", systems, repeats)
 
 
-def table(parts: dict[str, dict[str, Any]]) -> str:
-    """Return all parts as one Markdown table; milliseconds are those of a unit of work."""
-    lines = [
-        "| part | system | ms | CPU ms | ratio | CPU ratio |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    for part, timed in parts.items():
-        for system, own in timed.items():
-            wall, cpu = (
-                "-"
-                if own[f"{clock}_s"] is None
-                else f"{1000 * own[f'{clock}_s'] / own['units']:.4g}"
-                for clock in ("wall", "cpu")
+class Fits:
+    """Fits embeddings of new clients in a network, each on 64 images of its own for one epoch."""
+
+    def __init__(self, network: ModelConfig) -> None:
+        config, self.settings = load_config("mnist-cpu"), AdaptConfig(epochs=1)
+        self.objective = TrainingObjective(Diffusion.of(config.diffusion))
+        images = torch.randint(0, 256, (NEW_CLIENTS, 64, 1, 16, 16), dtype=torch.uint8)
+        self.clients = [ClientContext(i, 0, own) for i, own in enumerate(images)]
+        self.model = FlatModel(network, MethodConfig("spire"), 1)
+        self.weights = initial_weights(network, MethodConfig("spire"), 1, 0)
+        self.start = PrivateState({CLIENT_EMB: torch.zeros(network.d_emb)})
+
+    def one_by_one(self) -> None:
+        for client in self.clients[:AT_ONCE]:
+            adapt_client(
+                self.model,
+                self.weights,
+                client,
+                self.start,
+                self.settings,
+                self.objective,
+                lambda *_: {},
             )
-            ratios = (
-                "-" if own[k] is None else f"{own[k]:.2f}" for k in ("wall_ratio", "cpu_ratio")
+
+    def together(self) -> None:
+        for first in range(0, NEW_CLIENTS, AT_ONCE):
+            clients = self.clients[first : first + AT_ONCE]
+            starts, observers = [self.start] * AT_ONCE, [lambda *_: {}] * AT_ONCE
+            adapt_embeddings(
+                self.model, self.weights, clients, starts, self.settings, self.objective, observers
             )
-            lines.append(f"| {part} | {system} | {wall} | {cpu} | {' | '.join(ratios)} |")
-    return "\n".join(lines)
+
+
+def time_adaptation(repeats: int) -> None:
+    """Time one pass over 64 images in batches of 16, in three networks; a unit is a client."""
+    networks = {name: WORKS[name].model for name in ("tiny", "small")}
+    for name, network in {**networks, "mnist-cpu": load_config("mnist-cpu").model}.items():
+        fits = Fits(network)
+        systems: dict[str, tuple[Call, int]] = {
+            f"in batches of {AT_ONCE} clients": (fits.together, NEW_CLIENTS),
+            "one by one": (fits.one_by_one, AT_ONCE),
+        }
+        compare(f"adaptation, {name}", systems, repeats)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--out", type=Path, default=Path("build/engine.json"))
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    text = "time this alone; name another --out to keep the other parts"
-    parser.add_argument("--only", choices=PARTS, help=text)
-    parser.add_argument("--first-round", choices=("ray", "local"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a `ClientWorker` does; the plain loop's processes are on their own
-    if args.first_round:
-        first_round(args.first_round)
-        return
-    for work in WORKS.values():
-        check_same_network(work.width)
-    told, parts = where(), {}
-    for name in [args.only] if args.only else PARTS:
-        parts |= PARTS[name](args.repeats)
-    told["load_average_at_end"] = os.getloadavg()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"where": told, "parts": parts}, indent=1) + "\n")
-    print(table(parts))
+    keep_freed_memory()  # as a `ClientWorker` does
+    prepare_data()
+    print("| part | system | ms | CPU ms | ratio | CPU ratio |\n|---|---|--:|--:|--:|--:|")
+    time_step(args.repeats)
+    time_adaptation(args.repeats)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A command in a session of its own, and how its processes of Ray are found.
 
-`ray_faults.py` and tests use it. It imports nothing of this folder, so that it can be imported from
-anywhere.
+`chaos.py` and tests use it.
 """
 
 import contextlib
@@ -9,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,7 +18,6 @@ from pipeline.tracking.outbox import read_points
 
 MARK = "SPIRE_TEST_PROCESS"  # a variable of the environment, which all processes inherit
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "SPIRE_ROOT")
-MODULE = ("-m", "pipeline")
 
 
 class Missed(Exception):
@@ -36,24 +34,10 @@ def marked(value: str) -> list[psutil.Process]:
     return found
 
 
-def ray_processes(pid: int, name: str) -> list[psutil.Process]:
-    """Return the processes below another with a name, or those of its actors of a class."""
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                title = "".join(child.cmdline()[:1])
-                if child.name() == name or title.startswith(f"ray::{name}"):
-                    found.append(child)
-    return sorted(found, key=lambda process: process.pid)
-
-
 class Command:
     """A command that was typed in a folder, and what became of it."""
 
-    def __init__(
-        self, folder: Path, data: Path, *words: str, start: Sequence[str] = MODULE, **env: str
-    ) -> None:
+    def __init__(self, folder: Path, data: Path, *words: str, **env: str) -> None:
         """Start it with these words; `data` is the folder of data sets."""
         inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         env = inherited | {MARK: str(folder), "SPIRE_DATA": str(data)} | env
@@ -61,7 +45,7 @@ class Command:
         self.verb = words[0]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *start, *words, "--json"],
+                [sys.executable, "-m", "pipeline", *words, "--json"],
                 cwd=folder,
                 env=env,
                 stdout=out,
@@ -87,30 +71,30 @@ class Command:
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Return the processes of the command's Ray with a name, or of its actors of a class."""
-        return ray_processes(self.process.pid, name)
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    title = "".join(child.cmdline()[:1])
+                    if child.name() == name or title.startswith(f"ray::{name}"):
+                        found.append(child)
+        return sorted(found, key=lambda process: process.pid)
 
-    def end(self, limit_s: float) -> tuple[int, str, float]:
-        """Wait; return the exit code, the command's sentence and the seconds that the end took.
+    def end(self, limit_s: float) -> tuple[int, str]:
+        """Wait; return the exit code and the command's sentence.
 
         Ray's library may write to stderr after it. Without a sentence, all of stderr is returned.
         """
-        began = time.monotonic()
-        self.process.wait(limit_s)
-        seconds = time.monotonic() - began
-        return self.process.returncode, (self.sentences or [self.err.read_text()])[-1], seconds
-
-    @property
-    def sentences(self) -> list[str]:
-        """The lines of stderr with which the command ended."""
+        code, said = self.process.wait(limit_s), self.err.read_text()
         ends = (f"spire {self.verb}: ", "spire: ")
-        return [line for line in self.err.read_text().splitlines() if line.startswith(ends)]
+        return code, ([line for line in said.splitlines() if line.startswith(ends)] or [said])[-1]
 
-    def left_behind(self, limit_s: float) -> tuple[list[str], float]:
-        """Return the processes that still run after a while, and the seconds until none did."""
-        began = time.monotonic()
-        while (running := marked(str(self.folder))) and time.monotonic() < began + limit_s:
+    def left_behind(self, limit_s: float) -> list[psutil.Process]:
+        """Return the processes that still run after a while."""
+        end = time.monotonic() + limit_s
+        while (running := marked(str(self.folder))) and time.monotonic() < end:
             time.sleep(0.1)
-        return [_line_of(process) for process in running], time.monotonic() - began
+        return running
 
     def kill(self) -> None:
         """End all of its processes, also those that Ray has put into sessions of their own."""
@@ -118,10 +102,3 @@ class Command:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self.process.wait()
-
-
-def _line_of(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return f"process {process.pid}, which has just ended"

@@ -20,20 +20,21 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.config.load import load_config
+from pipeline.config.data import DataConfig
 from pipeline.data.datasets import load
 from pipeline.data.resize import resized
 from spire_core.training.fit import to_float
 
+SIZE, BATCH_SIZE, LR = 16, 64, 1e-3
 WARMUP = 100  # steps
 EMA = 0.999
 CONDITIONS = {"resnet_time_scale_shift": "default", "norm_num_groups": 8, "attention_head_dim": 8}
 
 
-def make_network(size: int, width: int) -> UNet2DModel:
+def make_network(width: int) -> UNet2DModel:
     """Return a network of two levels with attention in the lower one."""
     return UNet2DModel(
-        sample_size=size,
+        sample_size=SIZE,
         in_channels=1,
         out_channels=1,
         layers_per_block=1,
@@ -44,22 +45,22 @@ def make_network(size: int, width: int) -> UNet2DModel:
     )
 
 
-def batches(images: Tensor, size: int) -> Iterator[Tensor]:
+def batches(images: Tensor) -> Iterator[Tensor]:
     while True:
-        yield from images[torch.randperm(len(images))].split(size)
+        yield from images[torch.randperm(len(images))].split(BATCH_SIZE)
 
 
 def train(
-    network: UNet2DModel, scheduler: DDPMScheduler, images: Tensor, args: argparse.Namespace
+    network: UNet2DModel, scheduler: DDPMScheduler, images: Tensor, steps: int
 ) -> UNet2DModel:
     """Return the moving average of the network over its training."""
     average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
     began, total = time.monotonic(), 0.0
-    for step, x0 in zip(range(1, args.steps + 1), batches(images, args.batch), strict=False):
-        scale = min(step / WARMUP, 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+    for step, x0 in zip(range(1, steps + 1), batches(images), strict=False):
+        scale = min(step / WARMUP, 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * scale
+            group["lr"] = LR * scale
         t = torch.randint(scheduler.config["num_train_timesteps"], (len(x0),))
         eps = torch.randn_like(x0)
         output = network(scheduler.add_noise(x0, eps, t), t).sample  # type: ignore[arg-type]
@@ -80,18 +81,14 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the pipeline goes")
-    parser.add_argument("--size", type=int, default=16, help="side of the images")
     parser.add_argument("--width", type=int, default=32, help="channels of the upper level")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    data = load(load_config("smoke", [f"data.image_size={args.size}"]).data, "test")
-    images = to_float(torch.from_numpy(resized(data.images, args.size)))
+    torch.manual_seed(0)
+    data = load(DataConfig(name="mnist"), "test")
+    images = to_float(torch.from_numpy(resized(data.images, SIZE)))
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    network = train(make_network(args.size, args.width), scheduler, images, args)
+    network = train(make_network(args.width), scheduler, images, args.steps)
     DDPMPipeline(network, scheduler).save_pretrained(args.folder)
     print(f"{sum(p.numel() for p in network.parameters()):,} numbers in {args.folder}")
 

@@ -1,26 +1,26 @@
 """The command `spire` with the verbs of this package: `sweep` and `report`."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from click import argument, option
 
 import spire
-from pipeline.cli.command import INTERRUPTED, Answer, verb
+from pipeline.cli.command import INTERRUPTED, Answer, one_line, verb
 from pipeline.cli.main import main as pipeline_main
-from pipeline.cli.run import warn_of_store
+from pipeline.cli.tables import change, duration, table
 from pipeline.cli.words import Words, keys, offered, split_words
 from pipeline.config.tracking import ui_text
 from pipeline.runs.record import experiment_of
 from spire_core.errors import SpireError
+from sweeps.design.config import SweepConfig, load_sweep, sweep_names
 
 if TYPE_CHECKING:
+    from sweeps.design.points import Trial
+    from sweeps.execution.study import Study
     from sweeps.sweep import Outcome
-
-
-NAMES = sorted(path.stem for path in Path(__file__).with_name("conf").glob("*.yaml"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return pipeline_main(argv, MORE_VERBS)
 
 
-@verb(epilog=f"Sweeps by name: {', '.join(NAMES)}.")
-@argument("file", metavar="FILE_OR_NAME", shell_complete=offered(lambda: NAMES))
+@verb(epilog=f"Sweeps by name: {', '.join(sweep_names())}.")
+@argument("file", metavar="FILE_OR_NAME", shell_complete=offered(sweep_names))
 @argument("words", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=offered(keys))
 @option("--dry-run", is_flag=True, help="Print the trials and what they need, and stop.")
 @option("--retry-failed", is_flag=True, help="Try failed trials again as well.")
@@ -39,9 +39,7 @@ def sweep(file: str, words: Words, dry_run: bool, retry_failed: bool) -> Answer:
     Settings are of the sweep, such as seeds=[0,1], or of every trial, such as client.lr=0.001.
     """
     if dry_run:
-        return _dry_run(file, words, retry_failed)
-    from sweeps.outcome_text import outcome_json, outcome_text
-
+        return _dry_run(load_sweep(file, words), retry_failed)
     outcome = spire.sweep(file, words, retry_failed=retry_failed)
     values = outcome_json(outcome)
     text = outcome_text(values) + _reported(outcome, values)
@@ -65,23 +63,18 @@ def _reported(outcome: "Outcome", values: dict[str, Any]) -> str:
     return f"\n\n{written.text()}\nlook at it all  {where}"
 
 
-def _dry_run(file: str, words: Sequence[str], retry_failed: bool) -> Answer:
+def _dry_run(sweep: SweepConfig, retry_failed: bool) -> Answer:
     from pipeline.cluster.actor_plan import machine_resources
     from pipeline.cluster.session import cluster
-    from sweeps.design.config import load_study
     from sweeps.execution.study import Study
-    from sweeps.outcome_text import plan_json, plan_text
     from sweeps.sweep import base_config
 
-    settings, recorded = load_study(file, words)
-    tracking = base_config(settings).tracking
-    warn_of_store(tracking)
-    study = Study.of(settings, tracking)
+    study = Study.of(sweep, base_config(sweep).tracking)
     if os.environ.get("RAY_ADDRESS"):
         with cluster() as available:
-            values = plan_json(settings, recorded, study, available, retry_failed)
+            values = plan_json(sweep, study, available, retry_failed)
     else:
-        values = plan_json(settings, recorded, study, machine_resources(), retry_failed)
+        values = plan_json(sweep, study, machine_resources(), retry_failed)
     return Answer(plan_text(values), values)
 
 
@@ -100,3 +93,147 @@ def report(words: Words, out: str | None) -> Answer:
 
 
 MORE_VERBS = (sweep, report)
+
+
+# --- a sweep before it runs -----------------------------------------------------------------------
+
+
+def plan_json(
+    sweep: SweepConfig, study: "Study", cluster: Mapping[str, float], retry_failed: bool = False
+) -> dict[str, Any]:
+    """Return the trials of a sweep, each with its status and with what it asks of the cluster.
+
+    The estimate covers the trials that are left. Of a search, these are the trials at the axes'
+    ends, by which draws still to be made are estimated.
+    """
+    from sweeps.design.points import probes
+    from sweeps.design.trial_plan import concurrency, plan_trial, sweep_seconds
+    from sweeps.sweep import check_trials, read_progress, told_equal
+
+    progress = read_progress(sweep, study)
+    left = progress.left(retry_failed)
+    check_trials(sweep, progress, left, is_new=study.parent_run_dir is None)
+    shown = probes(sweep) if sweep.is_drawn else progress.trials
+    to_run = [*left, *islice(cycle(shown), progress.num_undrawn)]
+    at_once = concurrency(sweep, to_run or shown, cluster)
+    plans = {
+        trial.trial_id: plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
+        for trial in [*to_run, *shown]
+    }
+    left_to_run = [(trial, plans[trial.trial_id]) for trial in to_run]
+    return {
+        "name": sweep.name,
+        "preset": sweep.preset,
+        "search": sweep.search,
+        "num_trials": progress.num_trials,
+        "num_to_run": len(to_run),
+        "equal": told_equal(sweep, progress.num_trials),
+        "concurrency": at_once,
+        "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
+        "estimate_s": sweep_seconds(left_to_run, at_once, progress.with_status("finished")),
+        "trials": [
+            {
+                "trial_id": trial.trial_id,
+                "label": trial.label,
+                "status": study.status(trial.trial_id),
+                "overrides": list(trial.overrides),
+                "resources": plans[trial.trial_id].bundles,
+                "needs": plans[trial.trial_id].describe(),
+            }
+            for trial in shown
+        ],
+    }
+
+
+def plan_text(values: Mapping[str, Any]) -> str:
+    """Return the values of `plan_json` as a table."""
+    columns = {"trial": "trial_id", "what": "label", "status": "status", "needs": "needs"}
+    cluster = ", ".join(f"{amount:g} {name}" for name, amount in values["cluster"].items())
+    kind = "trials" if values["search"] == "grid" else "trials to draw; those at the axes' ends"
+    num_trials, num_to_run = values["num_trials"], values["num_to_run"]
+    left = "" if num_to_run == num_trials else f", {num_to_run} of them left"
+    lines = [
+        f"sweep {values['name']} on {values['preset']}: {num_trials} {kind}{left}, "
+        f"{values['concurrency']} at once on {cluster}",
+        table(values["trials"], columns),
+        values["equal"],
+        f"about {duration(values['estimate_s'])} on CPUs such as this machine's, by a few timed "
+        "steps",
+    ]
+    return "\n".join(filter(None, lines))
+
+
+# --- a sweep at the end of a command --------------------------------------------------------------
+
+
+def outcome_json(outcome: "Outcome") -> dict[str, Any]:
+    """Return the outcome of a sweep, trial by trial."""
+    progress, best, parent = outcome.after, outcome.after.best(), outcome.study.parent_run_dir
+    counts = {s: len(progress.with_status(s)) for s in ("finished", "failed", "stopped")}
+    return {
+        "name": outcome.sweep.name,
+        "parent_run_id": None if parent is None else parent.name,
+        "num_trials": progress.num_trials,
+        **{f"num_{status}": count for status, count in counts.items()},
+        "num_unfinished": len(progress.with_status("unfinished")) + progress.num_undrawn,
+        "num_skipped": len(outcome.before.with_status("finished")),
+        "metric": outcome.sweep.metric,
+        "best_trial_id": None if best is None else best.trial_id,
+        "trials": [_row(outcome, trial) for trial in progress.trials],
+        "folder": str(outcome.study.folder),
+    }
+
+
+def _row(outcome: "Outcome", trial: "Trial") -> dict[str, Any]:
+    trial_id, study = trial.trial_id, outcome.study
+    run_dir, result = study.run_dir(trial_id), outcome.after.results.get(trial_id, {})
+    return {
+        "trial_id": trial_id,
+        "label": trial.label,
+        "method": trial.config.method.name,
+        "seed": trial.config.seed,
+        "point": trial.point,
+        "overrides": list(trial.overrides),
+        "status": outcome.after.statuses[trial_id],
+        "run_id": None if run_dir is None else run_dir.name,
+        "error": study.error(trial_id),
+        "state_fingerprint": result.get("state_fingerprint"),
+        "metrics": result.get("metrics", {}),
+        "samples": result.get("artifacts", {}).get("samples"),
+    }
+
+
+def outcome_text(values: Mapping[str, Any]) -> str:
+    """Return the values of `outcome_json` as a table, with a line for each failure."""
+    counts = ", ".join(
+        f"{values[f'num_{status}']} {status}"
+        for status in ("finished", "failed", "stopped", "unfinished")
+        if values[f"num_{status}"] or status == "finished"
+    )
+    before = f" ({values['num_skipped']} of them before)" if values["num_skipped"] else ""
+    best = f"\n* best by {values['metric']}" if values["best_trial_id"] else ""
+    rows = [_cells(row, row["trial_id"] == values["best_trial_id"]) for row in values["trials"]]
+    parts = [f"sweep {values['name']}: {counts}{before}"]
+    parts.append(table(rows, {name: name for name in rows[0]}) + best if rows else "")
+    failed = [row for row in values["trials"] if row["status"] == "failed"]
+    parts += [f"{row['label']} failed: {one_line(row['error'])}" for row in failed]
+    if failed:
+        parts.append("the same command with --retry-failed tries them again")
+    if values["num_unfinished"]:
+        parts.append("the same command goes on with what is unfinished")
+    return "\n\n".join(filter(None, parts))
+
+
+def _cells(row: Mapping[str, Any], is_best: bool) -> dict[str, Any]:
+    metrics = row["metrics"]
+    before, after = (metrics.get(f"final/adapt_kid_{when}") for when in ("before", "after"))
+    return {
+        "trial": row["trial_id"],
+        "what": row["label"] + " *" * is_best,
+        "status": row["status"],
+        "KID": metrics.get("final/pretrain_kid_mean"),
+        "new clients' KID": change(before, after),
+        "TV": metrics.get("final/adapt_tv_after"),
+        "held-out": metrics.get("final/adapt_heldout_after"),
+        "state": (row["state_fingerprint"] or "-")[:8],
+    }

@@ -3,6 +3,7 @@
 settings -> points -> trials -> plan -> Ray Tune, each trial a `run_experiment` -> runs -> outcome
 """
 
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +17,8 @@ from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
 from pipeline.data.datasets import store_root
-from pipeline.data.fetch import check_source, fetch_if_missing
-from pipeline.federation.setup import check_drawing, prepare, setup_key
+from pipeline.data.fetch import fetch_for
+from pipeline.federation.setup import prepare, setup_key
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_queries import NOTE, shortened
 from pipeline.tracking.tracker import Status, Tracker, check_store, has_ended, is_deleted
@@ -42,29 +43,12 @@ class Outcome:
     before: Progress
     after: Progress
 
-    @property
-    def parent_run_id(self) -> str | None:
-        """The id of the sweep's own run, once it has begun."""
-        run_dir = self.study.parent_run_dir
-        return None if run_dir is None else run_dir.name
 
-    @property
-    def num_skipped(self) -> int:
-        """How many trials were finished before."""
-        return len(self.before.with_status("finished"))
-
-
-def run_sweep(
-    sweep: SweepConfig,
-    say: Say,
-    retry_failed: bool = False,
-    recorded: SweepConfig | None = None,
-) -> Outcome:
+def run_sweep(sweep: SweepConfig, say: Say, retry_failed: bool = False) -> Outcome:
     """Run the trials that are left: finished ones are skipped, interrupted ones go on.
 
-    Failed ones run again with `retry_failed` only. A sweep that begins here is `recorded` as
-    `load_study` says. Every mistake is raised before any trial starts: a wrong trial, a store that
-    does not answer, a trial that could never fit.
+    Failed ones run again with `retry_failed` only. Every mistake is raised before any trial starts:
+    a wrong trial, a store that does not answer, a trial that could never fit.
     """
     base = base_config(sweep)
     study = Study.of(sweep, base.tracking)
@@ -72,7 +56,7 @@ def run_sweep(
     left = before.left(retry_failed)
     parent, after = study.parent_run_dir, before
     if left or before.num_undrawn:
-        after = _run_left(sweep, base, study, before, left, say, recorded or sweep)
+        after = _run_left(sweep, base, study, before, left, say)
     elif base.tracking.enabled and parent is not None and not has_ended(parent):
         check_store(base.tracking)  # it was killed at its very end
         with _parent_tracker(sweep, study, base.tracking) as tracker:
@@ -88,13 +72,10 @@ def _run_left(
     before: Progress,
     left: Sequence[Trial],
     say: Say,
-    recorded: SweepConfig,
 ) -> Progress:
     """Run these trials, and those that are still to be drawn."""
-    probed = check_trials(sweep, before, left, recorded, is_new=study.parent_run_dir is None)
-    for trial in probed:
-        check_reachable(trial.config)
     # 1. Check.
+    probed = check_trials(sweep, before, left, is_new=study.parent_run_dir is None)
     check_data(probed, say, begins=study.parent_run_dir is None)
     check_store(base.tracking)
     if told := told_equal(sweep, before.num_trials):
@@ -109,7 +90,7 @@ def _run_left(
         study.folder.mkdir(parents=True, exist_ok=True)
         for trial in left:
             study.trial_file(trial.trial_id, "error.txt").unlink(missing_ok=True)
-        with _parent_tracker(recorded, study, base.tracking) as tracker:
+        with _parent_tracker(sweep, study, base.tracking) as tracker:
             command = Command(
                 sweep=sweep,
                 study=study,
@@ -139,18 +120,14 @@ def read_progress(sweep: SweepConfig, study: Study) -> Progress:
 
 def told_equal(sweep: SweepConfig, num_trials: int) -> str:
     """Return how many combinations of a grid are no trials of their own, in words."""
-    num_all = sweep.num_combinations
+    num_all = math.prod(map(len, sweep.axes.values())) * len(sweep.seeds)
     if sweep.is_drawn or num_all == num_trials:
         return ""
     return f"{num_all - num_trials} of {num_all} trials are equal to others: {num_trials} run"
 
 
 def check_trials(
-    sweep: SweepConfig,
-    progress: Progress,
-    left: Sequence[Trial],
-    recorded: SweepConfig,
-    is_new: bool,
+    sweep: SweepConfig, progress: Progress, left: Sequence[Trial], is_new: bool
 ) -> list[Trial]:
     """Return the trials in which a mistake of those that are left would show.
 
@@ -159,7 +136,7 @@ def check_trials(
     probed = [*left, *(probes(sweep) if progress.num_undrawn else [])]
     if is_new:
         check_effects(probed)
-        check_compared(recorded)
+        check_compared(sweep)
     return probed
 
 
@@ -185,16 +162,12 @@ def base_config(sweep: SweepConfig) -> Config:
 
 def check_data(planned: Sequence[Trial], say: Say, begins: bool = True) -> None:
     """Fetch missing data; raise what is wrong with the data or the model of any trial."""
-    seen = set()
-    for trial in planned:
-        config = located(trial.config)
-        check_source(config.data.name, config.data.path, begins)
-        fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
-        check_drawing(config)
-        key = setup_key(config)
-        if key not in seen:
-            seen.add(key)
-            prepare(config)
+    configs = [located(trial.config) for trial in planned]
+    for config in configs:
+        check_reachable(config)
+        fetch_for(config.data, say, begins)
+    for config in {setup_key(config): config for config in configs}.values():
+        prepare(config)
 
 
 def _parent_tracker(sweep: SweepConfig, study: Study, tracking: TrackingConfig) -> Tracker:

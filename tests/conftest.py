@@ -4,10 +4,7 @@ import gc
 import os
 import re
 import signal
-import tempfile
 import tomllib
-from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from warm_process import hearth
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.datasets import describe
@@ -38,21 +34,7 @@ FONTS = {  # by names that are not variants of each other
     "roman": "DejaVuSerif",
     "times": "STIXGeneral",
 }
-LONGEST = ("test_sweep_nodes", "test_pools", "test_ray_losses", "test_sweeps_here", "test_sweeps")
-LONGEST += ("test_tracking_outage", "test_cluster_start", "test_jobs", "test_chaos")  # in order
-COMPUTING = ("test_resume", "test_experiment", "test_guidance", "test_diagnosis", "test_audit")
-COMPUTING += ("test_evaluator", "test_make", "test_python")
-COMPUTING += ("test_no_extractor", "test_extending")  # the longest files of unit tests
 NUM_BETWEEN = 3  # files of unit tests after each file that waits
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep a hearth (tests/helpers/warm_process.py) for the processes of this session."""
-    if not hasattr(config, "workerinput"):
-        stack = ExitStack()
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spire-tests-"))
-        stack.enter_context(hearth(Path(folder)))
-        config.add_cleanup(stack.close)
 
 
 def pytest_collection_finish() -> None:
@@ -63,24 +45,18 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let files that wait, for Ray and servers, alternate with unit tests, which compute.
 
-    Processes that test side by side take a file each, in this order. The longest begin first, and
-    enough short ones are left for the end, so that no process is long without work.
+    Processes that test side by side take a file each, in this order. Whole experiments take longest
+    among the unit tests, and begin first, so that no process is long without work at the end.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     folders = [Path(__file__).with_name(name) for name in ("cluster", "e2e")]
     waiting = [path for path in files if path.parent in folders]
-    others = iter(beginning_with(COMPUTING, [path for path in files if path not in waiting]))
-    waiting = beginning_with(LONGEST, waiting)
-    order = [path for long in waiting for path in (long, *islice(others, NUM_BETWEEN))]
+    computing = [path for path in files if path not in waiting]
+    others = iter(sorted(computing, key=lambda path: path.parent.name != "experiment"))
+    order = [path for one in waiting for path in (one, *islice(others, NUM_BETWEEN))]
     items[:] = [item for path in (*order, *others) for item in files[path]]
-
-
-def beginning_with(names: Sequence[str], paths: Sequence[Path]) -> list[Path]:
-    """Return files in their order, but for those of these names, in theirs, before all others."""
-    rank = {name: i for i, name in enumerate(names)}
-    return sorted(paths, key=lambda path: rank.get(path.stem, len(rank)))
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

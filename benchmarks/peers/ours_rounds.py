@@ -1,6 +1,8 @@
 """The work on SPIRE's own driver and client pools; `ours` runs it."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from pipeline.config.resources import ResourcesConfig
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData
 from pipeline.experiment.pools import open_pool
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup
 from spire_core.config.client import ClientConfig
@@ -32,7 +35,7 @@ from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import ClientSplit, Partition
 
 
-def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:
+def make_config(work: Work, pool: str, engine: str) -> Config:
     return Config(
         seed=SEED,
         model=work.model,
@@ -42,7 +45,7 @@ def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:
             num_clients=work.num_clients,
             num_new_clients=0,
             cohort_size=work.num_clients,
-            num_rounds=num_rounds,
+            num_rounds=1000,
             tau=work.num_steps,
         ),
         client=ClientConfig(
@@ -57,34 +60,29 @@ def make_config(work: Work, num_rounds: int, pool: str, engine: str) -> Config:
     )
 
 
-def make_setting(work: Work, config: Config) -> FederationSetup:
-    images = client_images(work.num_clients)
+@contextlib.contextmanager
+def opened_driver(work: Work, pool: str, engine: str) -> Iterator[Driver]:
+    """Yield a driver that runs rounds of a work on a new pool of clients."""
+    config, images = make_config(work, pool, engine), client_images(work.num_clients)
     held = np.arange(images.shape[0] * images.shape[1]).reshape(images.shape[:2])
-    clients = tuple(ClientSplit(i, own, own[:0]) for i, own in enumerate(held))
+    partition = Partition(tuple(ClientSplit(i, own, own[:0]) for i, own in enumerate(held)), ())
     flat = images.reshape(-1, *images.shape[2:])
     data = ImageData("mnist", flat, np.zeros(len(flat), dtype=np.int64), ("any",), "", "train")
-    return FederationSetup(
-        config,
-        data,
-        Partition(clients, ()),
-        "mnist",
-        "",
-        FlatModel(config.model, config.method, flat.shape[1]),
-    )
+    model = FlatModel(config.model, config.method, flat.shape[1])
+    setting = FederationSetup(config, data, partition, "mnist", "", model)
+    with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
+        clients, make_driver = opened
+        state = ServerState.initial(first_weights(work).numpy())
+        rounds = RoundSettings(config, partition.train_sizes, model.layout.num_without_local)
+        driver = make_driver(clients, state, rounds)
+        yield driver
+        driver.close()
 
 
 def run_rounds() -> None:
     args = arguments("--pool", "--engine")
-    work = WORKS[args.work]
-    config = make_config(work, args.num_rounds, args.pool, args.engine)
-    setting = make_setting(work, config)
-    with tempfile.TemporaryDirectory() as folder, open_pool(setting, Path(folder)) as opened:
-        pool, make_driver = opened
-        state = ServerState.initial(first_weights(work).numpy())
-        rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
-        driver = make_driver(pool, state, rounds)
+    with opened_driver(WORKS[args.work], args.pool, args.engine) as driver:
         for _ in range(args.num_rounds):
             stats = driver.run_round()
             assert stats.loss is not None  # nothing here is private
             report(stats.round_idx, stats.loss)
-        driver.close()

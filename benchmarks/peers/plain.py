@@ -5,10 +5,12 @@ python -m benchmarks.peers.plain tiny 5
 
 import multiprocessing
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from benchmarks.peers.work import (
@@ -21,6 +23,21 @@ from benchmarks.peers.work import (
     report,
     train,
 )
+from spire_core.network.unet import UNet
+
+
+def train_clients(
+    net: UNet, images: Tensor, weights: Tensor, work: Work, ids: Iterable[int], round_idx: int
+) -> Tensor:
+    """Return the sums over these clients of examples times weights, losses, and 1."""
+    total = torch.zeros(len(weights) + 2)
+    for client_id in ids:
+        own = images[client_id]
+        vector_to_parameters(weights.clone(), net.parameters())
+        loss = train(net, own, work, client_id, round_idx)
+        trained = parameters_to_vector(net.parameters()).detach()
+        total += len(own) * torch.cat([trained, torch.tensor([loss, 1.0])])
+    return total
 
 
 def run_rounds(rank: int, work: Work, num_rounds: int, meeting_point: Path) -> None:
@@ -33,13 +50,8 @@ def run_rounds(rank: int, work: Work, num_rounds: int, meeting_point: Path) -> N
     net = first_network(work)
     weights = parameters_to_vector(net.parameters()).detach()
     for round_idx in range(num_rounds):
-        total = torch.zeros(len(weights) + 2)  # of weights, losses and examples
-        for client_id in range(rank, work.num_clients, NUM_PROCESSES):
-            own = images[client_id]
-            vector_to_parameters(weights.clone(), net.parameters())
-            loss = train(net, own, work, client_id, round_idx)
-            trained = parameters_to_vector(net.parameters()).detach()
-            total += len(own) * torch.cat([trained, torch.tensor([loss, 1.0])])
+        ids = range(rank, work.num_clients, NUM_PROCESSES)
+        total = train_clients(net, images, weights, work, ids, round_idx)
         dist.all_reduce(total)
         weights = total[:-2] / total[-1]
         if rank == 0:

@@ -4,7 +4,7 @@
     .venv/bin/python -m benchmarks.peers.run --rounds 3 --repeats 1 --works tiny
 
 Every system is a process of its own that prints a line as each round ends; all else is read off
-from outside, in the same way for all. Results: build/peers.json.
+from outside, in the same way for all. Results: build/peers.csv.
 """
 
 import argparse
@@ -12,26 +12,26 @@ import contextlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 
 from benchmarks.peers.work import DATA, NUM_PROCESSES, WORKS
 from pipeline.config.data import DataConfig
 from pipeline.data.datasets import load
 from pipeline.data.resize import resized
+from pipeline.files.paths import git_revision
 from spire_core.rng import numpy_generator
 
-RESULTS = Path("build/peers.json")
+RESULTS = Path("build/peers.csv")
 ENVIRONMENTS = Path("build/peers")
 OURS, FLOWER, PFL = (
     sys.executable,
@@ -44,57 +44,42 @@ SYSTEMS = {  # the interpreter, what goes before the module, the module, what go
     "ours-grouped": (OURS, (), "ours", ("--pool=ray", "--engine=grouped")),
     "flower": (FLOWER, (), "flower", ()),
     "pfl": (PFL, TORCHRUN, "pfl_research", ()),
-    "ours-local-loop": (OURS, (), "ours", ("--pool=local", "--engine=loop")),  # one process
-    "ours-local-grouped": (OURS, (), "ours", ("--pool=local", "--engine=grouped")),
 }
-IN_TURNS = ["plain", "ours-loop", "ours-grouped", "flower", "pfl"]
-PACKAGES = ("torch", "numpy", "ray", "flwr", "pfl")
+ENV = {  # equal priority for every worker; no messages to the outside
+    "RAY_worker_niceness": "0",
+    "FLWR_TELEMETRY_ENABLED": "0",
+}
 SAMPLE_S = 0.25
-LIMIT_S = 1800.0
 TOLERANCE = 1e-3  # between the losses of two systems, as a share
 
 
 class Watched:
-    """A process and all below it: CPU seconds so far, and the peaks of their memory.
-
-    `peak_bytes` adds up resident memory, where shared pages count for each process that has them;
-    `peak_share_bytes` proportional set sizes, where these pages count once in all.
-    """
+    """A process and all below it: CPU seconds so far, and the peak of their resident memory."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        settings = {  # equal priority for every worker; no messages to the outside
-            "PYTHONPATH": os.getcwd(),
-            "RAY_worker_niceness": "0",
-            "FLWR_TELEMETRY_ENABLED": "0",
-        }
-        self.began = time.time()
-        self.peak_bytes = self.peak_share_bytes = 0
+        self.began, self.peak_bytes = time.time(), 0
+        env = os.environ | ENV | {"PYTHONPATH": os.getcwd()}
         with log.open("w") as err:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=err, text=True, env=os.environ | settings
+                command, stdout=subprocess.PIPE, stderr=err, text=True, env=env
             )
         self.root = psutil.Process(self.process.pid)
         self.sampler = threading.Thread(target=self._sample, daemon=True)
         self.sampler.start()
 
     def _tree(self) -> list[psutil.Process]:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             return [self.root, *self.root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        return []
 
     def _sample(self) -> None:
         while self.process.poll() is None:
-            is_late, total, share = time.time() - self.began > LIMIT_S, 0, 0
+            total = 0
             for process in self._tree():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    memory = process.memory_full_info()
-                    total, share = total + memory.rss, share + memory.pss
-                    if is_late:
-                        process.kill()
+                    total += process.memory_info().rss
             self.peak_bytes = max(self.peak_bytes, total)
-            self.peak_share_bytes = max(self.peak_share_bytes, share)
             time.sleep(SAMPLE_S)
 
     def cpu_s(self) -> float:
@@ -102,8 +87,7 @@ class Watched:
         total = 0.0
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
+                total += sum(process.cpu_times()[:4])  # its own, and those of ended children
         return total
 
 
@@ -111,7 +95,7 @@ def measure(system: str, work: str, num_rounds: int) -> dict[str, Any]:
     """Run one system on one work and return what was measured."""
     python, before, module, after = SYSTEMS[system]
     command = [python, *before, "-m", f"benchmarks.peers.{module}", work, str(num_rounds), *after]
-    load_before, log = os.getloadavg()[0], ENVIRONMENTS / "logs" / f"{system}-{work}.log"
+    log = ENVIRONMENTS / "logs" / f"{system}-{work}.log"
     watched = Watched(command, log)
     rounds, cpu_s = [], []
     for line in watched.process.stdout or ():
@@ -124,16 +108,14 @@ def measure(system: str, work: str, num_rounds: int) -> dict[str, Any]:
         raise SystemExit(f"{system} on {work}: {len(rounds)} of {num_rounds} rounds, see {log}")
     ends = [r["at"] for r in rounds]
     return {
-        "system": system,
         "work": work,
-        "num_rounds": num_rounds,
-        "round_s": statistics.median(np.diff(ends).tolist()),
-        "first_round_end_s": ends[0] - watched.began,
-        "cpu_s_per_round": statistics.median(np.diff(cpu_s).tolist()),
-        "peak_rss_bytes": watched.peak_bytes,
-        "peak_pss_bytes": watched.peak_share_bytes,
+        "system": system,
+        "round_s": np.median(np.diff(ends)),
+        "cpu_s": np.median(np.diff(cpu_s)),
+        "first_round_s": ends[0] - watched.began,
+        "peak_mb": watched.peak_bytes / 1e6,
         "losses": [r["loss"] for r in rounds],
-        "load_before": load_before,
+        "load": os.getloadavg()[0],
     }
 
 
@@ -146,105 +128,35 @@ def prepare_data() -> None:
     np.save(DATA, resized(images[np.sort(drawn)], 16).reshape(num_clients, 100, 1, 16, 16))
 
 
-def versions(python: str) -> dict[str, str]:
-    """Return the versions of the packages that matter in an environment."""
-    script = (
-        "import importlib.metadata as m, json; d = {x.metadata['Name']: x.version for x in "
-        f"m.distributions()}}; print(json.dumps({{n: d[n] for n in {PACKAGES} if n in d}}))"
-    )
-    return json.loads(subprocess.check_output([python, "-c", script], text=True))
-
-
-def circumstances(systems: Sequence[str]) -> dict[str, Any]:
-    """Return when, where and with what it is measured."""
-    cpu = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    return {
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.peers.run " + " ".join(sys.argv[1:]),
-        "commit": subprocess.check_output(git, text=True).strip(),
-        "cpu": cpu[0] if cpu else platform.processor(),
-        "num_cpus": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "python": platform.python_version(),
-        "versions": {name: versions(SYSTEMS[name][0]) for name in systems},
-    }
-
-
-def median_of(records: Sequence[dict[str, Any]], key: str) -> float:
-    return statistics.median(r[key] for r in records)
-
-
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """Return medians over the repeats as Markdown; times also as a ratio to plain's."""
-    lines = [
-        "| work | system | s/round | min to max | x plain | CPU-s/round | end of round 1, s "
-        "| peak MB | shared once, MB | last loss | load |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["work"], record["system"]), []).append(record)
-    for (work, system), own in groups.items():
-        times = sorted(r["round_s"] for r in own)
-        plain = groups.get((work, "plain"))
-        ratio = f"{median_of(own, 'round_s') / median_of(plain, 'round_s'):.2f}" if plain else "-"
-        lines.append(
-            f"| {work} | {system} | {median_of(own, 'round_s'):.3f} "
-            f"| {times[0]:.3f} to {times[-1]:.3f} | {ratio} "
-            f"| {median_of(own, 'cpu_s_per_round'):.2f} "
-            f"| {median_of(own, 'first_round_end_s'):.1f} "
-            f"| {median_of(own, 'peak_rss_bytes') / 1e6:.0f} "
-            f"| {median_of(own, 'peak_pss_bytes') / 1e6:.0f} | {own[0]['losses'][-1]:.6f} "
-            f"| {median_of(own, 'load_before'):.1f} |"
-        )
-    return "\n".join(lines)
-
-
-def check_losses(records: Sequence[dict[str, Any]]) -> None:
+def check_losses(records: pd.DataFrame) -> None:
     """Refuse results whose losses differ: that would not have been the same work."""
-    first: dict[str, dict[str, Any]] = {}
-    for record in records:
-        reference = first.setdefault(record["work"], record)
-        ratios = np.divide(record["losses"], reference["losses"])
-        if np.abs(ratios - 1).max() > TOLERANCE:
-            raise SystemExit(
-                f"expected the losses of {reference['system']} on {record['work']}, "
-                f"{reference['losses']}, got {record['losses']} from {record['system']}: "
-                "this is not the same work"
-            )
+    for work, own in records.groupby("work"):
+        losses = np.array(own["losses"].tolist())
+        if np.abs(losses / losses[0] - 1).max() > TOLERANCE:
+            raise SystemExit(f"expected the same losses of all systems on {work}, got {losses}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=IN_TURNS)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=8, help="at least 2; the first is left out")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    if args.rounds < 2:
-        parser.error(f"expected --rounds of at least 2, got {args.rounds}: the first is left out")
+    print(f"commit {git_revision()}, {platform.processor()}, {os.cpu_count()} CPUs", flush=True)
     prepare_data()
-    results: dict[str, Any] = circumstances(args.systems) | {"records": []}
-    for repeat in range(args.repeats):
+    records = []
+    for _ in range(args.repeats):
         for work in args.works:
             for system in args.systems:
-                record = measure(system, work, args.rounds)
-                results["records"].append(record)
-                print(
-                    f"{repeat + 1}/{args.repeats} {work} {system}: "
-                    f"{record['round_s']:.3f} s/round, load {record['load_before']:.1f}",
-                    flush=True,
-                )
-    print(table(results["records"]))
-    check_losses(results["records"])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
+                records.append(measure(system, work, args.rounds))
+                shown = {key: value for key, value in records[-1].items() if key != "losses"}
+                print(shown, flush=True)
+    found = pd.DataFrame(records)
+    found.to_csv(RESULTS, index=False)
+    medians = found.groupby(["work", "system"], sort=False).median(numeric_only=True)
+    print(medians.to_string(float_format="{:.3f}".format))
+    check_losses(found)
 
 
 if __name__ == "__main__":

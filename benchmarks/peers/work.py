@@ -50,7 +50,6 @@ WORKS = {
     "tiny": Work(width=8, num_clients=20, num_steps=4),  # 76,049 parameters
     "small": Work(width=16, num_clients=20, num_steps=4),  # 299,937 parameters
     "many": Work(width=8, num_clients=200, num_steps=1),
-    "many-small": Work(width=16, num_clients=200, num_steps=1),
 }
 
 

@@ -18,11 +18,10 @@ from pipeline.federation.partitioning import held_back
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.atomic import write_json
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.files import finite_values
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
 from pipeline.runs.layout import AUDIT
 from pipeline.runs.record import check_same, read_record
-from pipeline.tracking.tracker import NullTracker, Tracker
+from pipeline.tracking.tracker import NullTracker, Tracker, finite_values
 from spire_core.errors import RunError
 from spire_core.partition.split import Partition
 

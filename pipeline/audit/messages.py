@@ -181,40 +181,37 @@ def _unexplained(
 
 def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: int) -> MessageLeak:
     """Return what the messages of these rounds give away; the model's weights are overwritten."""
-    found: list[tuple[Message, dict[str, np.ndarray | None], np.ndarray]] = []
-    members, others = [], []
+    found: list[tuple[int, int, dict[str, list[float]]]] = []
+    chances, members, others = [], [], []
     for one in rounds:
         server = CuriousServer(model, one.broadcast, max_t)
         embs = np.stack([message.client_emb for message in one.messages])
         everybody = np.concatenate([embs, one.others])
-        looked_at = one.messages[:1] if one.is_summed else one.messages
-        by_attack = [server.directions(message) for message in looked_at]
-        if one.is_summed:  # the same for all of its clients
-            by_attack *= len(one.messages)
-        found += [(m, by, everybody) for m, by in zip(one.messages, by_attack, strict=True)]
+        looked_at = one.messages[:1] if one.is_summed else one.messages  # a sum is one for all
+        directions = [server.directions(message) for message in looked_at]
+        for row, message in enumerate(one.messages):
+            by_attack = directions[0 if one.is_summed else row]
+            near = {name: [abs_cos(d, emb) for emb in everybody] for name, d in by_attack.items()}
+            found.append((message.update.client_id, row, near))
+        chances.append(chance_cos(everybody))
         total, rank = server.summed(one.messages), len(one.messages)
         members.append(span_shares(total, rank, embs))
         others.append(span_shares(total, rank, one.others))
     clients = tuple(
-        ClientLeak(m.update.client_id, {name: abs_cos(d, m.client_emb) for name, d in by.items()})
-        for m, by, _ in found
+        ClientLeak(client_id, {name: cos[row] for name, cos in near.items()})
+        for client_id, row, near in found
     )
     medians = {name: float(np.median([c.cos[name] for c in clients])) for name in ATTACKS}
     best = max(ATTACKS, key=medians.__getitem__)
-    own = [_is_nearest(m.client_emb, by[best], everybody) for m, by, everybody in found]
+    own = [near[best][row] >= max(near[best]) > 0 for _, row, near in found]
     return MessageLeak(
         clients=clients,
         best=best,
         cos=medians[best],
-        chance=max(chance_cos(everybody) for _, _, everybody in found),
+        chance=max(chances),
         identified=float(np.mean(own)),
         span_members=float(np.concatenate(members).mean()),
         span_others=float(np.concatenate(others).mean()) if len(rounds[0].others) else math.nan,
         cohort_size=len(rounds[0].messages),
         d_emb=rounds[0].messages[0].client_emb.size,
     )
-
-
-def _is_nearest(own: np.ndarray, direction: np.ndarray | None, everybody: np.ndarray) -> bool:
-    """Return whether a direction is nearer to one embedding than to all others of (K, D_emb)."""
-    return abs_cos(direction, own) >= max(abs_cos(direction, emb) for emb in everybody) > 0

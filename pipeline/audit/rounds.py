@@ -10,11 +10,12 @@ import numpy as np
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.federation.partitioning import promise_to_clients
-from pipeline.federation.private_rounds import clip_norm_of
+from pipeline.federation.rounds import clip_norm_of
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState
 from spire_core.federated.sums import HiddenSum
+from spire_core.methods import CLIENT_EMB
 from spire_core.training.adam import BETAS
 from spire_core.training.several import mean_emb
 
@@ -64,17 +65,13 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
         clients = [worker.client_data(client_id) for client_id in group]
         states = [worker.private_state(client_id, done) for client_id in group]
         for update, after in worker.trainer.train(clients, states, state.broadcast, plan):
-            assert after.client_emb is not None  # methods without one are not audited here
-            decay = BETAS[0] ** update.num_steps
-            messages.append(Message(update, mean_emb(after.client_emb).double().numpy(), decay))
+            emb = mean_emb(after.parts[CLIENT_EMB]).double().numpy()
+            messages.append(Message(update, emb, BETAS[0] ** update.num_steps))
     if is_summed:
         messages = _summed(worker, messages, state.broadcast, plan)
     outside = [c for c in range(federation.num_clients) if c not in set(cohort)][:MAX_OTHERS]
-    others = np.zeros((len(outside), config.model.d_emb))
-    for row, client_id in zip(others, outside, strict=True):
-        emb = worker.private_state(client_id, done).client_emb
-        assert emb is not None
-        row[:] = mean_emb(emb).numpy()
+    embs = [mean_emb(worker.private_state(c, done).parts[CLIENT_EMB]).tolist() for c in outside]
+    others = np.array(embs).reshape(-1, config.model.d_emb)
     return ObservedRound(state.broadcast, tuple(messages), others, is_summed)
 
 

@@ -8,15 +8,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.checkpoint.snapshots import (
-    drop_unfinished,
-    kept_rounds,
-    new_state_file,
-    save_checkpoint,
-)
+from pipeline.checkpoint.snapshots import kept_rounds, new_state_file, save_checkpoint
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.round_loop import RoundListener
 from pipeline.federation.rounds import RoundStats
 from pipeline.runs.server_state import write_state
@@ -58,19 +53,10 @@ class Checkpointer(RoundListener):
 
     The server's state is in a file before the next round begins. A checkpoint waits for the one
     before it. `mirror` copies them to a storage.
-
-    An interrupt's checkpoint is taken if `may_resume_after` is true for its number of rounds.
     """
 
-    def __init__(
-        self,
-        run_dir: Path,
-        config: Config,
-        mirror: "Mirror | None" = None,
-        may_resume_after: Callable[[int], bool] = lambda num_rounds_done: True,
-    ) -> None:
+    def __init__(self, run_dir: Path, config: Config, mirror: "Mirror | None" = None) -> None:
         self.run_dir, self.config, self.mirror = run_dir, config, mirror
-        self.may_resume_after = may_resume_after
         self._pending: tuple[int, Future[None]] | None = None  # rounds done, and its end
 
     def kept_rounds(self) -> tuple[int, ...]:
@@ -78,56 +64,45 @@ class Checkpointer(RoundListener):
         pending = () if self._pending is None else self._pending[:1]
         return tuple(sorted({*kept_rounds(self.run_dir), *pending}))
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
+        """Begin the checkpoint that is due; raises what went wrong with the one before."""
         if self._pending is not None and self._pending[1].done():
             self.wait()  # one that failed ends the run now
         if is_checkpoint_due(stats.round_idx + 1, self.config):
-            self.take(driver, stats.round_idx + 1)
+            self._begin(stats.round_idx + 1, driver.save_state)
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
-        if self.may_resume_after(state.round_idx):
-            self._log_lost()  # it must not keep this one from being tried: there may be room again
-            self._begin(state.round_idx, lambda path: functools.partial(write_state, path, state))
+        self._log_lost()  # it must not keep this one from being tried: there may be room again
+        self._begin(state.round_idx, lambda path: functools.partial(write_state, path, state))
 
     def end_rounds(self, error: BaseException | None) -> None:
         """Wait for the pending checkpoint; its loss is raised, or logged beside `error`.
 
         Then wait for its upload, shortly if the run ends.
         """
-        upload_s = LAST_UPLOAD_S if error is None else ENDING_UPLOAD_S
+        upload_s = ENDING_UPLOAD_S
         try:
             if error is None:
                 self.wait()
+                upload_s = LAST_UPLOAD_S
             else:  # which matters more than a lost checkpoint
-                self._log_lost(error)
-        except BaseException:
-            upload_s = ENDING_UPLOAD_S
-            raise
+                self._log_lost()
         finally:
-            drop_unfinished(self.run_dir)
             if self.mirror is not None:
                 self.mirror.close(upload_s)
 
-    def take(self, driver: RoundDriver, num_rounds_done: int) -> None:
-        """Begin a checkpoint of the driver's state, unless that round has one.
-
-        Raises the error of the checkpoint before, such as RunError if there was no room for it.
-        """
-        self._begin(num_rounds_done, driver.save_state)
-
     def wait(self) -> None:
-        """Wait until the last checkpoint is whole; raises as `take` does."""
+        """Wait until the last checkpoint is whole; raises what has kept it from that."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending[1].result()
 
-    def _log_lost(self, error: BaseException | None = None) -> None:
-        """Wait as `wait` does; log what that raises, unless it is this very error."""
+    def _log_lost(self) -> None:
+        """Wait as `wait` does, and log what that raises."""
         try:
             self.wait()
         except (SpireError, OSError) as lost:
-            if lost is not error:
-                _log.warning("%s", lost)
+            _log.warning("%s", lost)
 
     def _begin(self, num_rounds_done: int, save_state: Callable[[Path], Callable[[], int]]) -> None:
         self.wait()

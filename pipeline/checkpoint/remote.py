@@ -5,24 +5,22 @@ there by name: the files of a checkpoint, artifacts, the record, the outbox, and
 Keys, the list of scored clients, locks and profiles never do. The file systems are pyarrow's.
 """
 
-import contextlib
 import io
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pipeline.checkpoint.checkpointer import in_background
 from pipeline.checkpoint.snapshots import checkpoint_names, folder_of, kept_names, kept_rounds
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.atomic import room_for, sync, sync_tree
+from pipeline.files.atomic import sync, sync_tree
 from pipeline.files.paths import error_line, mask
 from pipeline.runs.layout import (
     ARTIFACTS,
@@ -46,7 +44,6 @@ GROWING = (RECORD, DONE, REFUSED, OUTBOX)  # sent again as they change, the outb
 OF_CHECKPOINTS = (CLIENTS, EVALUATIONS, CHECKPOINTS)
 STORAGE_ERRORS = (OSError, NotImplementedError)  # of pyarrow's file systems
 OBJECT_STORES = ("s3", "gcs", "abfs")  # where files appear atomically, and there are no folders
-CHUNK_BYTES = 1 << 24
 _log = logging.getLogger(__name__)
 
 
@@ -96,14 +93,8 @@ def mirror_of(run_dir: Path, config: Config) -> "Mirror | None":
     return Mirror(run_dir, storage, f"{folder.rstrip('/')}/{run_dir.name}")
 
 
-def storage_of(uri: str, run_dir: Path) -> str | None:
-    """Return the storage in which a URI `<storage>/<run id>` means a copy of a run.
-
-    None if the URI means the run's own folder.
-    """
-    is_local = uri.startswith("file:")
-    if is_local and os.path.realpath(open_storage(uri)[1]) == os.path.realpath(run_dir):
-        return None
+def storage_of(uri: str) -> str:
+    """Return the storage in which a URI `<storage>/<run id>` means a copy of a run."""
     address, sep, query = uri.partition("?")
     return address.rstrip("/").rpartition("/")[0] + sep + query
 
@@ -132,7 +123,7 @@ class Mirror:
         self.run_dir, self.storage, self.folder = run_dir, storage, folder
         self.num_failed = 0
         self.last_done: int | None = None  # rounds of the newest uploaded checkpoint
-        self._sent: dict[str, tuple[int, int]] = {}  # size, and time of change or hash, by name
+        self._sent = set[str]()  # names of files, none of which changes once it is written
         self._running: tuple[int, Future[None]] | None = None  # rounds done, and the upload's end
 
     @property
@@ -164,8 +155,7 @@ class Mirror:
 
     def _wait(self, limit_s: float) -> None:
         if self._running is not None:
-            with contextlib.suppress(TimeoutError):  # that of an upload itself is none here
-                self._running[1].result(max(0.0, limit_s))
+            wait([self._running[1]], max(0.0, limit_s))
 
     def _try(self, num_rounds_done: int) -> None:
         try:
@@ -175,9 +165,7 @@ class Mirror:
 
     def _failed(self, num_rounds_done: int, reason: str) -> None:
         self.num_failed += 1
-        newest = "none" if self.last_done is None else f"that after round {self.last_done}"
-        text = "the checkpoint after round %d is not at %s (%s): the newest there is %s"
-        _log.warning(text, num_rounds_done, mask(self.folder), reason, newest)
+        _log.warning("checkpoint %d is not at %s (%s)", num_rounds_done, mask(self.folder), reason)
 
     def upload(self, num_rounds_done: int) -> None:
         """Upload a checkpoint with all files that a resume needs, and drop obsolete ones.
@@ -189,46 +177,36 @@ class Mirror:
         growing = {n: path.read_bytes() for n in GROWING if (path := self.run_dir / n).is_file()}
         artifacts = [p for p in sorted((self.run_dir / ARTIFACTS).rglob("*")) if p.is_file()]
         for name in (*names, *(path.relative_to(self.run_dir).as_posix() for path in artifacts)):
-            self._send(name)
+            self._send_file(name)
         for name, content in growing.items():
-            self._send(name, content)
-        self._send(manifest)
+            self._send(name, io.BytesIO(content))
+        self._send_file(manifest)
         self.last_done = num_rounds_done
         self._prune()
 
-    def _send(self, name: str, content: bytes | None = None) -> None:
-        """Send a file, or the content that it had, unless it is there."""
-        path, target = self.run_dir / name, f"{self.folder}/{name}"
-        stat, is_object = path.stat(), self.storage.type_name in OBJECT_STORES
-        mark = (stat.st_size, stat.st_mtime_ns)
-        if content is not None:
-            mark = (len(content), hash(content))
-        if self._sent.get(name) == mark:
-            return
+    def _send_file(self, name: str) -> None:
+        """Send a file unless it is there."""
+        if name not in self._sent:
+            with (self.run_dir / name).open("rb") as source:
+                self._send(name, source)
+            self._sent.add(name)
+
+    def _send(self, name: str, source: IO[bytes]) -> None:
+        target, is_object = f"{self.folder}/{name}", self.storage.type_name in OBJECT_STORES
         if not is_object:
             self.storage.create_dir(target.rpartition("/")[0], recursive=True)
         part = target if is_object else f"{target}.part"
-        source = path.open("rb") if content is None else io.BytesIO(content)
-        with source, self.storage.open_output_stream(part) as stream:
-            shutil.copyfileobj(source, stream, CHUNK_BYTES)
+        with self.storage.open_output_stream(part) as stream:
+            shutil.copyfileobj(source, stream)
         if not is_object:
             self.storage.move(part, target)
-        self._sent[name] = mark
 
     def _prune(self) -> None:
         """Drop the files that no kept checkpoint needs, manifests first."""
-        there = [
-            n for n in _names_at(self.storage, self.folder) if n.split("/")[0] in OF_CHECKPOINTS
-        ]
-        dropped = sorted(
-            {*there} - kept_names(self.run_dir), key=lambda n: not n.endswith(MANIFEST)
-        )
-        for name in dropped:
-            self.storage.delete_file(f"{self.folder}/{name}")
-            self._sent.pop(name, None)
-        if self.storage.type_name not in OBJECT_STORES:
-            for folder in {n.rpartition("/")[0] for n in dropped if n.startswith(CHECKPOINTS)}:
-                self.storage.delete_dir(f"{self.folder}/{folder}")
+        obsolete = {*_names_at(self.storage, self.folder)} - kept_names(self.run_dir)
+        for name in sorted(obsolete, key=lambda name: not name.endswith(MANIFEST)):
+            if name.split("/")[0] in OF_CHECKPOINTS:
+                self.storage.delete_file(f"{self.folder}/{name}")
 
 
 # --- and back ---
@@ -240,44 +218,35 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
     One that is here already is used as it is. ConfigError if the URI cannot be opened, RunError if
     there is no run at it, BusyError if another process brings it right now.
     """
+    from pyarrow.fs import copy_files
+
     storage, path = open_storage(uri)
+    folder, run_id = path.rstrip("/"), path.rstrip("/").rpartition("/")[2]
     try:
-        names = _names_at(storage, path)
-        run_id = path.rstrip("/").rpartition("/")[2]
-        if RECORD not in names or not re.fullmatch("[0-9a-f]{32}", run_id):
+        names = _names_at(storage, folder)
+        if RECORD not in names:
             raise RunError(
                 f"expected a run at {mask(uri)}, got {len(names)} files and no {RECORD}: name it "
                 "as <tracking.storage>/<run id>"
             )
         run_dir = tracking_root(config) / RUNS / run_id
-        with room_for(run_dir):
-            run_dir.mkdir(parents=True, exist_ok=True)
-            with run_lock(run_dir):
-                if (run_dir / RECORD).is_file():
-                    say(f"run {run_id} is here already, in {run_dir}: it goes on from there")
-                    return run_dir
-                wanted = (ARTIFACTS, *OF_CHECKPOINTS, *GROWING)
-                for name in names:
-                    if name.split("/")[0] in wanted and name != RECORD:
-                        _bring(storage, f"{path.rstrip('/')}/{name}", run_dir / name)
-                sync_tree(run_dir)
-                _bring(storage, f"{path.rstrip('/')}/{RECORD}", run_dir / RECORD)  # a run from now
-                sync(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with run_lock(run_dir):
+            if (run_dir / RECORD).is_file():
+                say(f"run {run_id} is here already, in {run_dir}: it goes on from there")
+                return run_dir
+            for name in names:
+                if name.split("/")[0] in (ARTIFACTS, *OF_CHECKPOINTS, *GROWING):
+                    target = run_dir / (name if name != RECORD else f"{RECORD}.part")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    copy_files(f"{folder}/{name}", str(target), source_filesystem=storage)
+            sync_tree(run_dir)
+            (run_dir / f"{RECORD}.part").rename(run_dir / RECORD)  # it is a run from now on
+            sync(run_dir)
     except STORAGE_ERRORS as error:
         raise RunError(
-            f"expected to read the run at {mask(uri)}, got {error_line(error)}: check the address "
-            "and who may read it"
+            f"expected to bring the run at {mask(uri)} here, got {error_line(error)}: check the "
+            "address, who may read it, and the room on this disk"
         ) from error
     say(f"run {run_id} was brought from {mask(uri)} to {run_dir}")
     return run_dir
-
-
-def _bring(storage: "FileSystem", source: str, target: Path) -> None:
-    """Copy a file to this machine, atomically and durably."""
-    from pyarrow.fs import copy_files
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    copy_files(source, str(part), source_filesystem=storage)
-    sync(part)
-    part.replace(target)

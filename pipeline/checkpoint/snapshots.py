@@ -8,6 +8,7 @@ intact. To read it runs no code. An unfinished one is called `checkpoints/.<roun
 """
 
 import contextlib
+import json
 import logging
 import shutil
 from collections.abc import Callable, Collection
@@ -17,17 +18,7 @@ from pipeline.checkpoint.evaluation_store import evaluated_rounds, evaluation_pa
 from pipeline.clients.store import ClientStore
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.files.atomic import (
-    FORMAT,
-    FORMAT_KEY,
-    GO_BACK,
-    DamagedError,
-    read_object,
-    reading,
-    room_for,
-    sync,
-    write_json,
-)
+from pipeline.files.atomic import GO_BACK, DamagedError, reading, sync, write_json
 from pipeline.files.tensors import read_arrays
 from pipeline.runs.layout import CHECKPOINTS, CLIENTS, EVALUATIONS, MANIFEST, STATE
 from pipeline.runs.server_state import read_state
@@ -74,7 +65,7 @@ def kept_names(run_dir: Path) -> set[str]:
 def _read_manifest(path: Path) -> tuple[str, list[str]]:
     """Return the fingerprint of a checkpoint's settings, and the names of its files."""
     with reading("a checkpoint's manifest", path / MANIFEST, GO_BACK):
-        manifest = read_object(path / MANIFEST)
+        manifest = json.loads((path / MANIFEST).read_text())
         return manifest["pretrain_fingerprint"], manifest["files"]
 
 
@@ -82,13 +73,9 @@ def _read_manifest(path: Path) -> tuple[str, list[str]]:
 
 
 def new_state_file(run_dir: Path, num_rounds_done: int) -> Path:
-    """Return the path for the server's state of a new checkpoint, and make its folder.
-
-    RunError if there is no room.
-    """
+    """Return the path for the server's state of a new checkpoint, and make its folder."""
     path = _part(run_dir, num_rounds_done) / STATE
-    with room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -118,14 +105,11 @@ def save_checkpoint(
         beside = [store.path(c, done) for c, done in store.rounds_seen(num_rounds_done).items()]
         earlier = [done for done in evaluated_rounds(run_dir) if done < num_rounds_done]
         beside += [evaluation_path(run_dir, done) for done in earlier]
-        names = [path.relative_to(run_dir).as_posix() for path in (target / STATE, *beside)]
-        known = kept_names(run_dir)  # of the checkpoints before, which have reached the disk
-        new = [run_dir / name for name in names[1:] if name not in known]
-        for path in (part / STATE, *new, *{path.parent for path in new}):
+        for path in (part / STATE, *beside, *{path.parent for path in beside}):
             sync(path)
         sync_outbox(run_dir)  # a resume repeats no round that is in a checkpoint
-        manifest = {FORMAT_KEY: FORMAT, "pretrain_fingerprint": fingerprint, "files": names}
-        write_json(part / MANIFEST, manifest)
+        names = [path.relative_to(run_dir).as_posix() for path in (target / STATE, *beside)]
+        write_json(part / MANIFEST, {"pretrain_fingerprint": fingerprint, "files": names})
         sync(part)  # the names in it, before its own
         part.rename(target)
         sync(part.parent)
@@ -137,12 +121,6 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
-def drop_unfinished(run_dir: Path) -> None:
-    """Drop the parts of unfinished checkpoints."""
-    for part in (run_dir / CHECKPOINTS).glob(".*.part"):
-        shutil.rmtree(part, ignore_errors=True)
-
-
 # --- reading ---
 
 
@@ -150,8 +128,7 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
     """Return the server's state of the newest whole checkpoint, or None.
 
     A warning names a damaged file of each newer one. RunError if a checkpoint belongs to other
-    settings, or if a file cannot be read now, since it may be intact. FormatError if a file is of
-    another format.
+    settings. A file that cannot be read now may be intact: the system's error is passed on.
     """
     for path in reversed(checkpoints(run_dir)):
         try:
@@ -165,8 +142,7 @@ def newest_checkpoint(run_dir: Path, fingerprint: str) -> ServerState | None:
                 read_arrays(run_dir / name)
             return read_state(path / STATE, int(path.name))
         except DamagedError as error:
-            _log.warning("damaged: %s", error)
-            _log.warning("the checkpoint %s cannot be used: the one before it is tried", path)
+            _log.warning("a checkpoint is passed over: %s", error)
     return None
 
 
@@ -176,15 +152,11 @@ def go_back(run_dir: Path, config: Config) -> ServerState | None:
     None stands for the state before the first round. The run then repeats all its rounds and ends
     with the same result. An evaluation of the state itself stays: it is not repeated.
     """
-    there = checkpoints(run_dir)
     state = newest_checkpoint(run_dir, pretrain_fingerprint(config))
     done = 0 if state is None else state.round_idx
-    if there and state is None:
-        _log.warning("no checkpoint in %s can be used: round 0 is next", run_dir / CHECKPOINTS)
-    for later in there:
-        if int(later.name) > done:
-            shutil.rmtree(later)
-    drop_unfinished(run_dir)
+    unfinished = (run_dir / CHECKPOINTS).glob(".*.part")
+    for folder in (*unfinished, *(p for p in checkpoints(run_dir) if int(p.name) > done)):
+        shutil.rmtree(folder)
     kept = {run_dir / name for name in kept_names(run_dir)}
     own = evaluation_path(run_dir, done)
     if own.is_file():

@@ -1,17 +1,382 @@
-"""The command `spire`: its list of verbs."""
+"""The command `spire`: its verbs, each of which parses, calls and answers."""
 
+import os
+import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import click
+from click import FloatRange, IntRange, argument, option
+from click import Path as File
 
-from pipeline.cli.audit import audit
-from pipeline.cli.clients import adapt, export, sample
-from pipeline.cli.command import run_command
-from pipeline.cli.data import data
-from pipeline.cli.doctor import doctor
-from pipeline.cli.run import resume, run
-from pipeline.cli.sync import sync
-from pipeline.cli.theory import theory
+import spire
+from pipeline.cli.command import Answer, png_path, run_command, say, verb
+from pipeline.cli.tables import table
+from pipeline.cli.words import (
+    DEFAULT_PRESET,
+    Words,
+    allowed,
+    offered,
+    preset_and_settings,
+    presets_and_keys,
+    runs,
+    split_one,
+)
+from pipeline.config.load import load_config, overridden, preset_names, write_value, write_yaml
+from pipeline.config.meaning import load_typed, say_without_effect, without_effect
+from pipeline.config.tracking import ui_command
+from pipeline.files.paths import lasting
+from pipeline.runs.layout import SAMPLES
+from pipeline.runs.record import find_run, load_result, load_start, located, run_folders, run_lock
+from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
+from spire_core.errors import RunError
+
+NUM_IMAGES, NUM_PER_PROMPT, MAX_COLUMNS = 64, 8, 32  # of `spire sample`
+PLACES = ("tracking.", "data.root=", "eval.extractor_weights=")  # of `spire audit`
+WHAT_IF = ("client.opt_state=", "client.private_moments=", "client.compression=")
+WHAT_IF += ("client.emb_dropout=", "federation.cohort_size=", "federation.tau=")
+WHAT_IF += ("federation.secure_aggregation=",)
+
+PRESETS = f"Presets: {', '.join(preset_names())}; {DEFAULT_PRESET} unless one is named."
+with_preset = argument(
+    "words", nargs=-1, metavar="[PRESET] [KEY=VALUE]...", shell_complete=offered(presets_and_keys)
+)
+of_run = argument("run", shell_complete=offered(runs))
+with_settings = argument("words", nargs=-1, metavar="[KEY=VALUE]...")
+anew = option(
+    "--anew", is_flag=True, help="Deliver the whole run to the present store, as a new one."
+)
+quiet = option("--quiet", is_flag=True, help="Show no progress.")
+client_id, scale = IntRange(0, 10**9), FloatRange(0, MAX_GUIDANCE)
+of_client = option("--client", type=client_id, help="Whose (the population's unless given).")
+
+
+# --- one experiment -------------------------------------------------------------------------------
+
+
+@verb(epilog=PRESETS)
+@with_preset
+@option("--dry-run", is_flag=True, help="Print config, partition and resources, and stop.")
+@quiet
+def run(words: Words, dry_run: bool, quiet: bool) -> Answer:
+    """Run one experiment end to end, with settings such as client.lr=0.001."""
+    preset, settings = preset_and_settings(words)
+    if not dry_run:
+        return _finished(spire.run(preset, settings, is_quiet=quiet))
+    from pipeline.cli.texts import setting_json, setting_text
+    from pipeline.cluster.actor_plan import most_useful_actors, plan_here, plan_on_nodes
+    from pipeline.data.fetch import fetch_for
+    from pipeline.experiment.estimate import run_seconds
+    from pipeline.federation.setup import prepare
+
+    config = located(load_typed(preset, settings))
+    fetch_for(config.data, say)
+    if config.resources.pool == "local" or not os.environ.get("RAY_ADDRESS"):
+        plan = plan_here(config)
+    else:
+        from pipeline.cluster import session
+
+        with session.cluster():
+            nodes = session.cluster_nodes()
+            plan = plan_on_nodes(config.resources, nodes, most_useful_actors(config))
+    num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
+    estimate_s = run_seconds(config, num_cpus)
+    description = setting_json(prepare(config), preset, plan, estimate_s)
+    return Answer(setting_text(description), description)
+
+
+@verb()
+@of_run
+@with_settings
+@anew
+@quiet
+def resume(run: str, words: Words, anew: bool, quiet: bool) -> Answer:
+    """Go on with an interrupted run; print the result of a finished one again.
+
+    RUN is a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>.
+    Settings are those of tracking.*, resources.*, data.root, eval.extractor_weights and
+    federation.client_timeout_s.
+    """
+    try:
+        return _finished(spire.resume(run, words, is_anew=anew, is_quiet=quiet))
+    except spire.FinishedError as ended:
+        run_id = ended.result["run_id"]
+        return Answer(f"run {run_id} has finished: spire sample {run_id}", ended.result)
+
+
+def _finished(result: Any) -> Answer:
+    from pipeline.cli.texts import result_table
+
+    return Answer(result_table(result), load_result(result.run_dir) or {})
+
+
+@verb()
+@argument("words", nargs=-1, metavar="[RUN] [KEY=VALUE]...", shell_complete=offered(runs))
+@anew
+def sync(words: Words, anew: bool) -> Answer:
+    """Deliver what a run's tracking store has missed, or what those of all runs have missed.
+
+    RUN is a run's id, name or folder, or last. Settings are those of tracking.*.
+    """
+    from pipeline.cli.sync import sync_runs
+
+    name, settings = split_one(words, "run, or none for all,")
+    config = load_config(None, allowed(settings, ("tracking.",))).tracking
+    folders = [find_run(name, config, ("run", "sweep", "theory"))] if name else run_folders(config)
+    synced = sync_runs(config, folders, name is not None, anew)
+    waiting = sum(one.num_waiting for one in synced)
+    shown = [vars(s) for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
+    text = f"{table(shown)}\n{waiting} entries wait" if shown else "nothing waits"
+    values = {"num_waiting": waiting, "runs": [*map(vars, synced)]}
+    return Answer(text, values, int(waiting > 0))
+
+
+# --- a finished run -------------------------------------------------------------------------------
+
+
+@verb()
+@of_run
+@with_settings
+@option("--data", required=True, help="A data set (its test split), or a folder of images.")
+@option("--classes", default="", help="Only these classes, by name, such as 3,7.")
+@option("--client", type=client_id, help="An id that is free (the next one unless given).")
+@option("--num-images", type=IntRange(1), help="How many images it learns from.")
+@option("--epsilon", type=float, help="Privacy budget of its images, such as 4 (docs/privacy.md).")
+def adapt(
+    run: str,
+    words: Words,
+    data: str,
+    classes: str,
+    client: int | None,
+    num_images: int | None,
+    epsilon: float | None,
+) -> Answer:
+    """Fit a client that arrives after a run has ended, and save its own part with the run.
+
+    RUN is a run's id, name or folder, or last. Settings are those of adapt.*, privacy.adapt.*,
+    privacy.noise_key, tracking.* and data.root.
+    """
+    from pipeline.cli.texts import arrival_json
+
+    settings = [*words]
+    settings += [] if num_images is None else [f"adapt.num_images={num_images}"]
+    settings += [] if epsilon is None else [f"privacy.adapt.epsilon={epsilon}"]
+    saved = spire.load(run, [word for word in words if word.startswith("tracking.")])
+    wanted = [name.strip() for name in classes.split(",") if name.strip()]
+    arrival = spire.adapt(saved, data, settings, classes=wanted, client_id=client)
+    return Answer("", arrival_json(arrival))
+
+
+@verb()
+@of_run
+@with_settings
+@of_client
+@option("--num", type=IntRange(1, MAX_DRAWN), help="Images (64), or images of each prompt (8).")
+@option("--prompt", "prompts", multiple=True, help="What a row of images shows.")
+@option("--seed", type=int, default=0, help="Of the noise (0).")
+@option("--guidance", type=scale, help="How far from the population (1: not at all).")
+@option("--text-guidance", type=scale, help="How strongly a prompt counts (1: as it is).")
+@option("--out", type=File(dir_okay=False), help="The PNG; a .npz is written beside it.")
+def sample(
+    run: str,
+    words: Words,
+    client: int | None,
+    num: int | None,
+    prompts: tuple[str, ...],
+    seed: int,
+    guidance: float | None,
+    text_guidance: float | None,
+    out: str | None,
+) -> Answer:
+    """Draw images as a client of a finished run, or as its population.
+
+    RUN is a run's id, name or folder, or last. Settings are those of tracking.*. New clients have
+    the ids after the others.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.figures.image_grids import image_grid
+
+    saved = spire.load(run, words)
+    used = saved.scales(client, guidance, next(iter(prompts), None), text_guidance)
+    name = f"{'population' if client is None else f'client_{client}'}_seed{seed}.png"
+    png = png_path(out or saved.folder.parent / SAMPLES / name)
+    num = num or (NUM_PER_PROMPT if prompts else NUM_IMAGES)
+    scales = {"guidance": guidance, "text_guidance": text_guidance}
+    drawn = [
+        spire.draw(saved, client, num, prompt=prompt, seed=seed, **scales)
+        for prompt in prompts or (None,)
+    ]
+    images, npz = np.concatenate(drawn), png.with_suffix(".npz")
+    np.savez_compressed(npz, images=images)
+    Image.fromarray(image_grid(images, num if prompts and num <= MAX_COLUMNS else 8)).save(png)
+    values = {"client_id": client, "num_images": len(images), "seed": seed, "guidance": used[0]}
+    values["artifacts"] = {"png": str(png), "npz": str(npz)}
+    values |= {"prompts": [*prompts], "text_guidance": used[1]} if prompts else {}
+    return Answer("", values)
+
+
+@verb()
+@of_run
+@with_settings
+@of_client
+@option("--diffusers", required=True, metavar="FOLDER", help="A new folder (docs/retrofit.md).")
+def export(run: str, words: Words, client: int | None, diffusers: str) -> Answer:
+    """Write a client of a finished run as a folder that diffusers loads.
+
+    RUN is a run's id, name or folder, or last. Settings are those of tracking.*.
+    """
+    from pipeline.inference.pipeline_folder import write_pipeline
+
+    folder = lasting(diffusers, "--diffusers")
+    write_pipeline(spire.load(run, words), client, folder)
+    return Answer("", {"client_id": client, "artifacts": {"diffusers": str(folder)}})
+
+
+@verb()
+@of_run
+@with_settings
+@option("--rounds", type=IntRange(1, 1000), default=4, help="Rounds to simulate (4).")
+def audit(run: str, words: Words, rounds: int) -> Answer:
+    """Measure what a finished run gives away.
+
+    RUN is a run's id, name or folder, or last. Settings are those of tracking.*, data.root and
+    eval.extractor_weights; of rounds, such as client.opt_state, to see what they would change.
+    """
+    from pipeline.audit.audit import audit_run, record_audit
+    from pipeline.cli.sync import sync_runs
+    from pipeline.data.fetch import fetch_for
+
+    places = [word for word in words if word.startswith(PLACES)]
+    changes = allowed([word for word in words if word not in places], WHAT_IF)
+    given = load_config(None, places).tracking
+    run_dir = find_run(run, given, is_finished=True)
+    if load_result(run_dir) is None:
+        raise RunError(f"expected a finished run, got {run}: spire resume {run} first")
+    began, _ = load_start(run_dir, given, places)
+    fetch_for(began.data, say, begins=False)
+    with run_lock(run_dir):
+        changed = overridden(began, changes)
+        say_without_effect(without_effect(changed, changes))
+        outcome = audit_run(run_dir, began, changed, changes, rounds, say)
+        path = record_audit(run_dir, outcome)
+    if began.tracking.enabled and not changes:
+        for synced in sync_runs(given, [run_dir]):
+            say(synced.problem or "the tracking store has the audit")
+    return Answer("", outcome.as_dict() | {"artifacts": {"audit": str(path)}})
+
+
+# --- data, theory, the machine --------------------------------------------------------------------
+
+
+@verb()
+@argument("name")
+@option("--from", "source", metavar="DIR", help="A folder that holds the original files.")
+@option("--root", metavar="DIR", help="Where data sets are kept (else $SPIRE_DATA, or data here).")
+def fetch(name: str, source: str | None, root: str | None) -> Answer:
+    """Get a data set (mnist, fashion_mnist, cifar10 or fonts) and check its hashes."""
+    from pipeline.data.fetch import fetch
+
+    path = fetch(name, root, source, log=say)
+    return Answer(str(path), {"name": name, "path": str(path)})
+
+
+@verb(epilog=PRESETS)
+@with_preset
+@option("--out", type=File(dir_okay=False), metavar="PNG", help="Draw it as well.")
+def show(words: Words, out: str | None) -> Answer:
+    """Show how many images of each class each client holds.
+
+    Clients that exist are shown with their names and captions, and captions with the vocabulary
+    that they need.
+    """
+    from pipeline.cli.texts import partition_json, partition_text
+    from pipeline.data.fetch import fetch_for
+    from pipeline.federation.partitioning import partitioned
+    from spire_core.network.words import words_in
+
+    config = load_typed(*preset_and_settings(words))
+    fetch_for(config.data, say)
+    data, partition = partitioned(config)
+    values = partition_json(partition, data)
+    text = partition_text(values)
+    if data.captions and config.model.text == "none":
+        values["words"] = words_in(data.captions)
+        setting = shlex.quote(f"model.words={write_value(values['words'])}")
+        text += f"\n\nthe vocabulary of all captions, for model.text=words:\n{setting}"
+    if out:
+        from pipeline.figures.plots import partition_figure
+
+        path, shown, names = png_path(out), partition.shown, data.class_names
+        counts = shown.class_counts(data.labels, len(names))
+        figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
+        figure.savefig(path)
+        values["artifacts"] = {"png": str(path)}
+        text += f"\ndrawn in {path}"
+    return Answer(text, values)
+
+
+text = "Get a data set, or show who holds which images."
+data = click.Group("data", [fetch, show], help=text, no_args_is_help=False)
+
+
+@verb()
+@argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
+@option("--dry-run", is_flag=True, help="Print the settings and stop.")
+@option("--out", metavar="DIR", help="Where figures go (the run's folder).")
+def theory(words: Words, dry_run: bool, out: str | None) -> Answer:
+    """Run the Gaussian-mixture experiments of docs/theory.md.
+
+    NAME is all, theorem, scaling, failure, optimiser, components, backbone, bridge, landscape or
+    readout.
+    """
+    from pipeline.theory.config import load_theory
+
+    name, settings = split_one(words, "name")
+    config = load_theory(name or "none", settings)
+    shown = {**config.as_dict(), "experiments": list(config.experiments)}
+    if dry_run:
+        return Answer(write_yaml(shown, sort_keys=False), {"config": shown})
+    from pipeline.theory.run import run_theory
+
+    result = run_theory(config, str(name), lasting(out, "--out") if out else None)
+    told = [
+        {
+            "name": name,
+            "title": outcome.title,
+            "cpu_s": result.cpu_s[name],
+            "numbers": {**outcome.numbers},
+            "claims": [{"text": c.text, "is_met": c.is_met} for c in outcome.claims],
+            "tables": {title: frame.to_dict("list") for title, frame in outcome.tables.items()},
+            "figure": str(result.figures[name]),
+        }
+        for name, outcome in result.outcomes.items()
+    ]
+    tracking = config.tracking
+    values = {
+        "config": shown,
+        "ui_command": ui_command(tracking) if tracking.enabled else None,
+        "run_id": result.run_id,
+        "experiments": told,
+    }
+    times = ", ".join(f"{name} {s:.1f}" for name, s in result.cpu_s.items())
+    figures = "\n".join(f"figure   {path}" for path in result.figures.values())
+    parts = [*map(str, result.outcomes.values()), f"CPU seconds: {times}", figures]
+    # None: an observation
+    has_failed = any(claim["is_met"] is False for one in told for claim in one["claims"])
+    return Answer("\n\n".join(parts), values, exit_code=int(has_failed))
+
+
+@verb()
+@option("--metrics", is_flag=True, help="Check KID on the data sets here; exit code 1 if it fails.")
+def doctor(metrics: bool) -> Answer:
+    """Say what would run where, what is missing, and how to get it."""
+    from pipeline.cli.doctor import examine
+
+    state = examine(metrics)
+    return Answer("", state, 0 if state["ok"] else 1)
+
 
 VERBS = (run, resume, adapt, sample, export, audit, data, theory, doctor, sync)
 

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
+SCORES = {"KID": "pretrain/kid/mean", "TV": "pretrain/tv/mean"}  # that are shown
+SCORES |= {f"held-out {kind}": f"pretrain/heldout/{kind}" for kind in ("own", "zero")}
 
 
 class Progress(Watcher):
@@ -21,7 +23,7 @@ class Progress(Watcher):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
         self._later: Sequence[str] = ()
 
     def started(self, run_dir: Path) -> None:
@@ -41,48 +43,34 @@ class Progress(Watcher):
     def begin_rounds(self, rounds: range) -> None:
         """Begin the bar, and measure a resumed run by the rounds of this process alone."""
         self._rounds, self._began = rounds, time.monotonic()
-        self._bar = tqdm(
-            total=rounds.stop,
-            initial=rounds.start,
-            unit="round",
-            file=self._stream,
-            dynamic_ncols=True,
-            disable=not self._stream.isatty(),
-        )
+        if self._stream.isatty():
+            shape = {"total": rounds.stop, "initial": rounds.start, "unit": "round"}
+            self._bar = tqdm(file=self._stream, dynamic_ncols=True, **shape)
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         """Show the end of a round: its loss, which a private one keeps to itself, and its time."""
         told = "private" if stats.loss is None else f"loss {stats.loss:.4f}"
         told += f" ({stats.num_dropped} dropped)" if stats.num_dropped else ""
-        round_s, num_rounds = stats.train_s + stats.aggregate_s, self._rounds.stop
-        if self._bar is not None and not self._bar.disable:
-            self._bar.set_postfix_str(f"{told}, {round_s:.2f} s", refresh=False)
-            self._bar.update()
-            return
-        done, tenths = stats.round_idx + 1, NUM_LINES / num_rounds
-        if done == num_rounds or int(done * tenths) > int(stats.round_idx * tenths):
+        told += f", {stats.train_s + stats.aggregate_s:.2f} s"
+        self._bar.set_postfix_str(told, refresh=False)
+        self._bar.update()
+        done, num_rounds = stats.round_idx + 1, self._rounds.stop
+        tenth, before = (n * NUM_LINES // num_rounds for n in (done, stats.round_idx))
+        if self._bar.disable and (done == num_rounds or tenth > before):
             mean_s = (time.monotonic() - self._began) / (done - self._rounds.start)
             left = f"{tqdm.format_interval(mean_s * (num_rounds - done))} left"
-            left = ", then ".join([left, *self._later])
-            self._say(f"round {done}/{num_rounds}  {told}  {round_s:.2f} s/round  {left}")
+            self._say(f"round {done}/{num_rounds}  {told}, {', then '.join([left, *self._later])}")
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         """Show the means of an evaluation: KID and its floor, class distance, held-out losses."""
-        found, parts = evaluation.metrics(), list[str]()
-        if "pretrain/kid/mean" in found:
-            parts.append(f"KID {found['pretrain/kid/mean']:.4g} (floor {floor:.3g})")
-        if "pretrain/tv/mean" in found:
-            parts.append(f"TV {found['pretrain/tv/mean']:.3f}")
-        keys = [f"pretrain/heldout/{name}" for name in ("own", "zero", "swapped")]
-        losses = [f"{key.rpartition('/')[2]} {found[key]:.4f}" for key in keys if key in found]
-        told = ", ".join([*parts, "held-out loss " + " / ".join(losses)])
-        self._say(f"round {evaluation.round_idx}: {told}")
+        found = evaluation.metrics()
+        told = [f"{title} {found[key]:.4g}" for title, key in SCORES.items() if key in found]
+        self._say(f"round {evaluation.round_idx}: {', '.join(told)} (KID's floor {floor:.3g})")
 
     def close(self) -> None:
         """End the bar, if there is one; later output starts on a new line."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
+        self._bar = tqdm(disable=True)
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=self._stream)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.config.load import flattened
+
 
 def number(value: Any) -> str:
     """Return a number in three digits, "-" for an unknown one; other values as they are."""
@@ -21,10 +23,24 @@ def change(before: float | None, after: float | None) -> str:
     return f"{number(before)} -> {number(after)}"
 
 
-def table(rows: Iterable[Mapping[Any, Any]], columns: Mapping[str, str]) -> str:
-    """Return some columns, by their titles, of rows of numbers."""
-    titles = list(columns)
-    return aligned(titles, [[number(row.get(columns[one])) for one in titles] for row in rows])
+def listing(values: Mapping[str, Any]) -> str:
+    """Return nested values for reading: tables of records, lists of texts, then the others."""
+    parts, others = list[str](), dict[str, Any]()
+    for key, value in flattened(values).items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            parts.append(f"{key}\n{table(value)}")
+        elif isinstance(value, list) and value and isinstance(value[0], str):
+            parts.append("\n- ".join([key, *value]))
+        else:
+            others[key] = value
+    return "\n\n".join([*parts, pairs(others)])
+
+
+def table(rows: Iterable[Mapping[Any, Any]], columns: Mapping[str, str] | None = None) -> str:
+    """Return rows of numbers; `columns`: those that are shown, by their titles, or all."""
+    flat = [flattened(row) for row in rows]
+    shown = columns or {key: key for row in flat for key in row}
+    return aligned([*shown], [[number(row.get(key)) for key in shown.values()] for row in flat])
 
 
 def pairs(values: Mapping[str, Any]) -> str:

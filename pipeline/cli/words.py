@@ -9,7 +9,6 @@ from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import read_record, run_folders
 from spire_core.config.checks import require
-from spire_core.errors import ConfigError
 
 DEFAULT_PRESET = "mnist-cpu"
 Words = tuple[str, ...]
@@ -21,7 +20,8 @@ def words_of(settings: Any, prefixes: tuple[str, ...] = ("",)) -> list[str]:
     ConfigError for a key that begins with none of the prefixes.
     """
     if isinstance(settings, Mapping):
-        settings = [f"{key}={_yaml(value)}" for key, value in _flat(settings)]
+        flat = _flat(settings)
+        settings = [f"{k}={json.dumps(v, default=_plain, ensure_ascii=False)}" for k, v in flat]
     return allowed([*(settings or ())], prefixes)
 
 
@@ -34,13 +34,11 @@ def _flat(settings: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, A
             yield group + key, value
 
 
-def _yaml(value: Any) -> str:
-    def plain(other: Any) -> Any:  # of NumPy and torch, a range, or a path
-        if isinstance(other, range):
-            return list(other)
-        return other.tolist() if hasattr(other, "tolist") else str(other)
-
-    return json.dumps(value, default=plain, ensure_ascii=False)
+def _plain(value: Any) -> Any:
+    """Return a value of NumPy or torch, a range or a path as JSON has it."""
+    if isinstance(value, range):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -63,8 +61,8 @@ def split_one(words: Sequence[str], what: str) -> tuple[str | None, list[str]]:
     `what` describes the name in the message.
     """
     names, settings = split_words(words)
-    expected, advice = f"one {what} and key=value settings", "write a setting as key=value"
-    require(len(names) < 2, expected, " and ".join(names), advice)
+    expected = f"one {what} and key=value settings"
+    require(len(names) < 2, expected, " and ".join(names), "write a setting as key=value")
     return next(iter(names), None), settings
 
 
@@ -76,13 +74,10 @@ def preset_and_settings(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def allowed(words: Sequence[str], prefixes: tuple[str, ...]) -> list[str]:
     """Return the words; ConfigError for one that is no setting of these prefixes."""
+    listed = ", ".join(prefix.rstrip(".=") for prefix in prefixes)
     for word in words:
-        require("=" in word, "key=value settings", repr(word), "an option is --name VALUE")
-        if not word.startswith(prefixes):
-            raise ConfigError(
-                f"expected settings of {', '.join(a.rstrip('.=') for a in prefixes)} only, got "
-                f"{word!r}: everything else was fixed by the run"
-            )
+        is_met, advice = word.startswith(prefixes), "a run has fixed everything else"
+        require(is_met, f"settings of {listed} only", repr(word), advice)
     return [*words]
 
 

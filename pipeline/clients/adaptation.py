@@ -1,8 +1,8 @@
 """The way of a new client: it fits its own parts to a backbone, is looked at, and is reported on.
 
-A single client is looked at between its epochs. Where clients train their embeddings in one batch,
-these are kept after each epoch of interest and looked at afterwards. `report_of` makes one report
-of either. P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
+A single client is looked at between its epochs, and afterwards with the parts that it keeps. Where
+clients train their embeddings in one batch, these are kept after each epoch of interest, and all
+looks come afterwards. P: length of the weight vector, n: images, D: features.
 """
 
 import time
@@ -24,8 +24,13 @@ from pipeline.federation.messages import (
     LookAt,
 )
 from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings, num_trained
-from spire_core.adaptation.adapt_privately import Protection, adapt_privately
-from spire_core.adaptation.public_clip import NOBODY, generated_client, public_clip_norm
+from spire_core.adaptation.adapt_privately import (
+    NOBODY,
+    Protection,
+    adapt_privately,
+    generated_client,
+    public_clip_norm,
+)
 from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.kid import kernel_distance
@@ -51,21 +56,19 @@ class ClientAdapter:
         config = self.context.config
         if not config.method.record.has_embedding:
             return PrivateState()
-        if init == "mean" and mean_emb is not None:
-            return PrivateState({CLIENT_EMB: mean_emb.clone()})
         if init == "random":
             return self.context.new_state(client_id)
         zeros = torch.zeros(config.model.num_embs, config.model.d_emb)
-        return PrivateState({CLIENT_EMB: table_of(zeros)})
+        emb = mean_emb if init == "mean" else None
+        return PrivateState({CLIENT_EMB: table_of(zeros) if emb is None else emb})
 
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
         context, config = self.context, self.context.config
         if config.has_backbone:
             return context.on_device(weights)
-        own = initial_weights(
-            config.model, config.method, context.image_shape[0], config.seed, client_id
-        )
+        channels, seed = context.image_shape[0], config.seed
+        own = initial_weights(config.model, config.method, channels, seed, client_id)
         return own.to(context.device)
 
     def clip_norm(
@@ -86,12 +89,6 @@ class ClientAdapter:
         start = self.start_state(NOBODY, settings.init, mean_emb)
         return public_clip_norm(model, backbone, nobody, start, private, objective, lr)
 
-    def protection(self, settings: AdaptConfig, clip_norm: float, noise: SecretNoise) -> Protection:
-        """Return the protection that the configuration asks for."""
-        private, lr = self.context.config.privacy.adapt, self.context.config.private_lr
-        assert lr is not None  # as above
-        return Protection(private, clip_norm, noise, lr, settings.eval_every)
-
     # --- fit ---
 
     def fit(
@@ -101,13 +98,14 @@ class ClientAdapter:
         settings: AdaptConfig,
         mean_emb: Tensor | None,
         pooled: Tensor | None = None,
-        protection: Protection | None = None,
+        clip_norm: float | None = None,
+        noise: SecretNoise | None = None,
     ) -> list[tuple[FittedClient, PrivateState]]:
-        """Fit new clients on the backbone (P,), privately with a `protection`.
+        """Fit new clients on the backbone (P,), privately with a clip norm and noise.
 
         With features `pooled` (n, D) of the population's held-out images, a single client is looked
         at between its epochs. Without, the clients train embeddings in one batch, and their private
-        states have these after each epoch to look at.
+        states have these after each epoch to look at. `look` takes the looks that are asked for.
         """
         began, is_together, context = time.monotonic(), pooled is None, self.context
         config, model, objective = context.config, context.model, context.objective()
@@ -120,8 +118,11 @@ class ClientAdapter:
             start = self.start_weights(clients[0].client_id, weights)
         reference = self.evaluator.reference(start)
         watches = [_Watch(self, client, reference, pooled) for client in clients]
-        fit_began = time.monotonic()
-        if protection is not None:
+        fit_began, protection = time.monotonic(), None
+        if clip_norm is not None and noise is not None:
+            private, lr = config.privacy.adapt, config.private_lr
+            assert lr is not None  # as above
+            protection = Protection(private, clip_norm, noise, lr, settings.eval_every)
             adapted = adapt_privately(model, start, inputs, starts, protection, objective, watches)
         elif is_together:
             adapted = adapt_embeddings(model, start, inputs, starts, settings, objective, watches)
@@ -144,14 +145,10 @@ class ClientAdapter:
                 duration_s=total_s,
                 guarantee=protection and protection.guarantee(len(client.images)),
                 guidance=scale,
-                looks=() if is_together else watch.with_kept(one, start, scale),
-                asked=_asked(client.client_id, one, scale) if is_together else (),
+                looks=tuple(watch.looks),
+                asked=_asked(client.client_id, one, scale, is_together),
             )
-            state = replace(one.state, guidance=scale)
-            if is_together:
-                kept = {one.kept_epoch: one.state.parts[CLIENT_EMB].clone()}
-                state = replace(state, snapshots=watch.embs | kept)
-            results.append((fitted, state))
+            results.append((fitted, replace(one.state, guidance=scale, snapshots=watch.embs)))
         return results
 
     def tune(
@@ -162,16 +159,12 @@ class ClientAdapter:
         It trains what a new client would, in `tune_epochs` passes over all its images, from the
         backbone (P,) and its own parts in `state`. The result of the tuning is discarded.
         """
-        context, evaluator = self.context, self.evaluator
-        start, objective = context.on_device(weights), context.objective()
-        settings = replace(
-            settings, epochs=settings.tune_epochs, early_stopping=False, guidance=None
-        )
-        own = context.for_training(client)
-        tuned = adapt_client(
-            context.model, start, own, state, settings, objective, lambda *_: {}
-        ).state
-        emb = load_client(context.model, start, tuned)
+        context, evaluator, epochs = self.context, self.evaluator, settings.tune_epochs
+        start, model = context.on_device(weights), context.model
+        settings = replace(settings, epochs=epochs, early_stopping=False, guidance=None)
+        own, objective = context.for_training(client), context.objective()
+        tuned = adapt_client(model, start, own, state, settings, objective, lambda *_: {}).state
+        emb = load_client(model, start, tuned)
         images = evaluator.generate(client, emb, evaluator.reference(start))
         losses = HeldoutLosses(client.client_id, evaluator.heldout_mean(client, emb), None, None)
         return evaluator.samples(client, images), losses
@@ -195,7 +188,7 @@ class ClientAdapter:
         for state in states:  # a single one, or embeddings alone
             load_client(self.context.model, start, state)
         embs = [state.parts[CLIENT_EMB] for state in states if CLIENT_EMB in state.parts] or None
-        own = [client.with_split(set_aside_split(client.split, config.seed)) for client in clients]
+        own = [replace(one, split=set_aside_split(one.split, config.seed)) for one in clients]
         reals, distances = [evaluator.real_features(client) for client in own], []
         for scale in scales:
             drawn = evaluator.generate_all(own, embs, reference, [scale] * len(own), CHOICE)
@@ -208,24 +201,21 @@ class ClientAdapter:
     def look(
         self,
         clients: Sequence[ClientData],
-        embs: Sequence[Tensor],
+        states: Sequence[PrivateState],
         weights: np.ndarray,
         pooled: Tensor,
         asked: Sequence[LookAt],
     ) -> list[Look]:
-        """Look at new clients with these embeddings (D_emb,) on the backbone (P,), in one batch."""
-        began, looks = time.monotonic(), []
-        self.context.model.load(self.context.on_device(weights))
-        scales = [ask.guidance for ask in asked]
-        drawn = self.evaluator.generate_all(clients, embs, None, scales)
-        drawing_s = (time.monotonic() - began) / len(clients)
-        for client, emb, images, ask in zip(clients, embs, drawn, asked, strict=True):
+        """Look on the backbone (P,) at a new client in this state, or at several's embeddings."""
+        began, start = time.monotonic(), self.context.on_device(weights)
+        loaded = [load_client(self.context.model, start, state) for state in states]
+        embs = [emb for emb in loaded if emb is not None] or None
+        reference, scales = self.evaluator.reference(start), [ask.guidance for ask in asked]
+        drawn = self.evaluator.generate_all(clients, embs, reference, scales)
+        drawing_s, looks = (time.monotonic() - began) / len(clients), []
+        for client, emb, images, ask in zip(clients, loaded, drawn, asked, strict=True):
             began = time.monotonic() - drawing_s
-            look = self.seen(client, images, emb.to(self.context.device), pooled, ask, began)
-            if ask.is_whole:
-                looks.append(self.whole(look, client, images, emb))
-            else:
-                looks.append(replace(look, drawn=None))
+            looks.append(self.seen(client, images, emb, pooled, ask, began))
         return looks
 
     def seen(
@@ -238,36 +228,23 @@ class ClientAdapter:
         began: float,
     ) -> Look:
         """Return a look at a client, of images (n, C, H, W) that were drawn as it since `began`."""
-        samples, heldout, scores = self.evaluator.observe(client, images, emb, pooled)
+        evaluator, distances, near = self.evaluator, None, None
+        fitted = client.as_fitted(self.context.config)
+        samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
+        scores = evaluator.scores(client, images, samples, heldout, pooled)
+        if (ask.is_kept or ask.epoch == 0) and self.context.config.has_controls:
+            scores |= evaluator.novel_scores(fitted, images, samples) | evaluator.bits(client, emb)
+        if ask.is_kept:
+            distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
         return Look(
             epoch=ask.epoch,
             guidance=ask.guidance,
             scores=scores,
             heldout=heldout,
             duration_s=time.monotonic() - began,
-            drawn=samples,
-        )
-
-    def whole(self, look: Look, client: ClientData, images: Tensor, emb: Tensor | None) -> Look:
-        """Return a look with the distances of images to those that the client fits, and copies.
-
-        The network has the client's weights, and `emb` is its embedding.
-        """
-        began, fitted = time.monotonic(), client.as_fitted(self.context.config)
-        assert look.drawn is not None
-        evaluator, scores = self.evaluator, dict[str, float]()
-        if self.context.config.has_controls:
-            own = None if emb is None else emb.to(self.context.device)
-            scores = evaluator.novel_scores(fitted, images, look.drawn) | evaluator.bits(
-                client, own
-            )
-        distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
-        return replace(
-            look,
-            scores=look.scores | scores,
+            drawn=samples if ask.is_kept or ask.epoch == 0 else None,  # others are not read
             distances=distances,
             neighbours=near,
-            duration_s=look.duration_s + time.monotonic() - began,
         )
 
 
@@ -275,7 +252,7 @@ class ClientAdapter:
 class _Watch:
     """Looks at a new client as it fits or, where nobody is `pooled`, keeps its embeddings.
 
-    `embs`: by epoch. `images` are those of the last look.
+    `embs`: by epoch.
     """
 
     adapter: ClientAdapter
@@ -287,78 +264,54 @@ class _Watch:
 
     def __call__(self, epoch: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
         """Observe a client after an epoch."""
+        emb = None if emb is None else emb.detach()
         if self.pooled is None:
             assert emb is not None  # embeddings alone share a batch
-            self.embs[epoch] = emb.detach().cpu().clone()
+            self.embs[epoch] = emb.cpu().clone()
             return {}
-        own = None if emb is None else emb.detach()
-        look = self._look(epoch, own, None)
-        if epoch == 0:
-            look = self.adapter.whole(look, self.client, self.images, own)
-        if len(self.looks) > 1:  # the samples of the first and of the last one are read again
-            self.looks[-1] = replace(self.looks[-1], drawn=None)
-        self.looks.append(look)
-        return look.scores
-
-    def with_kept(self, adapted: Adapted, start: Tensor, scale: Scale) -> tuple[Look, ...]:
-        """Return all looks; the last one, after the kept epoch with the chosen scale, is whole.
-
-        It is taken anew unless it was the last one already.
-        """
-        looks, kept = self.looks, adapted.kept_epoch
-        emb = load_client(self.adapter.context.model, start, adapted.state)
-        if scale is None and looks[-1].epoch == kept:
-            *looks, last = looks
-        else:
-            last = self._look(kept, emb, scale)
-        return (*looks, self.adapter.whole(last, self.client, self.images, emb))
-
-    def _look(self, epoch: int, emb: Tensor | None, scale: Scale) -> Look:
-        """Draw images as the client, with the network's present weights, and score them."""
         began, client, adapter = time.monotonic(), self.client, self.adapter
-        assert self.pooled is not None
-        self.images = adapter.evaluator.generate(client, emb, self.reference, scale)
-        ask = LookAt(client.client_id, epoch, False, scale)
-        return adapter.seen(client, self.images, emb, self.pooled, ask, began)
+        images = adapter.evaluator.generate(client, emb, self.reference)
+        ask = LookAt(client.client_id, epoch)
+        self.looks.append(adapter.seen(client, images, emb, self.pooled, ask, began))
+        return self.looks[-1].scores
 
 
-def _asked(client_id: int, adapted: Adapted, scale: Scale) -> tuple[LookAt, ...]:
-    """Return the looks at a fitted client: those of its curve, and one of what it keeps."""
-    kept = adapted.kept_epoch
-    whole = {0, kept} if scale is None else {0}
-    epochs = {point.epoch for point in adapted.curve if point.observed is not None} | whole
-    asked = tuple(LookAt(client_id, epoch, epoch in whole) for epoch in sorted(epochs))
-    return asked if scale is None else (*asked, LookAt(client_id, kept, True, scale))
+def _asked(client_id: int, adapted: Adapted, scale: Scale, is_together: bool) -> tuple[LookAt, ...]:
+    """Return the looks at a fitted client: one of what it keeps, and in a group of its curve."""
+    asked, kept = dict[int, LookAt](), LookAt(client_id, adapted.kept_epoch, scale, is_kept=True)
+    if is_together:
+        seen = (point.epoch for point in adapted.curve if point.observed is not None)
+        asked = {epoch: LookAt(client_id, epoch) for epoch in seen}
+    if scale is not None:  # the curve is with the run's guidance
+        return *asked.values(), kept
+    asked[kept.epoch] = kept
+    return tuple(asked[epoch] for epoch in sorted(asked))
 
 
 def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
-    """Return the report of a fitted client out of the looks at it, in the order of `asked`."""
+    """Return the report of a fitted client out of all looks at it, in their order."""
     began = next(look.scores.get("elbo") for look in looks if look.epoch == 0)
     looks = [_from_start(look, began) for look in looks]
     seen = {look.epoch: look for look in looks if look.guidance is None}
-    first, kept = seen[0], looks[-1] if fitted.guidance is not None else seen[fitted.kept_epoch]
-    assert first.drawn is not None  # these three were asked for
+    [kept] = [look for look in looks if look.distances is not None]
+    assert seen[0].drawn is not None
     assert kept.drawn is not None
     assert kept.distances is not None
+    curve = tuple(
+        point if point.observed is None else replace(point, observed=seen[point.epoch].scores)
+        for point in fitted.curve
+    )
+    spent_s = fitted.duration_s + sum(look.duration_s for look in looks)
+    of_fit = vars(fitted) | {"curve": curve, "duration_s": spent_s, "looks": (), "asked": ()}
     return AdaptReport(
-        client_id=fitted.client_id,
-        curve=tuple(
-            point if point.observed is None else replace(point, observed=seen[point.epoch].scores)
-            for point in fitted.curve
-        ),
-        kept_epoch=fitted.kept_epoch,
-        before=first.drawn,
+        **of_fit,
+        before=seen[0].drawn,
         after=kept.drawn,
         scores_after=kept.scores,
         heldout={look.epoch: look.heldout for look in looks},
         nn_train=kept.distances[0],
         nn_test=kept.distances[1],
-        num_trained=fitted.num_trained,
-        fit_duration_s=fitted.fit_duration_s,
-        duration_s=fitted.duration_s + sum(look.duration_s for look in looks),
-        guarantee=fitted.guarantee,
         neighbours=kept.neighbours,
-        guidance=fitted.guidance,
     )
 
 

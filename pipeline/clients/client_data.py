@@ -42,21 +42,17 @@ class ClientData:
     def client_id(self) -> int:
         return self.split.client_id
 
-    def with_split(self, split: ClientSplit) -> "ClientData":
-        """Return the client with another split of its images."""
-        return replace(self, split=split)
-
     def as_fitted(self, config: Config) -> "ClientData":
         """Return a new client with the training images that its fit steps on alone."""
-        return self.with_split(fitted_split(self.split, config.sets_aside, config.seed))
+        return replace(self, split=fitted_split(self.split, config.sets_aside, config.seed))
 
     def train_images(self) -> Tensor:
         """Return the images to learn from, (n, C, H, W) uint8."""
         return self.images_at(self.split.train)
 
-    def test_images(self, limit: int | None = None) -> Tensor:
-        """Return the held-out images, (n, C, H, W) uint8; at most `limit` of them."""
-        return self.images_at(self.split.test[:limit])
+    def test_images(self) -> Tensor:
+        """Return the held-out images, (n, C, H, W) uint8."""
+        return self.images_at(self.split.test)
 
     def reference_images(self, seed: int) -> Tensor:
         """Return the real images that scores compare with, (n, C, H, W) uint8; a run's `seed`.
@@ -83,10 +79,6 @@ class ClientData:
     def for_training(self, seed: int) -> ClientContext:
         """Return the client with its training images; `seed` is the run's."""
         return self.with_images_at(self.split.train, seed)
-
-    def for_testing(self, seed: int, limit: int | None = None) -> ClientContext:
-        """Return the client with at most `limit` held-out images; `seed` is the run's."""
-        return self.with_images_at(self.split.test[:limit], seed)
 
     def with_images_at(self, positions: np.ndarray, seed: int) -> ClientContext:
         """Return the client with the images at positions (n,), and their captions."""

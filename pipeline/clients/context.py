@@ -52,10 +52,6 @@ class ModelContext:
         model = FlatModel(config.model, config.method, channels, target)
         return cls(config, (channels, height, width), target, diffusion, model)
 
-    def another_model(self) -> FlatModel:
-        """Return a second network of the same shape on the same device."""
-        return FlatModel(self.config.model, self.config.method, self.image_shape[0], self.device)
-
     def on_device(self, weights: np.ndarray) -> Tensor:
         """Return a copy of the weights (P,) on the device."""
         return torch.tensor(weights, device=self.device)

@@ -1,11 +1,11 @@
-"""The evaluation of one client: drawn images, their scores and controls, and held-out losses.
+"""The evaluation of one client: drawn images, their scores, and held-out losses.
 
 A client's embedding is None for a method without one. Where a function takes no weights, the
 context's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,10 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from pipeline.clients.text_scores import control_images, text_scores, training_images
 from pipeline.federation.messages import (
     OTHER,
-    ControlPlan,
     ControlScores,
     GeneratedSamples,
-    HeldoutLosses,
 )
 from pipeline.federation.other_metrics import score
 from spire_core.diffusion.generation import client_denoiser, draw_together
@@ -34,6 +31,7 @@ from spire_core.evaluation.extractors import (
 from spire_core.evaluation.image_metrics import (
     class_histogram,
     nearest_neighbour_distance,
+    paired_distance,
     total_variation,
 )
 from spire_core.evaluation.kid import KidScore, kid
@@ -41,17 +39,24 @@ from spire_core.evaluation.likelihood import fld
 from spire_core.evaluation.memorisation import Neighbours, neighbours
 from spire_core.evaluation.novelty import beside_training, is_novel, novel_kid
 from spire_core.evaluation.precision_recall import per_client, some
-from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.methods import CLIENT_EMB
+from spire_core.evaluation.prompted_images import (
+    Gallery,
+    mean_images,
+    nearest_images,
+    owner_distances,
+    paired_pixel_distances,
+    pixel_distances,
+    retrieval_rank,
+)
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition
 from spire_core.rng import torch_generator
+from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
 from spire_core.training.heldout import heldout_bits, heldout_losses
 from spire_core.training.several import drawn
 
 SAMPLE = "sample"  # the purpose of drawings that are scored
-NEAREST_DRAWS = "nearest_draws"
 Scale = float | None  # of a client's guidance; None is that of the run
 
 
@@ -69,13 +74,13 @@ class ClientEvaluator:
 
     def real_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of a client's held-out images."""
-        return self._cached(client.test_images())
+        return self._features(client.test_images())
 
     def reference_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of the real images that a client's samples are scored against."""
-        return self._cached(client.reference_images(self.context.config.seed))
+        return self._features(client.reference_images(self.context.config.seed))
 
-    def _cached(self, images: Tensor) -> Tensor:
+    def _features(self, images: Tensor) -> Tensor:
         """Return features (n, D) of real uint8 images (n, C, H, W), cached."""
         return cached_features(self.extractor, to_float(images), self.cache)
 
@@ -89,7 +94,8 @@ class ClientEvaluator:
         has_embedding = config.method.record.has_embedding
         if not config.is_guided or has_embedding or not config.has_backbone:
             return None
-        reference = self.context.another_model()
+        channels, device = self.context.image_shape[0], self.context.device
+        reference = FlatModel(config.model, config.method, channels, device)
         reference.load(backbone)
         return reference
 
@@ -174,20 +180,36 @@ class ClientEvaluator:
 
     def heldout(self, client: ClientData, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""
-        context, config = self.context, self.context.config
-        images = client.for_testing(config.seed, config.eval.num_loss_images)
+        images, context = self._for_losses(client), self.context
         return heldout_losses(context.model, emb, images, context.diffusion).cpu()
+
+    def bits(self, client: ClientData, emb: Tensor | None) -> dict[str, float]:
+        """Return the `elbo` of a client's held-out images: negative, in bits a dimension."""
+        images, context = self._for_losses(client), self.context
+        return {"elbo": float(heldout_bits(context.model, emb, images, context.diffusion).mean())}
+
+    def _for_losses(self, client: ClientData) -> ClientContext:
+        config = self.context.config
+        positions = client.split.test[: config.eval.num_loss_images]
+        return client.with_images_at(positions, config.seed)
 
     def heldout_mean(self, client: ClientData, emb: Tensor | None) -> float:
         """Return the mean loss on a client's held-out images."""
         return float(self.heldout(client, emb).mean())
 
     def scores(
-        self, client: ClientData, samples: GeneratedSamples, heldout: Tensor, pooled: Tensor
+        self,
+        client: ClientData,
+        images: Tensor,
+        samples: GeneratedSamples,
+        heldout: Tensor,
+        pooled: Tensor,
     ) -> dict[str, float]:
-        """Return KID against the client's reference and the population, held-out loss, and TV.
+        """Return all scores of images (n, C, H, W) that were drawn as a client.
 
-        `heldout` (n,) are the losses of `heldout`, `pooled` (n, D) the population's features.
+        They are KID against its reference and against the population, held-out loss, TV, those of
+        prompts, and metrics of other packages. `samples` are those of the images, `heldout` (n,)
+        the losses of `heldout`, `pooled` (n, D) the population's features.
         """
         scores = dict[str, float]()
         if self.extractor.num_features > 0:
@@ -197,6 +219,10 @@ class ClientEvaluator:
         scores["heldout_loss"] = float(heldout.mean())
         if (tv := self.tv(client, samples)) is not None:
             scores["tv"] = tv
+        scores |= self.text_scores(client, images)
+        for name in self.context.config.eval.metrics:
+            real = to_float(client.test_images())
+            scores[f"{OTHER}{name}"] = score(name, images.clone(), real)
         return scores
 
     def kid_against(self, real: Tensor, samples: GeneratedSamples) -> KidScore:
@@ -220,21 +246,6 @@ class ClientEvaluator:
         has_classes = is_classifier_of(self.extractor_name, self.context.config.data.name)
         return text_scores(client, images, self.extractor if has_classes else None)
 
-    def observe(
-        self, client: ClientData, images: Tensor, emb: Tensor | None, pooled: Tensor
-    ) -> tuple[GeneratedSamples, Tensor, dict[str, float]]:
-        """Return samples of images that were drawn as a client, its held-out losses, all scores.
-
-        The images (n, C, H, W) were drawn with this embedding, `pooled` (n, D) are the population's
-        features, and losses (n,) those of each held-out image.
-        """
-        samples, heldout = self.samples(client, images), self.heldout(client, emb)
-        scores = self.scores(client, samples, heldout, pooled) | self.text_scores(client, images)
-        for name in self.context.config.eval.metrics:  # of other packages
-            real = to_float(client.test_images())
-            scores[f"{OTHER}{name}"] = score(name, images.clone(), real)
-        return samples, heldout, scores
-
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:
         """Return the distances of images to equally many training and held-out images."""
         train, test = client.train_images(), client.test_images()
@@ -257,104 +268,105 @@ class ClientEvaluator:
         `samples` are those of the images (n, C, H, W). Novel KID needs a reference with enough
         images of each class that the client shows.
         """
-        config, reference = self.context.config, self.reference_features(client)
-        train = to_float(client.train_images())
-        shown = cached_features(self.extractor, train, self.cache)
+        reference, seed = self.reference_features(client), self.context.config.seed
+        shown, labels = self._features(client.train_images()), client.reference_labels(seed)
         scores = {"fld": fld(samples.features, shown, reference)}
-        labels = client.reference_labels(config.seed)
         if labels is None or client.labels is None:
             return scores
         of_train = client.labels[client.split.train]
-        beside = beside_training(of_train, labels, config.seed, client.client_id)
+        beside = beside_training(of_train, labels, seed, client.client_id)
         if beside is None:
             return scores
-        unseen = to_float(client.reference_images(config.seed)[torch.from_numpy(beside)])
-        novel = is_novel(images, train, unseen)
+        unseen = to_float(client.reference_images(seed)[torch.from_numpy(beside)])
+        novel = is_novel(images, to_float(client.train_images()), unseen)
         others = reference[torch.from_numpy(~beside)]
         found = novel_kid(samples.features, novel, others, self.kid_sizes)
         return scores if found is None else scores | {"novel_kid": found}
 
-    def bits(self, client: ClientData, emb: Tensor | None) -> dict[str, float]:
-        """Return the `elbo` of a client's held-out images: negative, in bits a dimension."""
-        context, config = self.context, self.context.config
-        images = client.for_testing(config.seed, config.eval.num_loss_images)
-        found = heldout_bits(context.model, emb, images, context.diffusion)
-        return {"elbo": float(found.mean())}
-
-    # --- controls: images that no fit to a new client has drawn, taken as if one had ---
-
-    def text_controls(
-        self, client: ClientData, partition: Partition
-    ) -> dict[str, dict[str, float]]:
-        """Return the text scores of what each control draws for a new client's prompts."""
-        if client.gallery is None:
-            return {}
-        trained = training_images(partition, client.gallery)
-        drawn = control_images(client, self.context.config.eval.num_images, trained)
-        return {name: self.text_scores(client, images) for name, images in drawn.items()}
-
-    def image_controls(
-        self, client: ClientData, plan: ControlPlan, drawn: Tensor | None
-    ) -> dict[str, ControlScores]:
-        """Return the scores of a new client's controls by name.
-
-        `pipeline.evaluation.controls` plans them. `drawn`: images (n, C, H, W) of another client's
-        model, if the plan has one draw.
-        """
-        of_all = client.images
-        images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
-        if drawn is not None:
-            images[NEAREST_DRAWS] = drawn
-        return {name: self._control_scores(client, own) for name, own in images.items()}
-
-    def _control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
+    def control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
+        """Return the scores of images (n, C, H, W), as if a new client had drawn them."""
         samples, config = self.samples(client, images), self.context.config
         own = self.kid_against(self.reference_features(client), samples).mean
         fitted = client.as_fitted(config)
-        scores = self.novel_scores(fitted, images, samples)
+        near, scores = self.near(fitted, images), self.novel_scores(fitted, images, samples)
         limit = per_client(config.federation.num_new_clients)
         pooled = some(samples.features, limit, config.seed, client.client_id)
-        near = self.near(fitted, images)
         return ControlScores(own, self.tv(client, samples), near, scores, pooled)
 
-    # --- pre-training clients ---
 
-    def images_as(
-        self, clients: Sequence[ClientData], states: Sequence[PrivateState], weights: np.ndarray
-    ) -> list[Tensor]:
-        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
+# --- images that were drawn for prompts, and controls that draw without a model ---
 
-        Clients that differ by their embeddings alone are computed as one batch.
-        """
-        backbone = self.context.on_device(weights)
-        if all(set(state.parts) == {CLIENT_EMB} for state in states):
-            self.context.model.load(backbone)
-            return self.generate_all(clients, [state.parts[CLIENT_EMB] for state in states])
-        reference, images = self.reference(backbone), []
-        for client, state in zip(clients, states, strict=True):
-            emb = load_client(self.context.model, backbone, state)
-            images.append(self.generate(client, emb, reference))
-        return images
+# A new client's prompts are the captions of its held-out images, so that each has a true image. The
+# other clients' images, which the clients' side of a simulation has, tell whose style was drawn.
 
-    def losses(
-        self, client: ClientData, state: PrivateState, other: Tensor | None, weights: np.ndarray
-    ) -> HeldoutLosses:
-        """Return a client's held-out losses with its own embedding, with zero and with `other`."""
-        emb = load_client(self.context.model, self.context.on_device(weights), state)
-        return HeldoutLosses(
-            client.client_id,
-            self.heldout_mean(client, emb),
-            None if emb is None else self.heldout_mean(client, self.zero_emb()),
-            None if other is None else self.heldout_mean(client, other.to(self.context.device)),
-        )
 
-    def zero_emb(self) -> Tensor:
-        """Return the embedding (D_emb,) of nobody."""
-        return torch.zeros(self.context.config.model.d_emb, device=self.context.device)
+def gallery_of(
+    partition: Partition, images: np.ndarray, tokens: np.ndarray | None
+) -> Gallery | None:
+    """Return all clients' images (N, C, H, W) with their captions' kinds, by tokens (N, L).
 
-    def losses_as(
-        self, client: ClientData, states: Iterable[PrivateState], weights: np.ndarray
-    ) -> list[float]:
-        """Return a client's held-out loss with each of these private states, at one noise."""
-        model, backbone = self.context.model, self.context.on_device(weights)
-        return [self.heldout_mean(client, load_client(model, backbone, state)) for state in states]
+    None without captions, and where clients are not those of the data.
+    """
+    if tokens is None or not partition.names:
+        return None
+    _, kinds = np.unique(tokens, axis=0, return_inverse=True)
+    owner = np.full(len(images), -1)
+    for client in (*partition.train_clients, *partition.new_clients):
+        owner[client.train] = owner[client.test] = client.client_id
+    return Gallery(images, kinds.reshape(-1), owner)
+
+
+def text_scores(
+    client: ClientData, images: Tensor, classifier: Extractor | None
+) -> dict[str, float]:
+    """Return how well images (n, C, H, W) are what their prompts ask for; empty without text.
+
+    `style_distance`: the mean distance to the true image of each prompt. `prompt_accuracy`: the
+    share whose class the data set's own classifier recognises, and `true_accuracy` that of the true
+    images. `copied`: the share that is nearer to an image that the client shows than to the true
+    one, not as near; `shown_distance`: the mean distance to the nearest of these. `retrieved`: 1 if
+    no other client's images of the same captions are as near as those that the client holds out,
+    else 0; `retrieval_rank`: how many clients' are, its own included.
+    """
+    found = client.truth(len(images))
+    if found is None:
+        return {}
+    truth, labels = to_float(found[0]), found[1]
+    scores = {"style_distance": paired_distance(images, truth)}
+    if classifier is not None:
+        for name, shown in (("prompt_accuracy", images), ("true_accuracy", truth)):
+            predicted = classifier.class_predictions(shown)
+            assert predicted is not None  # a classifier has classes
+            scores[name] = float((predicted == labels).double().mean())
+    nearest = pixel_distances(images, to_float(client.train_images())).amin(1)
+    own = paired_pixel_distances(images, truth)
+    scores["copied"] = float((nearest < own).double().mean())
+    scores["shown_distance"] = float(nearest.mean())
+    if client.gallery is not None:
+        kinds = client.gallery.kinds[client.asked(len(images))]
+        unseen = client.gallery.without(client.split.train)
+        rank = retrieval_rank(client.client_id, images, kinds, unseen)
+        scores |= {"retrieved": float(rank == 1), "retrieval_rank": float(rank)}
+    return scores
+
+
+def control_images(client: ClientData, num_images: int, partition: Partition) -> dict[str, Tensor]:
+    """Return what the controls draw for a client's prompts, (num_images, C, H, W) each.
+
+    `copies`: the images that the client shows, in turn, whatever is asked for. `mean_client`: the
+    mean of what all pre-training clients train on for the prompt. `nearest_client`: the image of
+    the one that is nearest to what the client shows, or of the next that has the prompt. The last
+    two are left out if one prompt is in none; there is nothing without a gallery.
+    """
+    if client.gallery is None:
+        return {}
+    trained = client.gallery.only(np.concatenate([one.train for one in partition.train_clients]))
+    kinds = trained.kinds[client.asked(num_images)]
+    shown = to_float(client.train_images())
+    distances = owner_distances(shown, trained.kinds[client.split.train], trained)
+    drawn = {
+        "copies": shown[torch.arange(len(kinds)) % len(shown)],
+        "mean_client": mean_images(kinds, trained),
+        "nearest_client": nearest_images(kinds, trained, distances),
+    }
+    return {name: images for name, images in drawn.items() if images is not None}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files.atomic import GO_BACK, DamagedError, reading, room_for
+from pipeline.files.atomic import writing
 from pipeline.files.tensors import read_arrays, write_arrays
 from spire_core.federated.private_state import PrivateState
 
@@ -34,18 +34,9 @@ class ClientStore:
 
     def versions(self, client_id: int) -> list[Path]:
         """Return the files of one client, oldest first."""
-        return [self.path(client_id, done) for done in self._kept(client_id)]
-
-    def _kept(self, client_id: int) -> list[int]:
-        """Return the rounds after which the kept states of a client were stored, in order."""
         folder = self.folder / f"{client_id:07d}"
-        try:
-            with reading("a client's states", folder, GO_BACK):
-                names = os.listdir(folder)
-        except DamagedError:  # there is none
-            return []
-        stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
+        names = os.listdir(folder) if folder.is_dir() else []
+        return [folder / name for name in sorted(names) if name.endswith(SUFFIX)]
 
     def client_ids(self) -> list[int]:
         """Return the ids of clients with a stored state, in ascending order."""
@@ -82,26 +73,21 @@ class ClientStore:
         """
         path = self.path(client_id, num_rounds_done)
         tensors = state.to_tensors()
-        with room_for(path, errors=()):
+        with writing(path):
             self.folder.mkdir(exist_ok=True)
             path.parent.mkdir(exist_ok=True)
             write_arrays(path, {name: t.detach().cpu().numpy() for name, t in tensors.items()})
-            self._drop_obsolete(client_id, kept_rounds)
-
-    def _drop_obsolete(self, client_id: int, kept_rounds: Sequence[int]) -> None:
-        paths = self.versions(client_id)
-        kept = set(paths[-KEPT_VERSIONS:])
-        for done in kept_rounds:
-            kept |= set([path for path in paths if int(path.stem) <= done][-1:])
-        for path in paths:
-            if path not in kept:
-                path.unlink(missing_ok=True)
+            versions = self.versions(client_id)
+            kept = {*versions[-KEPT_VERSIONS:], *(self.newest(client_id, r) for r in kept_rounds)}
+            for old in versions:
+                if old not in kept:
+                    old.unlink(missing_ok=True)
 
     def rounds_seen(self, num_rounds_done: int) -> dict[int, int]:
         """Return the last of the first `num_rounds_done` rounds after which each client was stored.
 
         Clients without a state in these rounds are left out.
         """
-        kept = {client_id: self._kept(client_id) for client_id in self.client_ids()}
-        seen = {c: max((d for d in kept[c] if d <= num_rounds_done), default=0) for c in kept}
+        newest = {c: self.newest(c, num_rounds_done) for c in self.client_ids()}
+        seen = {c: int(path.stem) for c, path in newest.items() if path is not None}
         return {client_id: done for client_id, done in seen.items() if done > 0}

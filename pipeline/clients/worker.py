@@ -8,9 +8,8 @@ stay here. A worker returns sums of its clients' updates of the shared weights, 
 P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ from torch import Tensor
 from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.evaluation import ClientEvaluator, control_images, gallery_of
 from pipeline.clients.profiler import WorkerProfiler
-from pipeline.clients.rounds import ClientTrainer
+from pipeline.clients.rounds import ClientTrainer, StepCosts, measure_step
 from pipeline.clients.store import ClientStore
-from pipeline.clients.text_scores import gallery_of
 from pipeline.federation.messages import (
     ControlPlan,
     ControlScores,
@@ -44,13 +42,17 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.prompted_images import Gallery
 from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
 from spire_core.federated.participation import secret_cohort
-from spire_core.federated.private_state import PrivateState
+from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.federated.private_updates import NOISE, ClippedFormat
 from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import tensors_hash
 from spire_core.pretrained.folder import check_same
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.noise import SecretNoise
+from spire_core.training.fit import to_float
+
+NEAREST_DRAWS = "nearest_draws"  # a control
 
 
 class ClientWorker:
@@ -67,12 +69,12 @@ class ClientWorker:
         self.store = ClientStore(setup.folder / CLIENTS)
         self.context = ModelContext.start(setup.config, images.shape[1:], device)
         self.trainer = ClientTrainer(self.context)
-        self.cache = setup.folder.parent / "cache"  # of all runs
-        self.encode = self.context.encoder(self.cache)
-        self.evaluator = ClientEvaluator(self.context, setup.extractor, self.cache)
+        cache = setup.folder.parent / "cache"  # of all runs
+        self.encode = self.context.encoder(cache)
+        self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
         self.adapter = ClientAdapter(self.evaluator)
-        sizes, layout = setup.partition.train_sizes, self.context.model.layout
-        self.settings = RoundSettings.of(setup.config, sizes, layout)
+        shared_size = self.context.model.layout.num_without_local
+        self.settings = RoundSettings(setup.config, setup.partition.train_sizes, shared_size)
         self._sum: tuple[int | str, Any] | None = None  # of a round, or a mean, by its name
         self.profiler = WorkerProfiler(self.context.device)
 
@@ -106,12 +108,13 @@ class ClientWorker:
     def _all_data(self, client_ids: Sequence[int]) -> list[ClientData]:
         return [self.client_data(client_id) for client_id in client_ids]
 
+    def _loaded(self, client_id: int, weights: np.ndarray) -> Tensor | None:
+        """Load a client's model on the backbone (P,); return its embedding (D_emb,)."""
+        state, backbone = self.private_state(client_id), self.context.on_device(weights)
+        return load_client(self.context.model, backbone, state)
+
     def _noise(self) -> SecretNoise:
         return read_noise(self.setup.folder, self.setup.config.privacy)
-
-    def is_ready(self) -> bool:
-        """Return that this process has a worker."""
-        return True
 
     # --- rounds of pre-training ---
 
@@ -120,21 +123,33 @@ class ClientWorker:
     ) -> list[ClientReport]:
         """Train clients together, add their updates to this round's sum, return their reports.
 
-        A client that is in the sum already stays there once.
+        A client that is in the sum already stays there once. Where the sum alone may be seen, a
+        report has no loss.
         """
-        updates = self.train(client_ids, broadcast, plan)
-        form = self.settings.update_format(plan, broadcast) if plan.hides_updates else None
-        weights = [1 if plan.private else update.num_examples for update in updates]
-        total = self._running(plan.round_idx, lambda: self._empty(broadcast, plan))
-        with self._whole_or_none():
-            for update, weight in zip(updates, weights, strict=True):
-                if update.client_id in total.client_ids:
-                    continue
+        form, reports = None, list[ClientReport]()
+        if plan.hides_updates:
+            form = self.settings.update_format(plan, broadcast)
+            total = self._running(plan.round_idx, HiddenSum, form.size)
+        else:
+            shape = self.settings.update_shape(plan, broadcast.weights.size)
+            total = self._running(plan.round_idx, UpdateSum, broadcast, shape)
+        for update in self.train(client_ids, broadcast, plan):
+            client_id, loss, num_bytes = update.client_id, update.loss, update.num_bytes
+            weight = 1 if plan.private else update.num_examples
+            if form is not None:
+                loss, num_bytes = None, 8 * form.size
+            reports.append(ClientReport(client_id, weight, update.num_steps, loss, num_bytes))
+            if client_id in total.client_ids:
+                continue
+            try:
                 if form is None:
                     total.add(update)
                 else:
-                    total.add(update.client_id, weight, form.encode(update))
-        return [_report(u, w, form) for u, w in zip(updates, weights, strict=True)]
+                    total.add(client_id, weight, form.encode(update))
+            except BaseException:  # in the middle of an addition: a part of it may be there
+                self.forget_sum()
+                raise
+        return reports
 
     def train(
         self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
@@ -149,42 +164,29 @@ class ClientWorker:
             updates.append(update)
         return updates
 
-    def rehearse(self) -> None:
-        """Take one optimizer step as in a round, so that memory can be measured; keep nothing."""
+    def measure_step(self) -> StepCosts:
+        """Return the costs of a round's step of the clients that are computed together."""
         config = self.setup.config
         groups = config.resolved_client.groups(range(config.federation.cohort_size))
-        self.trainer.rehearse(self._all_data(groups[0]))
+        return measure_step(self.trainer, self._all_data(groups[0]))
 
     def private_cohort(self, _: int, round_idx: int) -> list[int]:
         """Return the clients of a private round, each drawn by itself under the run's key."""
         federation = self.setup.config.federation
-        return secret_cohort(
-            federation.num_clients, federation.cohort_size, self._noise(), round_idx
-        )
+        sizes = federation.num_clients, federation.cohort_size
+        return secret_cohort(*sizes, self._noise(), round_idx)
 
     # --- sums of what clients send, which leave this process as a whole alone ---
 
-    def _empty(self, broadcast: Broadcast, plan: RoundPlan) -> UpdateSum | HiddenSum:
-        if plan.hides_updates:
-            return HiddenSum(self.settings.update_format(plan, broadcast).size)
-        shape = self.settings.update_shape(plan, broadcast.weights.size)
-        return UpdateSum(broadcast, shape)
+    def _running(self, name: int | str, kind: Callable[..., Any], *args: Any) -> Any:
+        """Return the running sum of this name, which takes the place of any other.
 
-    def _running(self, name: int | str, empty: Callable[[], Any]) -> Any:
-        """Return the running sum of this name, which takes the place of any other."""
+        One that begins here is `kind(*args)`.
+        """
         if self._sum is None or self._sum[0] != name:
             self._sum = None  # before the new one: both may be large
-            self._sum = (name, empty())
+            self._sum = (name, kind(*args))
         return self._sum[1]
-
-    @contextlib.contextmanager
-    def _whole_or_none(self) -> Iterator[None]:
-        """Drop the sum if a block ends in the middle of an addition."""
-        try:
-            yield
-        except BaseException:
-            self.forget_sum()
-            raise
 
     def sum_of(self, name: int | str) -> Any:
         """Return the sum of this name, None if this process has none."""
@@ -224,7 +226,7 @@ class ClientWorker:
             own = self.private_state(client_id).parts.get(part)
             own = torch.from_numpy(weights[at]) if own is None else own
             numbers = form.encode(own.detach().cpu().numpy())
-            total = self._running(name, lambda size=numbers.size: HiddenSum(size))
+            total = self._running(name, HiddenSum, numbers.size)
             if client_id not in total.client_ids:
                 total.add(client_id, 1, numbers)
 
@@ -241,25 +243,48 @@ class ClientWorker:
     def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return samples generated as pre-training clients with these backbone weights (P,)."""
         self.forget_sum()  # the last round's sum is collected; its memory is needed now
-        states = [self.private_state(client_id) for client_id in client_ids]
         clients = self._all_data(client_ids)
-        drawn = self.evaluator.images_as(clients, states, weights)
-        pairs = zip(clients, drawn, strict=True)
+        pairs = zip(clients, self._images_as(clients, weights), strict=True)
         return [self.evaluator.samples(client, images) for client, images in pairs]
 
-    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
-        """Return a client's held-out losses; `swap_with` is the client of the other embedding.
+    def _images_as(self, clients: Sequence[ClientData], weights: np.ndarray) -> list[Tensor]:
+        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
 
-        A client that is lent its own, because it alone is evaluated, has no loss with another's.
+        Clients that differ by their embeddings alone are computed as one batch.
         """
-        client, state = self.client_data(client_id), self.private_state(client_id)
-        other = None if swap_with == client_id else self.private_state(swap_with).client_emb
-        return self.evaluator.losses(client, state, other, weights)
+        backbone, model = self.context.on_device(weights), self.context.model
+        states = [self.private_state(client.client_id) for client in clients]
+        if all(set(state.parts) == {CLIENT_EMB} for state in states):
+            model.load(backbone)
+            embs = [state.parts[CLIENT_EMB] for state in states]
+            return self.evaluator.generate_all(clients, embs)
+        reference, images = self.evaluator.reference(backbone), []
+        for client, state in zip(clients, states, strict=True):
+            emb = load_client(model, backbone, state)
+            images.append(self.evaluator.generate(client, emb, reference))
+        return images
+
+    def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
+        """Return a client's held-out losses with its own, zero and another client's embedding.
+
+        `swap_with`: that client. One that is lent its own, because it alone is evaluated, has no
+        loss with another's.
+        """
+        client, emb = self.client_data(client_id), self._loaded(client_id, weights)
+        loss = functools.partial(self.evaluator.heldout_mean, client)
+        if emb is None:
+            return HeldoutLosses(client_id, loss(None), None, None)
+        nobody = torch.zeros(self.setup.config.model.d_emb, device=self.context.device)
+        own, zero, swapped = loss(emb), loss(nobody), None
+        other = self.private_state(swap_with).client_emb
+        if other is not None and swap_with != client_id:
+            swapped = loss(other.to(self.context.device))
+        return HeldoutLosses(client_id, own, zero, swapped)
 
     def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
         """Return a client's held-out loss with each of these clients' own parts, at one noise."""
-        states = (self.private_state(other) for other in others)  # one at a time in memory
-        return self.evaluator.losses_as(self.client_data(client_id), states, weights)
+        client, loss = self.client_data(client_id), self.evaluator.heldout_mean
+        return [loss(client, self._loaded(other, weights)) for other in others]
 
     def draw_tuned(
         self, client_id: int, weights: np.ndarray, settings: AdaptConfig
@@ -293,10 +318,8 @@ class ClientWorker:
         With a `clip_norm` the fit is differentially private.
         """
         self.forget_sum()
-        clients, protection = self._all_data(client_ids), None
-        if clip_norm is not None:
-            protection = self.adapter.protection(settings, clip_norm, self._noise())
-        found = self.adapter.fit(clients, weights, settings, mean_emb, pooled, protection)
+        noise, clients = None if clip_norm is None else self._noise(), self._all_data(client_ids)
+        found = self.adapter.fit(clients, weights, settings, mean_emb, pooled, clip_norm, noise)
         for fitted, state in found:
             self.store.save(fitted.client_id, 0, state)
         return [fitted for fitted, _ in found]
@@ -308,45 +331,53 @@ class ClientWorker:
         pooled: Tensor,
         asked: Sequence[LookAt],
     ) -> list[Look]:
-        """Return looks at new clients that were fitted in one batch, on the backbone (P,).
+        """Return looks at fitted new clients on the backbone (P,), as `ClientAdapter.look` does.
 
         `asked` correspond to `client_ids`, which may repeat a client. `pooled` as in `adapt`.
         """
-        embs = [self.private_state(ask.client_id).snapshots[ask.epoch] for ask in asked]
-        return self.adapter.look(self._all_data(client_ids), embs, weights, pooled, asked)
+        states = [self.private_state(client_id) for client_id in client_ids]
+        states = [
+            own if ask.is_kept else PrivateState({CLIENT_EMB: own.snapshots[ask.epoch]})
+            for own, ask in zip(states, asked, strict=True)
+        ]
+        return self.adapter.look(self._all_data(client_ids), states, weights, pooled, asked)
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
-        """Return the scores of what each control draws for a new client's prompts."""
-        return self.evaluator.text_controls(self.client_data(client_id), self.setup.partition)
+        """Return the text scores of what each control draws for a new client's prompts."""
+        client, num_images = self.client_data(client_id), self.setup.config.eval.num_images
+        drawn = control_images(client, num_images, self.setup.partition)
+        return {name: self.evaluator.text_scores(client, own) for name, own in drawn.items()}
 
     def image_controls(
         self, client_id: int, weights: np.ndarray, plan: ControlPlan
     ) -> dict[str, ControlScores]:
-        """Return the scores of a new client's controls, on the backbone (P,) where one draws."""
-        drawn, old = None, plan.drawn_as
-        if old is not None:
-            states = [self.private_state(old)]
-            [drawn] = self.evaluator.images_as(self._all_data([old]), states, weights)
-        return self.evaluator.image_controls(self.client_data(client_id), plan, drawn)
+        """Return the scores of a new client's controls by name, which the plan has planned.
+
+        One of them may be drawn by another client on the backbone (P,).
+        """
+        of_all, client = self.images, self.client_data(client_id)
+        images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
+        if plan.drawn_as is not None:
+            other = self.client_data(plan.drawn_as)
+            [images[NEAREST_DRAWS]] = self._images_as([other], weights)
+        return {name: self.evaluator.control_scores(client, own) for name, own in images.items()}
 
     # --- own parts of any client ---
 
     def export(self, client_id: int, folder: Path) -> str:
-        """Write a client's own parts into a finished run's folder; return their SHA-256."""
-        state = self.private_state(client_id)
-        if state.parts:
-            promise = self._promise(client_id)
-            save_client(folder, client_id, state.parts, promise, state.guidance)
-        return tensors_hash(dict(state.parts))
+        """Write a client's own parts into a finished run's folder; return their SHA-256.
 
-    def _promise(self, client_id: int) -> dict[str, str]:
-        """Return what the file of a client's part says about its privacy."""
-        config, split = self.setup.config, self.setup.partition.split(client_id)
-        if client_id < config.federation.num_clients:
-            return {}
-        is_simulated = config.privacy.noise_key is not None
-        guarantee = guarantee_of(config.privacy.adapt, len(split.train), is_simulated)
-        return {} if guarantee is None else guarantee.as_texts()
+        The file of a new client's part says what is promised about its privacy.
+        """
+        state, config, guarantee = self.private_state(client_id), self.setup.config, None
+        if state.parts:
+            if client_id >= config.federation.num_clients:
+                num_images = len(self.setup.partition.split(client_id).train)
+                is_simulated = config.privacy.noise_key is not None
+                guarantee = guarantee_of(config.privacy.adapt, num_images, is_simulated)
+            texts = {} if guarantee is None else guarantee.as_texts()
+            save_client(folder, client_id, state.parts, texts, state.guidance)
+        return tensors_hash(dict(state.parts))
 
     # --- profiles ---
 
@@ -361,12 +392,3 @@ class ClientWorker:
     def close(self) -> None:
         """Stop a profiler that still runs, and discard its trace."""
         self.profiler.stop()
-
-
-def _report(update: ClientUpdate, weight: int, form: Any) -> ClientReport:
-    """Return what the driver is told of an update: no loss, where the sum alone is seen."""
-    if form is None:
-        loss, num_bytes = update.loss, update.num_bytes
-    else:
-        loss, num_bytes = None, 8 * form.size
-    return ClientReport(update.client_id, weight, update.num_steps, loss, num_bytes)

@@ -10,13 +10,13 @@ import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from pipeline.clients.memory import NO_ROUNDS, Footprint, RoundMemory, kept_positions, sizes_text
+from pipeline.clients.memory import Room, kept_positions
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import BegunAnewError, ClientActor
 from pipeline.cluster.results import RESUME, loss_cause, task_error
 from pipeline.cluster.session import free_resources
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import LESS_MEMORY, ClientPool, Tries, Unit, cause_of
+from pipeline.federation.pool import LESS_MEMORY, ClientPool, Costs, More, Tries, Units, cause_of
 from spire_core.errors import ClusterError, SpireError, first_line
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,11 @@ class RayClientPool(ClientPool):
         setup: WorkerSetup,
         images: np.ndarray,
         plan: ActorPlan,
-        round_memory: RoundMemory = NO_ROUNDS,
+        server_bytes: int = 0,
     ) -> "RayClientPool":
         """Start the actors and wait until all of them run; after 30 s, a log line says so.
 
-        `round_memory`: the bytes that a round needs beside the measured step of a client.
+        `server_bytes`: those of the driver, on this node.
         """
         shared = (ray.put(setup), ray.put(images))
         actor_class: Any = ClientActor  # made by `ray.remote`, which type checkers cannot follow
@@ -69,20 +69,20 @@ class RayClientPool(ClientPool):
         may_shrink = setup.config.resources.num_actors == "auto"
         pool = cls(actors, shared, setup.config.federation.client_timeout_s, may_shrink)
         try:
-            pool._keep_fitting(pool._begin(plan), round_memory)
+            pool._keep_fitting(pool._begin(plan), server_bytes)
         except BaseException:
             pool.close()
             raise
         return pool
 
-    def _begin(self, plan: ActorPlan) -> list[Footprint]:
-        """Let all actors begin, and the first of them rehearse while others still start."""
+    def _begin(self, plan: ActorPlan) -> list[Room]:
+        """Let all actors begin, and the first of them measure a step while others still start."""
         begun = [actor.begin.remote(*self.shared, i == 0) for i, actor in enumerate(self.actors)]
         while ray.wait(begun, num_returns=len(begun), timeout=WAIT_NOTICE_S)[1]:
             logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
-        return [self._footprint(position, ref) for position, ref in enumerate(begun)]
+        return [self._room(position, ref) for position, ref in enumerate(begun)]
 
-    def _footprint(self, position: int, ref: Any) -> Footprint:
+    def _room(self, position: int, ref: Any) -> Room:
         """Return the result of `begin`; an actor that was lost meanwhile begins again."""
         try:
             return ray.get(ref)
@@ -90,19 +90,20 @@ class RayClientPool(ClientPool):
             raise task_error(error) from error
         except RayError as error:
             logger.warning("a client actor was lost as it began (%s)", first_line(error))
-            return self._begin_again(self.actors[position], rehearses=position == 0)
+            return self._begin_again(self.actors[position], measures=position == 0)
 
-    def _keep_fitting(self, footprints: Sequence[Footprint], round_memory: RoundMemory) -> None:
-        """End actors that their node has no memory for; the first actor has measured a step.
+    def _keep_fitting(self, rooms: Sequence[Room], server_bytes: int) -> None:
+        """End actors that have no memory where they work; the first actor has measured a step.
 
         ClusterError if none is left, or if the user has set the number of actors.
         """
-        total = len(footprints)
-        here = ray.get_runtime_context().get_node_id()
-        kept = kept_positions(footprints, round_memory, here)
+        total, here = len(rooms), ray.get_runtime_context().get_node_id()
+        kept = kept_positions(rooms, here, server_bytes)
         if len(kept) == total:
             return
-        sizes = sizes_text(footprints, round_memory.actor_bytes)
+        need, least = rooms[0].need_bytes / 2**20, min(room.free_bytes for room in rooms) / 2**20
+        sizes = f"{need:.0f} MiB for a step of each and {server_bytes / 2**20:.0f} MiB for the "
+        sizes += f"driver, {least:.0f} MiB free"
         if not (kept and self.may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
@@ -121,16 +122,10 @@ class RayClientPool(ClientPool):
         return ray.put(value)
 
     def run_all(
-        self,
-        task: str,
-        units: Sequence[Unit],
-        *args: Any,
-        per_unit: Sequence[tuple] | None = None,
-        costs: Sequence[float] | None = None,
-        where: str = "",
+        self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
     ) -> list[Any]:
         costs, extra = costs or [1.0] * len(units), per_unit or [()] * len(units)
-        work = _Work(self, Tries(task, units, where), args, extra)
+        work = _Work(self, Tries(task, units), args, extra)
         work.queue.extend(sorted(range(len(units)), key=lambda i: -costs[i]))
         while work.queue or work.sent:
             work.send()
@@ -143,15 +138,12 @@ class RayClientPool(ClientPool):
         for actor in list(self.actors):
             yield self._answer(actor, actor.ask.remote(method, *args))
 
-    def ask_first(self, method: str, *args: Any) -> Any:
-        return self._answer(self.actors[0], self.actors[0].ask.remote(method, *args))
-
-    def combined(self, part: str, combine: str, *args: Any, combine_args: tuple = ()) -> Any:
-        parts = [actor.ask.remote(part, *args) for actor in self.actors]
-        together = self.actors[0].combine.remote(combine, len(combine_args), *combine_args, *parts)
+    def combined(self, name: int | str, combine: str, *args: Any) -> Any:
+        sums = [actor.ask.remote("sum_of", name) for actor in self.actors]
+        together = self.actors[0].combine.remote(combine, len(args), *args, *sums)
         found = self._answer(self.actors[0], together)
-        if found is None:  # whose part is lost shows when they are asked
-            list(self.each("is_ready"))
+        if found is None:  # whose sum is lost shows when they are asked
+            list(self.each("sum_of", ""))
         return found
 
     def _answer(self, actor: Any, ref: Any) -> Any:
@@ -190,11 +182,11 @@ class RayClientPool(ClientPool):
             left = f"{len(self.actors)} client actor{'s' * (len(self.actors) > 1)}"
             logger.warning("going on with %s, without a lost one: %s", left, first_line(error))
 
-    def _begin_again(self, actor: Any, rehearses: bool = False) -> Footprint:
+    def _begin_again(self, actor: Any, measures: bool = False) -> Room:
         end = time.monotonic() + REVIVAL_S
         while True:
             try:
-                again = actor.begin.remote(*self.shared, rehearses)
+                again = actor.begin.remote(*self.shared, measures)
                 return ray.get(again, timeout=max(TICK_S, end - time.monotonic()))
             except RayTaskError as error:
                 raise task_error(error) from error

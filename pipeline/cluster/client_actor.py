@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from pipeline.clients.memory import Footprint, footprint, resident_bytes
+from pipeline.clients.memory import Room, room_of
 from pipeline.cluster.actor_plan import choose_device
 from pipeline.federation.messages import WorkerSetup
 from spire_core.errors import ClusterError
@@ -53,11 +53,12 @@ class ClientActor:
         """
         return self.ask(method, args[num_args:], *args[:num_args])
 
-    def begin(self, setup: WorkerSetup, images: np.ndarray, rehearses: bool = False) -> Footprint:
+    def begin(self, setup: WorkerSetup, images: np.ndarray, measures: bool = False) -> Room:
         """Begin, also after a restart; ClusterError if this node does not see the run's folder.
 
-        Returns free memory and, with a rehearsal, that of a round. The setup does not come through
-        `__init__`: an error would lose its type, and Ray warns of restarts with stored arguments.
+        Returns free memory and, if it `measures` one, that of a step. The setup does not come
+        through `__init__`: an error would lose its type, and Ray warns of restarts with stored
+        arguments.
         """
         if not setup.folder.is_dir():
             raise ClusterError(
@@ -68,8 +69,6 @@ class ClientActor:
 
         device = choose_device(setup.config.resources, bool(ray.get_gpu_ids()))
         self.worker = ClientWorker(setup, images, device)
-        before = resident_bytes()
-        if rehearses:
-            self.worker.rehearse()
+        need = self.worker.measure_step().peak_bytes if measures else 0
         node = ray.get_runtime_context().get_node_id()
-        return footprint(node, before, self.worker.context.device)
+        return room_of(node, self.worker.context.device, need)

@@ -38,7 +38,7 @@ class DriverActor(Driver):
         return self.last()
 
 
-class RemoteDriver:
+class RemoteDriver(Driver):
     """A `Driver` in an actor of its own, with the same methods once it has begun."""
 
     def __init__(self) -> None:

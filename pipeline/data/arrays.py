@@ -1,6 +1,5 @@
 """Images in memory: checked against a run, or written as a folder of the user's own."""
 
-import csv
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from spire_core.network.words import words_in
 METADATA = "metadata.csv"
 FACTOR = 4  # of the side of images that every preset's network takes
 NO_CLASS = "images"  # the folder of images without labels
-KNOWN = ("label", "client", "caption")  # of an image, beside itself
 
 
 def uint8_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -49,7 +47,7 @@ def write_folder(
     or a caption, for captions without clients, and for a label that can name no folder.
     """
     folder = expanded(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and any(folder.iterdir()):
         raise DataError(f"expected a new or empty folder, got {folder}: name another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -64,47 +62,45 @@ def _written(
     folder: Path, images: Iterable[Any], given: Mapping[str, Sequence[Any] | None]
 ) -> dict[str, Any]:
     """Write images and metadata into an empty folder; return the settings beside its path."""
+    import pandas as pd  # takes a second
+
     lists = {name: list(values) for name, values in given.items() if values is not None}
-    rows, side = [], 0
+    rows, side = list[dict[str, Any]](), 0
     for i, item in enumerate(_items(images)):
-        known = {name: _plain(item.get(name)) for name in KNOWN}
-        known |= {name: _plain(values[i]) for name, values in lists.items() if i < len(values)}
-        image = _pil(item["image"], i)
-        label = NO_CLASS if known["label"] is None else str(known["label"])
+        item |= {name: values[i] for name, values in lists.items() if i < len(values)}
+        known = {name: _plain(item.get(name)) for name in given}
+        image, label = _pil(item["image"], i), known["label"]
+        label = NO_CLASS if label is None else str(label)
         if Path(label).name != label or label[:1] in ("", "."):
             raise DataError(f"expected labels that can name a folder, got {label!r}: rename it")
         path = f"{label}/{i:07d}.png"
         (folder / label).mkdir(exist_ok=True)
         image.save(folder / path)
         side = max(side, *image.size)
-        rows.append(known | {"path": path, "class": label})
+        rows.append({"path": path} | known)
     if not rows:
         raise DataError("expected images, got none: give at least one")
     for name, values in lists.items():
         if len(values) != len(rows):
             raise DataError(f"expected {len(rows)} {name}s for as many images, got {len(values)}")
-    for name in KNOWN:
-        missing = [i for i, row in enumerate(rows) if row[name] is None]
-        if 0 < len(missing) < len(rows):
+    table = pd.DataFrame(rows, dtype=object)
+    for name in given:
+        missing = np.flatnonzero(table[name].isna())
+        if 0 < len(missing) < len(table):
             raise DataError(
                 f"expected a {name} of every image or of none, got none of image {missing[0]}: "
                 "add it"
             )
-    settings = {"data.image_size": min(-(-side // FACTOR) * FACTOR, MAX_IMAGE_SIZE)}
-    captions = [str(row["caption"]) for row in rows if row["caption"] is not None]
-    if rows[0]["client"] is None:
-        if captions:
+    table = table.dropna(axis="columns").rename(columns={"label": "class"})
+    settings: dict[str, Any] = {"data.image_size": min(-(-side // FACTOR) * FACTOR, MAX_IMAGE_SIZE)}
+    if "client" in table:
+        table.to_csv(folder / METADATA, index=False)
+        settings |= {"data.metadata": METADATA, "partition.name": "natural"}
+    if "caption" in table:
+        if "client" not in table:
             raise DataError("expected clients with captions, got none: say whose each image is")
-        return settings
-    columns = ["path", "client", *(["caption"] if captions else []), "class"]
-    with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
-    settings |= {"data.metadata": METADATA, "partition.name": "natural"}
-    return settings | (
-        {"model.text": "words", "model.words": words_in(captions)} if captions else {}
-    )
+        settings |= {"model.text": "words", "model.words": words_in([*map(str, table["caption"])])}
+    return settings
 
 
 def _items(images: Any) -> Iterator[dict[str, Any]]:
@@ -120,9 +116,8 @@ def _items(images: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a scalar of torch or NumPy as Python's, and NaN, as tables write none, as None."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if value != value else value
+    """Return a scalar of torch or NumPy as Python's."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _pil(image: Any, i: int) -> Image.Image:
@@ -132,7 +127,6 @@ def _pil(image: Any, i: int) -> Image.Image:
         return rgb.convert("L") if image.mode in ("1", "L") else rgb
     if detach := getattr(image, "detach", None):
         image = detach().cpu()
-        image = image.float() if str(image.dtype) == "torch.bfloat16" else image  # not NumPy's
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)

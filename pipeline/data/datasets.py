@@ -27,7 +27,6 @@ from pipeline.data.image_folder import (
     client_rows,
     decoded,
     image_base,
-    in_channels,
     listed_rows,
 )
 from pipeline.data.outside import load_outside
@@ -78,18 +77,13 @@ def load(config: DataConfig, split: str) -> ImageData:
     if config.name != "folder":
         return load_stored(config.name, store_root(config.root), split, config.image_size)
     if config.metadata is not None:
-        data = _own_images(config)
-        assert data.clients is not None
-        is_test = data.clients.is_test
-        nothing = np.zeros(len(data.labels), dtype=bool)
-        return _of_split(data, nothing if is_test is None else is_test, split)
-    base, size = _folder(config)
+        return _of_split(_own_images(config), split)
+    base = image_base(str(config.path))
     rows = class_rows(base)
     class_names, labels = _numbered(row.class_name for row in rows)
     chosen = np.flatnonzero([row.split == split for row in rows])
     _require_some(chosen, split, base)
-    images = np.stack([decoded(base / rows[i].path, size) for i in chosen])
-    images, labels = in_channels(images, config.channels), labels[chosen]
+    images, labels = decoded([base / rows[i].path for i in chosen], config), labels[chosen]
     sha256 = combined(sha256_of(images), sha256_of(labels))
     return ImageData("folder", images, labels, class_names, sha256, split)
 
@@ -103,11 +97,11 @@ def load_clients(config: DataConfig) -> ImageData:
         return _own_images(config)
     if config.name == "fonts":
         return _all_fonts(store_root(config.root), config.image_size)
-    data = _of_package(config, "train") if is_outside(config.name) else None
-    if data is None or data.clients is None:
+    data = _of_package(config, "train")
+    if data.clients is None:
         raise ConfigError(
-            "expected data with clients of its own, such as fonts or folder, got "
-            f"{config.name}: choose another data.name, or a partition that deals images out"
+            f"expected data with owners for partition=natural, got none in {config.name}: choose a "
+            "partition that deals images out"
         )
     return data
 
@@ -120,10 +114,7 @@ def load_stored(name: str, root: Path, split: str, image_size: int | None = None
     its file is damaged.
     """
     if name == "fonts":
-        data = _all_fonts(root, image_size)
-        assert data.clients is not None
-        assert data.clients.arrives is not None
-        return _of_split(data, data.clients.arrives[data.clients.owner], split)
+        return _of_split(_all_fonts(root, image_size), split)
     spec = SPECS[name]
     images, labels = _stored(name, root, (f"{split}_images", f"{split}_labels"))
     sha256 = combined(*spec.sha256[f"{split}_images"], *spec.sha256[f"{split}_labels"])
@@ -133,25 +124,16 @@ def load_stored(name: str, root: Path, split: str, image_size: int | None = None
 def describe(name: str, root: str | Path | None = None) -> dict[str, Any]:
     """Return the state of a public data set as plain values.
 
-    Keys: name, path, present, ok (the file is intact), problem (one sentence or None), train and
-    test (numbers of images, 0 unless they are intact), bytes (on disk).
+    Keys: name, path, present, ok (the file is intact), problem (one sentence or None).
     """
-    path = stored_file(name, store_root(root))
-    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
-    problem = None
+    path, problem = stored_file(name, store_root(root)), None
     try:
-        counts = {split: len(load_stored(name, path.parent, split).labels) for split in SPLITS}
+        for split in SPLITS:
+            load_stored(name, path.parent, split)
     except DataError as error:
         problem = str(error)
-    return {
-        "name": name,
-        "path": str(path),
-        "present": path.exists(),
-        "ok": problem is None,
-        "problem": problem,
-        **counts,
-        "bytes": path.stat().st_size if path.exists() else 0,
-    }
+    state = {"name": name, "path": str(path), "present": path.exists()}
+    return state | {"ok": problem is None, "problem": problem}
 
 
 def check_array(name: str, key: str, array: np.ndarray) -> None:
@@ -180,41 +162,30 @@ def fitting(
     `labels` (N,) are positions in `class_names`, -1 for another class. Captions are compared by
     their words, as a network with text reads them.
     """
-    if is_class(pattern, class_names):
-        same = [i for i, name in enumerate(class_names) if composed(name) == composed(pattern)]
+    if same := [i for i, name in enumerate(class_names) if is_class(pattern, [name])]:
         return np.isin(labels, same)
     if captions is None:
         return np.zeros(len(labels), dtype=bool)
     wanted = " ".join(words_of(pattern))
-    kinds = {
-        text for text in set(captions) if fnmatch.fnmatchcase(" ".join(words_of(text)), wanted)
-    }
+    texts = {caption: " ".join(words_of(caption)) for caption in {*captions}}
+    kinds = {caption for caption, text in texts.items() if fnmatch.fnmatchcase(text, wanted)}
     return np.array([caption in kinds for caption in captions], dtype=bool)
 
 
 def _of_package(config: DataConfig, split: str) -> ImageData:
     found = load_outside(config.name, split, config.path)
-    return ImageData(
-        config.name,
-        found.images,
-        found.labels,
-        tuple(found.class_names),
-        found.sha256,
-        split,
-        None if found.captions is None else tuple(found.captions),
-        found.clients,
-    )
-
-
-def _folder(config: DataConfig) -> tuple[Path, int]:
-    assert config.path is not None  # as DataConfig checks
-    assert config.image_size is not None
-    return image_base(config.path), config.image_size
+    names = tuple(found.class_names)
+    captions = None if found.captions is None else tuple(found.captions)
+    owners = None if found.owners is None else np.asarray(found.owners).tolist()
+    clients = None if owners is None else NaturalClients(*_numbered(map(str, owners)))
+    images, labels, texts = found.images, found.labels, json.dumps([names, captions, owners])
+    sha256 = combined(sha256_of(images), sha256_of(labels), texts)
+    return ImageData(config.name, images, labels, names, sha256, split, captions, clients)
 
 
 def _own_images(config: DataConfig) -> ImageData:
     """Return the user's own images with their clients; the hash is of all that is known of them."""
-    base, size = _folder(config)
+    base = image_base(str(config.path))
     if config.metadata is None:
         rows = client_rows(base)
     else:
@@ -223,11 +194,9 @@ def _own_images(config: DataConfig) -> ImageData:
     class_names, labels = _numbered(row.class_name or NO_CLASS for row in rows)
     is_test = np.array([row.split == "test" for row in rows]) if rows[0].split else None
     captions = tuple(row.caption for row in rows) if rows[0].caption else None
-    images = np.stack([decoded(base / row.path, size) for row in rows])
-    images = in_channels(images, config.channels)
+    images = decoded([base / row.path for row in rows], config)
     arrays = [images, labels, owner, *([] if is_test is None else [is_test])]
-    texts = json.dumps([names, class_names, captions])
-    sha256 = combined(*map(sha256_of, arrays), texts)
+    sha256 = combined(*map(sha256_of, arrays), json.dumps([names, class_names, captions]))
     clients = NaturalClients(names, owner, is_test)
     return ImageData("folder", images, labels, class_names, sha256, "all", captions, clients)
 
@@ -238,8 +207,15 @@ def _numbered(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(names.tolist()), numbers.astype(np.int64)
 
 
-def _of_split(data: ImageData, is_test: np.ndarray, split: str) -> ImageData:
-    """Return the images of one split without their clients, by a mask (N,) of the test split."""
+def _of_split(data: ImageData, split: str) -> ImageData:
+    """Return the images of one split without their clients.
+
+    The test split has the images that the data name so, or of the clients that may only arrive.
+    """
+    assert data.clients is not None
+    is_test, owner, arrives = data.clients.is_test, data.clients.owner, data.clients.arrives
+    if is_test is None:
+        is_test = np.zeros(len(owner), bool) if arrives is None else arrives[owner]
     chosen = np.flatnonzero(is_test == (split == "test"))
     _require_some(chosen, split, data.name)
     return replace(

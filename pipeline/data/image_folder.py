@@ -10,12 +10,14 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.config.data import DataConfig
 from pipeline.files.paths import expanded
 from spire_core.errors import DataError, first_line
 
@@ -45,9 +47,7 @@ def image_base(path: str | Path) -> Path:
     """Return the folder of `data.path`; DataError if there is none."""
     base = expanded(path, "data.path").resolve()
     if not base.is_dir():
-        raise DataError(
-            f"expected a folder of images in data.path, got {base}: there is no such folder"
-        )
+        raise DataError(f"expected a folder of images in data.path, got none at {base}")
     return base
 
 
@@ -59,20 +59,15 @@ def class_rows(base: Path) -> list[Row]:
     that the split is the same everywhere.
     """
 
-    def hashed_path(row: Row) -> bytes:
-        return hashlib.sha256(os.fsencode(row.path)).digest()
+    def hashed(path: str) -> bytes:
+        return hashlib.sha256(os.fsencode(path)).digest()
 
     rows = []
-    if has_splits(base):
-        for split in SPLITS:
-            for class_name, paths in _paths_by_top(base, split, "class").items():
-                rows += [Row(path, class_name, split=split) for path in paths]
-        return rows
-    for class_name, paths in _paths_by_top(base, "", "class").items():
-        own = [Row(path, class_name) for path in paths]
-        num_test = min(len(own) - 1, math.ceil(len(own) / 5))
-        test = set(sorted(own, key=hashed_path)[:num_test])
-        rows += [row._replace(split="test" if row in test else "train") for row in own]
+    for split, class_name, paths in _paths_by_top(base, "class"):
+        num_test = 0 if split else min(len(paths) - 1, math.ceil(len(paths) / 5))
+        test = set(sorted(paths, key=hashed)[:num_test])
+        for path in paths:
+            rows.append(Row(path, class_name, split=split or ("test" if path in test else "train")))
     return rows
 
 
@@ -82,11 +77,10 @@ def client_rows(base: Path) -> list[Row]:
     Subfolders `train` and `test` hold the clients of the two splits.
     """
     rows = []
-    for split in SPLITS if has_splits(base) else ("",):
-        for client, paths in _paths_by_top(base, split, "client").items():
-            for path in paths:
-                above = Path(path).relative_to(Path(split, client)).parts[:-1]
-                rows.append(Row(path, above[0] if above else NO_CLASS, client, split=split))
+    for split, client, paths in _paths_by_top(base, "client"):
+        for path in paths:
+            above = Path(path).relative_to(Path(split, client)).parts[:-1]
+            rows.append(Row(path, above[0] if above else NO_CLASS, client, split=split))
     return rows
 
 
@@ -109,13 +103,9 @@ def listed_rows(
                 "add it, or name the columns in data.clients and data.captions"
             )
 
-    def texts(column: str) -> list[str]:
-        if column not in table:
-            return [""] * len(table)
-        return table[column].astype("string").fillna("").str.strip().tolist()
-
-    columns = ("path", "class", client, caption, "" if is_arriving else "split")
-    rows = [Row(*cells) for cells in zip(*map(texts, columns), strict=True)]
+    columns = ["path", "class", client, caption, "" if is_arriving else "split"]
+    cells = table.reindex(columns=columns).astype("string").fillna("")
+    rows = [Row(*map(str.strip, row)) for row in cells.itertuples(index=False)]
     for at, column in enumerate(columns):
         missing = [i for i, row in enumerate(rows, 1) if not row[at]]
         if missing and (column in needed or len(missing) < len(rows)):
@@ -134,24 +124,22 @@ def _table(file: Path) -> "pd.DataFrame":
     """Return the rows of a CSV, JSON lines or Parquet file; DataError if there are none."""
     import pandas as pd  # takes a second
 
-    suffix = file.suffix.lower()
-    if suffix not in (".csv", ".jsonl", ".parquet"):
-        raise DataError(f"expected .csv, .jsonl or .parquet, got {file.name}: convert it")
     try:
-        if suffix == ".csv":  # a text such as NA stays one; commas at the ends of lines are dropped
-            plain: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
-            table = pd.read_csv(file, encoding="utf-8-sig", **plain)
-        elif suffix == ".jsonl":
-            plain = {"dtype": False}
-            table = pd.read_json(file, lines=True, encoding="utf-8-sig", **plain)
-        else:
-            table = pd.read_parquet(file)
-    except FileNotFoundError as error:
-        raise DataError(f"expected data.metadata in data.path, got no {file}: name it") from error
+        match file.suffix.lower():
+            case ".csv":  # a text such as NA stays one; commas at the ends of lines are dropped
+                plain: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
+                table = pd.read_csv(file, encoding="utf-8-sig", **plain)
+            case ".jsonl":
+                table = pd.read_json(file, lines=True, encoding="utf-8-sig", dtype=False)
+            case _:
+                table = pd.read_parquet(file)
+        if table.empty:
+            raise ValueError("no rows")
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"expected rows in {file}, got {first_line(error)}: mend it") from error
-    if table.empty:
-        raise DataError(f"expected rows in {file}, got none: list the images")
+        raise DataError(
+            f"expected a .csv, .jsonl or .parquet file at {file}, got {first_line(error)}: see to "
+            "data.metadata"
+        ) from error
     return table
 
 
@@ -163,15 +151,12 @@ def has_splits(base: Path) -> bool:
 def images_below(folder: Path) -> list[Path]:
     """Return the images below a folder in order; logs a warning of other files.
 
-    DataError for a folder that cannot be listed, and for a link to a folder around it.
+    OSError for a folder that cannot be listed.
     """
     images, others = list[Path](), Counter[str]()
     for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        here = Path(root)
-        if here.resolve() in [parent.resolve() for parent in here.parents]:
-            raise DataError(f"expected folders, got {here}, a link to one around it: remove it")
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in (here / name for name in names if not name.startswith(".")):
+        for file in (Path(root, name) for name in names if not name.startswith(".")):
             if file.suffix.lower() in SUFFIXES:
                 images.append(file)
             else:
@@ -183,47 +168,50 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(
-        f"expected a folder that can be read, got {error.filename} ({error.strerror}): see to it"
-    ) from error
+    raise error
 
 
-def _paths_by_top(base: Path, split: str, kind: str) -> dict[str, list[str]]:
-    """Return the images below each subfolder of a split's folder, all as paths below the base.
+def _paths_by_top(base: Path, kind: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield split, name and images, as paths below the base, of each subfolder of each split.
 
-    `kind`: what a subfolder is, for messages. DataError unless each subfolder has images.
+    The split is "" where the base has none. `kind`: what a subfolder is, for messages. DataError
+    unless each subfolder has images.
     """
-    folder = base / split
-    tops = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-    if not tops:
-        raise DataError(
-            f"expected a subfolder of images per {kind} in {folder}, got none: put images of each "
-            f"{kind} into a subfolder"
-        )
-    if {top.name.lower() for top in tops} <= {*SPLITS, *OTHER_SPLITS}:
-        raise DataError(
-            f"expected a subfolder per {kind} in {folder}, or train and test with these, got "
-            f"{', '.join(top.name for top in tops)}: name them train and test, or one of them in "
-            "data.path"
-        )
-    found: dict[str, list[str]] = {top.name: [] for top in tops}
-    images = images_below(folder)
-    for image in images:
-        if image.parent != folder:
-            top = image.relative_to(folder).parts[0]
-            found[top].append(image.relative_to(base).as_posix())
-    for top, paths in found.items():
-        if not paths:
-            raise DataError(f"expected images in {folder / top}, got none: add some, or remove it")
-    if num_loose := sum(image.parent == folder for image in images):
-        _log.warning("%d images beside the %s folders of %s are left out", num_loose, kind, folder)
-    return found
+    for split in SPLITS if has_splits(base) else ("",):
+        folder = base / split
+        tops = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+        if {top.lower() for top in tops} <= {*SPLITS, *OTHER_SPLITS}:
+            raise DataError(
+                f"expected a subfolder of images per {kind} in {folder}, or train and test with "
+                f"these, got {', '.join(tops) or 'none'}: make them, or name another data.path"
+            )
+        found: dict[str, list[str]] = {top: [] for top in tops}
+        images = images_below(folder)
+        for image in images:
+            if image.parent != folder:
+                top = image.relative_to(folder).parts[0]
+                found[top].append(image.relative_to(base).as_posix())
+        if num_loose := sum(image.parent == folder for image in images):
+            _log.warning("%d images beside the folders in %s are left out", num_loose, folder)
+        for top, paths in found.items():
+            if not paths:
+                raise DataError(f"expected images in {folder / top}, got none: add some")
+            yield split, top, paths
 
 
-def decoded(file: Path, size: int) -> np.ndarray:
-    """Return the central square of an image as (3, size, size) uint8 in RGB."""
-    square = ImageOps.fit(opened_rgb(file), (size, size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+def decoded(files: Sequence[Path], config: DataConfig) -> np.ndarray:
+    """Return the central squares of images as uint8 (N, C, S, S) of the size that is set.
+
+    They are RGB or grey, as `data.channels` says: "auto" is grey if no image has a colour. Grey is
+    Pillow's luma, so that grey images keep their values.
+    """
+    side, way = config.image_size or 0, Image.Resampling.BILINEAR
+    squares = (ImageOps.fit(opened_rgb(file), (side, side), way) for file in files)
+    images = np.stack([np.asarray(square) for square in squares])
+    if config.channels == 1 or (config.channels == "auto" and (images == images[..., :1]).all()):
+        grey = (Image.fromarray(rgb).convert("L") for rgb in images)
+        images = np.stack([np.asarray(image)[..., None] for image in grey])
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def opened_rgb(file: Path) -> Image.Image:
@@ -251,18 +239,3 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", upright.size, "white")
         upright = Image.alpha_composite(white, upright.convert("RGBA"))
     return upright.convert("RGB")
-
-
-def in_channels(images: np.ndarray, channels: int | str) -> np.ndarray:
-    """Return RGB images (N, 3, S, S) uint8 as (N, C, S, S) with C of `data.channels`.
-
-    "auto" takes one channel if no image has a colour. One channel is Pillow's luma, so that grey
-    images keep their values.
-    """
-    if channels == "auto":
-        is_grey = all((images[:, 0] == images[:, i]).all() for i in (1, 2))
-        channels = 1 if is_grey else 3
-    if channels == 3:
-        return images
-    grey = (Image.fromarray(rgb.transpose(1, 2, 0)).convert("L") for rgb in images)
-    return np.stack([np.asarray(image)[None] for image in grey])

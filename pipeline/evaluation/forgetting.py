@@ -44,25 +44,19 @@ def forgetting_curve(
     report: AdaptReport, method: MethodConfig, population_before: float | None
 ) -> ForgettingCurve:
     """Return a new client's curves; `population_before`: the population's KID before adaptation."""
-    points = [p for p in report.curve if p.observed is not None]
-    has_kid = all("own_kid" in p.observed for p in points if p.observed)
+    seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
     above_best = replaced = lost = None
-    if has_kid:
-        own = np.array([p.observed["own_kid"] for p in points if p.observed])
+    if all("own_kid" in scores for scores in seen.values()):
+        own = np.array([scores["own_kid"] for scores in seen.values()])
         above_best = tuple((own - np.minimum.accumulate(own)).tolist())
-    if has_kid and population_before is not None:
-        population = [p.observed["population_kid"] for p in points if p.observed]
-        replaced = tuple(k - population_before for k in population)
-        lost = tuple(0.0 if method.record.keeps_backbone else k - population[0] for k in population)
-    drawn = [p.observed[PROMPTS] for p in points if p.observed and PROMPTS in p.observed]
-    return ForgettingCurve(
-        report.client_id,
-        tuple(p.epoch for p in points),
-        above_best,
-        lost,
-        replaced,
-        tuple(drawn[0] - share for share in drawn) or None,
-    )
+        if population_before is not None:
+            population = [scores["population_kid"] for scores in seen.values()]
+            is_kept = method.record.keeps_backbone
+            replaced = tuple(score - population_before for score in population)
+            lost = tuple(0.0 if is_kept else score - population[0] for score in population)
+    drawn = [scores[PROMPTS] for scores in seen.values() if PROMPTS in scores]
+    prompts = tuple(drawn[0] - share for share in drawn) or None
+    return ForgettingCurve(report.client_id, tuple(seen), above_best, lost, replaced, prompts)
 
 
 def mean_over_clients(curves: Sequence[ForgettingCurve], name: str) -> list[tuple[int, float]]:

@@ -4,15 +4,14 @@ Generation and feature extraction run at the clients; features and losses arrive
 n, m: numbers of images and clients, D: features, K: classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.schema import Config
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.federation.pool import ClientPool, in_groups
 from spire_core.config.eval import EvalConfig
@@ -28,12 +27,13 @@ class RealData:
     """The reference for samples, client by client.
 
     `features` (n, D) of the images of `eval.reference`, its class mixture (K,), and its
-    real-against-real floor.
+    real-against-real floor. `kid_sizes`: the arguments of `kid` after the features.
     """
 
     features: Mapping[int, Tensor]
     mixtures: Mapping[int, np.ndarray]
     floors: Mapping[int, KidScore]
+    kid_sizes: tuple[int, int, int]
 
     @classmethod
     def gather(
@@ -54,25 +54,11 @@ class RealData:
         floors = {
             c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
         }
-        return cls(features, mixtures, floors)
+        return cls(features, mixtures, floors, sizes)
 
     def floor_mean(self, client_ids: Sequence[int]) -> float:
         """Return the mean floor of these clients, NaN without features."""
         return float(np.mean([self.floors[c].mean for c in client_ids]))
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """The reference, the settings and the seed of a score."""
-
-    real: RealData
-    config: EvalConfig
-    seed: int
-
-    @property
-    def kid_sizes(self) -> tuple[int, int, int]:
-        """The arguments of `kid` after the features."""
-        return self.config.kid_subset_size, self.config.kid_num_subsets, self.seed
 
 
 @dataclass(frozen=True)
@@ -136,23 +122,33 @@ class Evaluation:
         return metrics
 
 
-def draw_pretraining(
+def evaluate_pretraining(
     pool: ClientPool,
     weights: np.ndarray,
     client_ids: Sequence[int],
-    draws_alike: bool,
+    config: Config,
     round_idx: int,
-    scoring: Scoring,
-) -> Callable[[], Evaluation]:
-    """Let these pre-training clients draw with the backbone (P,); return a function that scores.
+    real: RealData,
+) -> Evaluation:
+    """Let these pre-training clients draw with the backbone (P,); return their evaluation.
 
-    That function needs no client. `draws_alike` as the configuration has it.
+    The batches depend on the list of clients alone. A few draws stand for those of clients that
+    draw alike. Their features are pooled, since KID is unbiased. Their histograms are not, since TV
+    falls with the number of images.
     """
     handle = pool.share(weights)
-    drawn = _draw_all(pool, handle, client_ids, draws_alike, scoring.config.clients_per_batch)
+    chosen = client_ids[:NUM_POPULATION_DRAWS] if config.draws_alike else client_ids
+    groups = pool.run_all("draw", in_groups(chosen, config.eval.clients_per_batch), handle)
+    drawn: list[GeneratedSamples] = [one for group in groups for one in group]
+    if config.draws_alike:
+        features = torch.cat([d.features for d in drawn])
+        histograms = [d.histogram for d in drawn if d.histogram is not None]
+        stacked = np.stack(histograms) if histograms else None
+        few = drawn[0].images
+        drawn = [GeneratedSamples(c, features, stacked, few) for c in client_ids]
     swaps = [(client_ids[(i + 1) % len(client_ids)],) for i in range(len(client_ids))]
     losses = pool.run_all("losses", client_ids, handle, per_unit=swaps)
-    return partial(score_clients, round_idx, client_ids, drawn, losses, scoring)
+    return score_clients(round_idx, client_ids, drawn, losses, real)
 
 
 def score_clients(
@@ -160,49 +156,20 @@ def score_clients(
     client_ids: Sequence[int],
     drawn: Sequence[GeneratedSamples],
     losses: Sequence[HeldoutLosses],
-    scoring: Scoring,
+    real: RealData,
 ) -> Evaluation:
     """Return the evaluation of clients' samples and held-out losses."""
-    real, sizes = scoring.real, scoring.kid_sizes
-    scores = [
-        kid(real.features[c], d.features, *sizes) for c, d in zip(client_ids, drawn, strict=True)
-    ]
-    tv = [
-        total_variation(d.histogram, real.mixtures[c])
-        for c, d in zip(client_ids, drawn, strict=True)
-        if d.histogram is not None
-    ]
+    pairs = [*zip(client_ids, drawn, strict=True)]
+    scores = [kid(real.features[c], d.features, *real.kid_sizes) for c, d in pairs]
+    classes = [(d.histogram, real.mixtures[c]) for c, d in pairs if d.histogram is not None]
+    tv = tuple(total_variation(histogram, mixture) for histogram, mixture in classes)
     return Evaluation(
-        round_idx,
-        tuple(client_ids),
-        tuple(scores),
-        tuple(tv) if tv else None,
-        tuple(losses),
-        tuple(drawn),
+        round_idx, tuple(client_ids), tuple(scores), tv or None, tuple(losses), tuple(drawn)
     )
 
 
-def _draw_all(
-    pool: ClientPool, weights: Any, client_ids: Sequence[int], draws_alike: bool, group_size: int
-) -> list[GeneratedSamples]:
-    """Return each client's samples. The batches depend on the list of clients alone.
-
-    A few draws stand for those of clients that draw alike. Their features are pooled, since KID
-    is unbiased. Their histograms are not, since TV falls with the number of images.
-    """
-    chosen = client_ids[:NUM_POPULATION_DRAWS] if draws_alike else client_ids
-    groups = pool.run_all("draw", in_groups(chosen, group_size), weights)
-    drawn: list[GeneratedSamples] = [one for group in groups for one in group]
-    if not draws_alike:
-        return drawn
-    features = torch.cat([d.features for d in drawn])
-    histograms = [d.histogram for d in drawn if d.histogram is not None]
-    stacked = np.stack(histograms) if histograms else None
-    return [GeneratedSamples(c, features, stacked, drawn[0].images) for c in client_ids]
-
-
 def cross_client_kid(
-    by_old: Sequence[GeneratedSamples], by_new: Sequence[GeneratedSamples], scoring: Scoring
+    by_old: Sequence[GeneratedSamples], by_new: Sequence[GeneratedSamples], real: RealData
 ) -> CrossClientMatrix | None:
     """Return KID of samples of client i (row) against the data of client j (column).
 
@@ -213,5 +180,5 @@ def cross_client_kid(
         return None
     client_ids = tuple(d.client_id for d in drawn)
     fakes = [d.features for d in drawn]
-    reals = [scoring.real.features[c] for c in client_ids]
-    return CrossClientMatrix(client_ids, kid_matrix(fakes, reals, *scoring.kid_sizes))
+    reals = [real.features[c] for c in client_ids]
+    return CrossClientMatrix(client_ids, kid_matrix(fakes, reals, *real.kid_sizes))

@@ -1,85 +1,142 @@
-"""Adaptation of new clients over a client pool.
+"""The stages on the final backbone: clients that have trained, and the adaptation of new clients.
 
-Each client is fitted, looked at and reported on. Where a new client trains its embedding alone, a
-group of clients is fitted in one batch. The clients' side keeps their embeddings after each epoch
-that a curve needs. All workers look at these afterwards, since looks after different epochs are
-independent.
+Each new client is fitted, looked at and reported on. Where it trains its embedding alone, a group
+of clients is fitted in one batch, and all looks come afterwards, since looks after different epochs
+are independent. A client of other parts is looked at between its epochs, and afterwards with the
+parts that it keeps.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.clients.adaptation import report_of
-from pipeline.config.schema import Config
-from pipeline.evaluation.controls import ControlRule
+from pipeline.clients.store import ClientStore
+from pipeline.evaluation.controls import control_plan
 from pipeline.evaluation.forgetting import POOLED_IMAGES, forgetting_curve, population_kid
-from pipeline.evaluation.scores import RealData, Scoring, cross_client_kid, pooled_features
-from pipeline.federation.collecting import collect
+from pipeline.evaluation.scores import (
+    CrossClientMatrix,
+    Evaluation,
+    RealData,
+    cross_client_kid,
+    pooled_features,
+    score_clients,
+)
 from pipeline.federation.messages import AdaptReport, ControlScores, FittedClient
-from pipeline.federation.pool import ClientPool, in_groups
+from pipeline.federation.pool import ClientPool, collect, in_groups
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
+from pipeline.runs.layout import CLIENTS
 from spire_core.config.adapt import can_adapt_together
 from spire_core.federated.sums import HiddenSum, vector_form
 from spire_core.methods import CLIENT_EMB, LOCAL
 
+CROSS_CLIENTS = 8  # at most, in the matrix of losses
 ADDED_AT_ONCE = 16  # clients whose own parts a worker adds in one call
 Scores = TypeVar("Scores", AdaptReport, ControlScores)
+
+
+# --- the clients that have trained ---
+
+
+def cross_client_losses(
+    setting: FederationSetup, pool: ClientPool, weights: np.ndarray, run_dir: Path
+) -> CrossClientMatrix | None:
+    """Return held-out losses of clients' data (row) with each other's own parts (column) on (P,).
+
+    All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The
+    clients are the first evaluated ones that have trained an own part; None if there are none.
+    """
+    client_ids = _trained_ids(setting, ClientStore(run_dir / CLIENTS))
+    if not client_ids:
+        return None
+    rows = pool.run_all("losses_as", list(client_ids), pool.share(weights), client_ids)
+    return CrossClientMatrix(client_ids, np.array(rows))
+
+
+def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
+    method, num_rounds = setting.config.method, setting.config.federation.num_rounds
+    if not method.record.is_personal:
+        return ()
+    first = method.first_own_round(num_rounds)
+    newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)
+    trained = (c for c, path in newest if path is not None and int(path.stem) > first)
+    return tuple(itertools.islice(trained, CROSS_CLIENTS))
+
+
+def finetune_clients(
+    setting: FederationSetup, real: RealData, pool: ClientPool, weights: np.ndarray
+) -> Evaluation:
+    """Return scores of pre-training clients, each after it has trained on alone.
+
+    Each trains what a new client would, from the backbone (P,) and its own part if it has one.
+    """
+    config, ids = setting.config, setting.eval_ids
+    costs = [float(len(setting.partition.split(client_id).train)) for client_id in ids]
+    results = pool.run_all("draw_tuned", ids, pool.share(weights), config.adapt, costs=costs)
+    drawn, losses = zip(*results, strict=True)
+    return score_clients(config.federation.num_rounds, ids, drawn, losses, real)
+
+
+# --- new clients ---
 
 
 def adapt(
     setting: FederationSetup, real: RealData, pool: ClientPool, pretraining: Pretraining
 ) -> Adaptation:
     """Fit every new client; return reports, forgetting curves, controls, cross-client matrix."""
-    config, seed = setting.config, setting.config.seed
-    mean_emb = None
-    if config.mean_part == CLIENT_EMB:
-        mean_emb = mean_part(setting, pool, CLIENT_EMB, pretraining.weights)
+    config, settings, handle = setting.config, setting.config.adapt, pool.share(pretraining.weights)
     ids, evaluations = setting.representative_ids, pretraining.evaluations
     held = dict(zip(ids, pool.run_all("real_features", ids), strict=True))
     # Of held-out images, whatever the clients' own scores compare with.
-    pooled = pooled_features(list(held.values()), POOLED_IMAGES, seed)
+    pooled = pooled_features(list(held.values()), POOLED_IMAGES, config.seed)
     before = population_kid(evaluations[-1], held, pooled, config) if evaluations else None
-    reports = adapt_clients(pool, setting.new_ids, pretraining.weights, mean_emb, pooled, config)
+
+    mean_emb, clip_norm = None, None
+    if config.mean_part == CLIENT_EMB:
+        mean_emb = mean_part(setting, pool, CLIENT_EMB, pretraining.weights)
+    if config.privacy.adapt.is_on and setting.new_ids:  # one for all, whoever computes which client
+        one = setting.new_ids[:1]
+        [clip_norm] = pool.run_all("clip_norm", one, handle, settings, mean_emb)
+    is_together = can_adapt_together(config.method.record, config.model)
+    groups = in_groups(setting.new_ids, settings.group_size if is_together else 1)
+    looks_at = None if is_together else pooled  # between epochs, else afterwards
+    by_group = pool.run_all("adapt", groups, handle, settings, mean_emb, looks_at, clip_norm)
+    fitted: list[FittedClient] = [client for group in by_group for client in group]
+
+    asked = [ask for one in fitted for ask in one.asked]
+    batches = in_groups(asked, config.eval.clients_per_batch if is_together else 1)
+    units = [tuple(ask.client_id for ask in batch) for batch in batches]
+    by_batch = pool.run_all("look", units, handle, pooled, per_unit=[(batch,) for batch in batches])
+    later = iter([look for batch in by_batch for look in batch])
+    reports = [report_of(one, [*one.looks, *(next(later) for _ in one.asked)]) for one in fitted]
     reports = [_testable(setting, report.client_id, report) for report in reports]
+
     curves = [forgetting_curve(report, config.method, before) for report in reports]
     drawn = evaluations[-1].drawn if evaluations else ()
-    after = [report.after for report in reports]
-    cross_kid = cross_client_kid(drawn, after, Scoring(real, config.eval, seed))
+    cross_kid = cross_client_kid(drawn, [report.after for report in reports], real)
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
-    images = _image_controls(setting, pool, pretraining.weights) if config.has_controls else []
+    images = _image_controls(setting, pool, handle) if config.has_controls else []
     return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls), tuple(images))
 
 
 def _image_controls(
-    setting: FederationSetup, pool: ClientPool, weights: np.ndarray
+    setting: FederationSetup, pool: ClientPool, weights: Any
 ) -> list[dict[str, ControlScores]]:
-    """Return the scores of each new client's controls by name."""
-    config = setting.config
-    rule = ControlRule(
-        setting.partition,
-        setting.data.labels,
-        len(setting.data.class_names),
-        setting.representative_ids,
-        config.partition.style,
-        config.method.record.is_personal,
-        config.eval.num_images,
-        config.seed,
-        config.sets_aside,
-    )
-    plans = [(rule.plan(client_id),) for client_id in setting.new_ids]
-    handle, ids = pool.share(weights), setting.new_ids
+    """Return the scores of each new client's controls by name, on shared `weights` (P,)."""
+    plans = [(control_plan(setting, client_id),) for client_id in setting.new_ids]
     found: list[dict[str, ControlScores]]
-    found = pool.run_all("image_controls", ids, handle, per_unit=plans)
+    found = pool.run_all("image_controls", setting.new_ids, weights, per_unit=plans)
     return [
         {name: _testable(setting, client_id, own) for name, own in one.items()}
-        for client_id, one in zip(ids, found, strict=True)
+        for client_id, one in zip(setting.new_ids, found, strict=True)
     ]
 
 
@@ -119,35 +176,7 @@ def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np
         pool.run_all("add_parts", groups, name, part, handle, len(ids))
 
     def total() -> HiddenSum | None:
-        return pool.combined("sum_of", "vector_total", name, combine_args=(size,))
+        return pool.combined(name, "vector_total", size)
 
     found = collect(pool, in_groups(ids, ADDED_AT_ONCE), compute, total)
     return torch.from_numpy(vector_form(len(ids)).decode(found.numbers) / len(ids)).float()
-
-
-def adapt_clients(
-    pool: ClientPool,
-    client_ids: list[int],
-    weights: np.ndarray,
-    mean_emb: Tensor | None,
-    pooled: Tensor,
-    config: Config,
-) -> list[AdaptReport]:
-    """Return new clients' reports of their adaptation on the backbone (P,), in their order.
-
-    `pooled` (n, D): features of the pre-training population's held-out images.
-    """
-    handle, settings, clip_norm = pool.share(weights), config.adapt, None
-    if config.privacy.adapt.is_on and client_ids:  # one for all, whoever computes which client
-        [clip_norm] = pool.run_all("clip_norm", client_ids[:1], handle, settings, mean_emb)
-    is_together = can_adapt_together(config.method.record, config.model)
-    groups = in_groups(client_ids, settings.group_size if is_together else 1)
-    looks_at = None if is_together else pooled  # between epochs, else afterwards
-    by_group = pool.run_all("adapt", groups, handle, settings, mean_emb, looks_at, clip_norm)
-    fitted: list[FittedClient] = [client for group in by_group for client in group]
-    asked = [ask for one in fitted for ask in one.asked]
-    batches = in_groups(asked, config.eval.clients_per_batch)
-    units = [tuple(ask.client_id for ask in batch) for batch in batches]
-    by_batch = pool.run_all("look", units, handle, pooled, per_unit=[(batch,) for batch in batches])
-    later = iter([look for batch in by_batch for look in batch])
-    return [report_of(one, [*one.looks, *(next(later) for _ in one.asked)]) for one in fitted]

@@ -5,16 +5,14 @@ counting images. GPUs, waiting, other users of the machine and a pre-trained mod
 not foreseen.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from pipeline.clients.rounds import ClientTrainer
+from pipeline.clients.rounds import ClientTrainer, StepCosts, measure_step
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
@@ -35,14 +33,6 @@ START_S = 10.0  # a run's process, its tracking run, its first features of real 
 MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these on a CPU
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds per image on one CPU: of an optimizer step, and of one network evaluation."""
-
-    train_s: float
-    look_s: float
-
-
 def run_seconds(config: Config, num_cpus: float) -> float:
     """Return the seconds of a run whose actors have so many CPUs together.
 
@@ -52,7 +42,7 @@ def run_seconds(config: Config, num_cpus: float) -> float:
     return START_S + (pretraining_s(config, costs) + adaptation_s(config, costs)) / num_cpus
 
 
-def pretraining_s(config: Config, costs: Costs) -> float:
+def pretraining_s(config: Config, costs: StepCosts) -> float:
     """Return the seconds of the rounds and their evaluations on one CPU."""
     federation, method = config.federation, config.method.record
     if not method.is_federated:
@@ -70,7 +60,7 @@ def pretraining_s(config: Config, costs: Costs) -> float:
     return training_s + num_evaluations * num_looked_at * _drawing_s(config, costs)
 
 
-def adaptation_s(config: Config, costs: Costs) -> float:
+def adaptation_s(config: Config, costs: StepCosts) -> float:
     """Return the seconds of the new clients and of their evaluations on one CPU."""
     num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
     one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
@@ -96,7 +86,7 @@ def _new_client(config: Config) -> tuple[int, int]:
     return private.steps * private.draws * batch, num_looks
 
 
-def _tuning_s(config: Config, costs: Costs) -> float:
+def _tuning_s(config: Config, costs: StepCosts) -> float:
     """Return the seconds in which pre-training clients fine-tune for a score; 0 if they do not."""
     if not config.scores_tuned:
         return 0.0
@@ -104,11 +94,8 @@ def _tuning_s(config: Config, costs: Costs) -> float:
     return _num_looked_at(config) * (num_rows * costs.train_s + _drawing_s(config, costs))
 
 
-def measure(config: Config) -> Costs:
-    """Return the time of a step and of a look on this machine, on random images.
-
-    Each is done twice, and the second time counts.
-    """
+def measure(config: Config) -> StepCosts:
+    """Return the costs of a step and of a look on this machine, on random images."""
     channels, _, width = _known(config)
     channels = styled_channels(channels, config.partition.style)
     size, num_clients = side(width, config.data.image_size), config.federation.cohort_size
@@ -117,26 +104,11 @@ def measure(config: Config) -> Costs:
     held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
     context = ModelContext.start(config, shape[1:])
     x = context.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
-    t = torch.zeros(MOST_IMAGES, dtype=torch.long)
     encode = None if context.diffusion.codec is None else lambda own: x[: len(own)]
     splits = [ClientSplit(i, own, own) for i, own in enumerate(held)]
     clients = [ClientData(split, images, encode=encode) for split in splits]
-    emb = None
-    if config.method.record.has_embedding:
-        emb = torch.zeros(MOST_IMAGES, config.model.d_emb)
-    with torch.inference_mode():
-        look_s = _second_of_two(lambda: context.model.net(x, t, emb))
-    group = clients[: len(config.resolved_client.groups(range(num_clients))[0])]
-    trainer = ClientTrainer(context)
-    step_s = _second_of_two(lambda: trainer.rehearse(group))
-    return Costs(step_s / (len(group) * MOST_IMAGES), look_s / MOST_IMAGES)
-
-
-def _second_of_two(call: Callable[[], object]) -> float:
-    call()
-    began = time.process_time()
-    call()
-    return time.process_time() - began
+    group = config.resolved_client.groups(range(num_clients))[0]
+    return measure_step(ClientTrainer(context), clients[: len(group)])
 
 
 def kind_of(config: Config) -> Config:
@@ -157,7 +129,7 @@ def kind_of(config: Config) -> Config:
     )
 
 
-def _drawing_s(config: Config, costs: Costs, guidance: float | None = None) -> float:
+def _drawing_s(config: Config, costs: StepCosts, guidance: float | None = None) -> float:
     """Return the seconds of generating the images by which one client is scored.
 
     `guidance`: its scale, if not the run's.
@@ -192,4 +164,4 @@ def _known(config: Config) -> tuple[int, int, int]:
     if spec is None:
         images = load(config.data, "train").images
         return images.shape[1], len(images), images.shape[-1]
-    return spec.image_shape[0], spec.counts["train"], spec.image_shape[-1]
+    return spec.image_shape[0], spec.num_train, spec.image_shape[-1]

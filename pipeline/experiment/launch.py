@@ -17,10 +17,9 @@ def ready_for(config: Config, say: Callable[[str], None], begins: bool = True) -
     `say` is told what is fetched. `begins`: the run is a new one. ClusterError if its actors do not
     fit the cluster.
     """
-    from pipeline.data.fetch import check_source, fetch_if_missing
+    from pipeline.data.fetch import fetch_for
 
-    check_source(config.data.name, config.data.path, begins)
-    fetch_if_missing(config.data.name, config.data.root, config.data.path, say)
+    fetch_for(config.data, say, begins)
     if config.resources.pool == "local":
         yield
         return

@@ -4,33 +4,21 @@ Ray is imported where it is used, so that a run with resources.pool=local starts
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.clients.memory import NO_ROUNDS, RoundMemory, check_memory
+from pipeline.clients.memory import server_bytes
 from pipeline.clients.worker import ClientWorker
 from pipeline.cluster.actor_plan import ActorPlan, most_useful_actors, plan_on_nodes
-from pipeline.federation.driver import Driver, RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import ClientPool, LocalClientPool
 from pipeline.federation.rounds import RoundSettings
 from pipeline.federation.setup import FederationSetup
 from pipeline.runs.noise_key import keep_noise_device
-from pipeline.runs.server_state import write_state
 from spire_core.federated.server import ServerState
 
-MakeDriver = Callable[[ClientPool, ServerState, RoundSettings], RoundDriver]
-
-
-class LocalDriver(Driver):
-    """A driver in this process, which writes its own state when it is asked to wait for it."""
-
-    def save_state(self, path: Path) -> Callable[[], int]:
-        return functools.partial(write_state, path, self.state)
-
-    def close(self) -> None:
-        pass
+MakeDriver = Callable[[ClientPool, ServerState, RoundSettings], Driver]
 
 
 @contextlib.contextmanager
@@ -54,13 +42,9 @@ def open_pool(
         setting.reference,
         setting.backbone_hash,
     )
-    memory = NO_ROUNDS
-    if config.method.record.is_federated:
-        memory = RoundMemory.of(config, setting.model.layout.size)
     if config.resources.pool == "local":
-        check_memory(memory)
         keep_noise_device(folder, config.privacy, "cpu")
-        yield LocalClientPool(ClientWorker(setup, setting.images)), LocalDriver
+        yield LocalClientPool(ClientWorker(setup, setting.images)), Driver
         return
 
     from pipeline.cluster.actor_pool import RayClientPool
@@ -71,11 +55,12 @@ def open_pool(
         most = most_useful_actors(config)
         plan = held or plan_on_nodes(config.resources, cluster_nodes(), most)
         with contextlib.ExitStack() as stack:
-            make_driver: MakeDriver = LocalDriver
+            make_driver: MakeDriver = Driver
             if config.method.record.is_federated and not is_in_actor():
                 remote = RemoteDriver()  # its process starts beside those of the clients
                 stack.callback(remote.close)
                 make_driver = remote.begin
+            memory = server_bytes(config, setting.model.layout.size)
             pool = RayClientPool.start(setup, setting.images, plan, memory)
             stack.callback(pool.close)
             keep_noise_device(folder, config.privacy, plan.device(config.resources))

@@ -2,24 +2,23 @@
 
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.checkpoint.checkpointer import Checkpointer
-from pipeline.checkpoint.evaluation_store import load_evaluations
+from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
 from pipeline.checkpoint.remote import mirror_of
 from pipeline.checkpoint.snapshots import go_back
 from pipeline.clients.memory import peak_bytes
+from pipeline.clients.profiler import NUM_ROUNDS
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
-from pipeline.evaluation.scores import Evaluation, RealData
-from pipeline.experiment.evaluator import Evaluator, with_last_samples
+from pipeline.evaluation.scores import Evaluation, RealData, evaluate_pretraining
 from pipeline.experiment.pools import MakeDriver
-from pipeline.experiment.profiling import Profiler, profiled_rounds
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
@@ -28,15 +27,13 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import (
     DELTA,
     EPSILON,
-    FAILED_UPLOADS,
     FINAL_STEP,
-    ROUND_S,
-    RSS,
     TRAIN_LOSS,
 )
 from pipeline.results.metrics import round_metrics
-from pipeline.results.recording import log_diagnoses, log_profile
+from pipeline.results.recording import log_diagnoses, log_evaluation, log_profile
 from pipeline.results.result import Pretraining
+from pipeline.runs.layout import PROFILE
 from pipeline.tracking.mlflow_settings import SystemLoad, system_load
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
@@ -69,28 +66,43 @@ def pretrain(
     if not config.method.record.is_federated:
         return Pretraining(initial)
     state = go_back(run_dir, config) or ServerState.initial(initial)
-    if 0 < state.round_idx < config.federation.num_rounds:
-        tracker.log_tags({"spire.resumed_after_round": str(state.round_idx)})
-    if lost := rounds_without_numbers(run_dir, state.round_idx):
-        logger.warning("the numbers of rounds %s are lost: the result is the same", lost)
-        tracker.log_tags({"spire.rounds_without_numbers": lost})
-    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
-    rounds = replace(rounds, guarantee=promise_to_clients(config))
-    driver = make_driver(pool, state, rounds)
+    first, num_rounds = state.round_idx, config.federation.num_rounds
+    if 0 < first < num_rounds:
+        tracker.log_tags({"spire.resumed_after_round": str(first)})
+    promise = promise_to_clients(config)
+    sizes, shared_size = setting.partition.train_sizes, setting.model.layout.num_without_local
+    driver = make_driver(pool, state, RoundSettings(config, sizes, shared_size, promise))
     if config.client.engine == "grouped" and config.resolved_client.engine == "loop":
         logger.warning("client.engine=grouped is computed as loop: this U-Net has model.dropout")
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
+
+    mirror = mirror_of(run_dir, config)
+    earlier = load_evaluations(run_dir, first)
+    evaluator = Evaluator(setting, real, pool, tracker, watcher, earlier)
+    checkpointer = Checkpointer(run_dir, config, mirror)
+    load = system_load() if config.tracking.enabled else None
+    listeners: list[RoundListener] = [
+        evaluator,
+        RoundRecorder(tracker, config.federation, promise, load),
+        checkpointer,
+        watcher,  # last: it is called when all of the round is safe
+    ]
+    if config.tracking.profile:  # after the evaluator, so that no evaluation is profiled
+        profiled = profiled_rounds(first, num_rounds, evaluator.due)
+        listeners.insert(1, Profiler(pool, run_dir, profiled))
     try:
-        evaluations = _train(setting, real, pool, driver, state.round_idx, tracker, watcher)
+        run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
     except DivergenceError as error:
         log_diagnoses(tracker, [divergence(error)])
         raise
+    if mirror is not None:
+        tracker.log_metrics({"storage/failed_uploads": mirror.num_failed}, step=FINAL_STEP)
     log_profile(tracker, run_dir)
     weights = driver.model_weights()
     driver.close()
     points = [metrics for _, metrics in read_points(run_dir)]
     losses = tuple(metrics[TRAIN_LOSS] for metrics in points if TRAIN_LOSS in metrics)
-    return Pretraining(weights, evaluations, losses)
+    return Pretraining(weights, tuple(evaluator.evaluations), losses)
 
 
 def first_weights(setting: FederationSetup) -> np.ndarray:
@@ -107,58 +119,58 @@ def first_weights(setting: FederationSetup) -> np.ndarray:
     return weights.numpy()
 
 
-def _train(
-    setting: FederationSetup,
-    real: RealData,
-    pool: ClientPool,
-    driver: RoundDriver,
-    first: int,
-    tracker: Tracker,
-    watcher: Watcher,
-) -> tuple[Evaluation, ...]:
-    """Run the rounds from `first` on; return all evaluations of the run, also earlier ones.
-
-    The last one alone holds its samples.
-    """
-    config, run_dir = setting.config, tracker.run_dir
-    num_rounds = config.federation.num_rounds
-    earlier = with_last_samples(load_evaluations(run_dir, first))
-    due = evaluation_rounds(num_rounds, config.eval.every) - {e.round_idx for e in earlier}
-    mirror = mirror_of(run_dir, config)
-    evaluator = Evaluator(setting, real, pool, tracker, watcher, due)
-    checkpointer = Checkpointer(run_dir, config, mirror, evaluator.has_scores_before)
-    load = system_load() if config.tracking.enabled else None
-    listeners: list[RoundListener] = [
-        evaluator,  # first: scores are recorded before the round, and before its checkpoint
-        RoundRecorder(tracker, config.federation, promise_to_clients(config), load),
-        checkpointer,
-        watcher,  # last: it is called when all of the round is safe
-    ]
-    if config.tracking.profile:  # after the evaluator, so that no evaluation is profiled
-        listeners.insert(1, Profiler(pool, run_dir, profiled_rounds(first, num_rounds, due)))
-    run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
-    if mirror is not None:
-        tracker.log_metrics({FAILED_UPLOADS: mirror.num_failed}, step=FINAL_STEP)
-    return tuple(with_last_samples([*earlier, *evaluator.evaluations]))
-
-
-def rounds_without_numbers(run_dir: Path, num_rounds_done: int) -> str:
-    """Return the rounds, such as "3, 8-12", whose numbers a power cut took; "" if there are none.
-
-    They are counted from 1, as the steps of metrics are. A resumed run never repeats the rounds
-    before its checkpoint.
-    """
-    recorded = {step for step, metrics in read_points(run_dir) if ROUND_S in metrics}
-    lost = sorted({*range(1, num_rounds_done + 1)} - recorded)
-    firsts = [step for step in lost if step - 1 not in lost]
-    lasts = [step for step in lost if step + 1 not in lost]
-    spans = zip(firsts, lasts, strict=True)
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-
-
 def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     """Return after how many rounds to evaluate: before the first, after the last, some between."""
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
+
+
+def with_last_samples(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Return evaluations of which the last one alone holds its samples."""
+    kept: list[Evaluation] = []
+    for evaluation in evaluations:
+        kept[-1:] = [one.without_samples() for one in kept[-1:]]
+        kept.append(evaluation)
+    return kept
+
+
+# --- listeners to the rounds ---
+
+
+class Evaluator(RoundListener):
+    """Evaluates the pre-training clients after the rounds `due`.
+
+    Each evaluation is recorded and joins the `earlier` ones of the run in `evaluations`. The last
+    one alone holds its samples.
+    """
+
+    def __init__(
+        self,
+        setting: FederationSetup,
+        real: RealData,
+        pool: ClientPool,
+        tracker: Tracker,
+        watcher: Watcher,
+        earlier: Iterable[Evaluation],
+    ) -> None:
+        self.setting, self.real, self.pool = setting, real, pool
+        self.tracker, self.watcher = tracker, watcher
+        self.evaluations, config = with_last_samples(earlier), setting.config
+        self.due = evaluation_rounds(config.federation.num_rounds, config.eval.every)
+        self.due -= {one.round_idx for one in self.evaluations}
+
+    def between_rounds(self, done: int, driver: Driver) -> None:
+        if done not in self.due:
+            return
+        began, setting, real = time.monotonic(), self.setting, self.real
+        weights, ids = driver.model_weights(), setting.eval_ids
+        evaluation = evaluate_pretraining(self.pool, weights, ids, setting.config, done, real)
+        seconds = {"time/evaluate_s": time.monotonic() - began}
+        log_evaluation(self.tracker, setting, evaluation, real, seconds)
+        is_last = done == setting.config.federation.num_rounds
+        kept = evaluation if is_last else evaluation.without_features()
+        save_evaluation(self.tracker.run_dir, kept)
+        self.evaluations = with_last_samples([*self.evaluations, evaluation])
+        self.watcher.evaluated(evaluation, real.floor_mean(ids))
 
 
 class RoundRecorder(RoundListener):
@@ -174,13 +186,10 @@ class RoundRecorder(RoundListener):
         """`load`: not with a `guarantee`."""
         self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
         self.load = load
-        self._num_recorded = 0  # rounds
+        self._num_recorded = 0  # rounds, with those before a resume
         self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
 
-    def begin_rounds(self, rounds: range) -> None:
-        self._num_recorded = rounds.start
-
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         began = time.monotonic()
         self._record(stats)
         self._track_s, self._num_recorded = time.monotonic() - began, stats.round_idx + 1
@@ -190,16 +199,49 @@ class RoundRecorder(RoundListener):
             self._record(stats)
 
     def _record(self, stats: RoundStats) -> None:
-        metrics = round_metrics(stats, self._track_s)
-        metrics |= self._machine() if self.guarantee is None else self._spent(stats, self.guarantee)
-        self.tracker.log_metrics(metrics, step=stats.round_idx + 1)
+        metrics, done = round_metrics(stats, self._track_s), stats.round_idx + 1
+        if self.guarantee is None:  # what the machine has in use may depend on who takes part
+            metrics |= {
+                "memory/rss_bytes": peak_bytes(),
+                **({} if self.load is None else self.load.sample()),
+            }
+        else:
+            num_rounds = self.federation.num_rounds
+            if done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:
+                metrics |= {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}
+        self.tracker.log_metrics(metrics, step=done)
 
-    def _machine(self) -> dict[str, float]:
-        """Return what the machine has in use, which may depend on who takes part."""
-        return {RSS: peak_bytes(), **({} if self.load is None else self.load.sample())}
 
-    def _spent(self, stats: RoundStats, guarantee: RoundsGuarantee) -> dict[str, float]:
-        """Return the privacy that the rounds so far have spent, at `NUM_EPSILONS` rounds or so."""
-        done, num_rounds = stats.round_idx + 1, self.federation.num_rounds
-        is_due = done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds
-        return {EPSILON: guarantee.spent(done), DELTA: guarantee.delta} if is_due else {}
+def profiled_rounds(first: int, num_rounds: int, evaluated: Collection[int]) -> range:
+    """Return which of the rounds from `first` on are profiled: three, after a warm-up round.
+
+    The warm-up round allocates memory and chooses kernels. Fewer rounds are profiled where the run
+    ends or an evaluation comes in between; `evaluated`: the numbers of rounds after which there is
+    one.
+    """
+    start = max(first, min(first + 1, num_rounds - 1))
+    stop = min(start + NUM_ROUNDS, num_rounds)
+    return range(start, min([stop, *(done for done in evaluated if done > start)]))
+
+
+class Profiler(RoundListener):
+    """Profiles one worker during `rounds` with torch.profiler (`tracking.profile`).
+
+    After the last of them the run's folder gets `profile/rounds_<first>-<last>.pt.trace.json.gz`,
+    for Perfetto, chrome://tracing or TensorBoard, and `profile/operators.txt`, the slowest
+    operators. No random number is drawn and no result changes; the loss of that worker costs the
+    profile alone.
+    """
+
+    def __init__(self, pool: ClientPool, run_dir: Path, rounds: range) -> None:
+        self.pool, self.run_dir, self.rounds = pool, run_dir, rounds
+
+    def between_rounds(self, done: int, driver: Driver) -> None:
+        if done in self.rounds[:1]:
+            next(self.pool.each("start_profile"))
+
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
+        if stats.round_idx in self.rounds[-1:]:
+            name = f"rounds_{self.rounds[0] + 1}-{self.rounds[-1] + 1}"  # as metrics count them
+            if not next(self.pool.each("save_profile", self.run_dir / PROFILE, name)):
+                logger.warning("no profile: the client actor that was watched has been lost")

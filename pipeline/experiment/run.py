@@ -7,25 +7,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.checkpoint.remote import check_storage
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
-from pipeline.config.tracking import tracking_root
 from pipeline.evaluation.diagnosis import diagnose
-from pipeline.evaluation.scores import Evaluation, RealData
-from pipeline.experiment.adaptation import adapt, with_mean_layers
-from pipeline.experiment.evaluator import cross_client_losses, finetune_clients
+from pipeline.evaluation.scores import RealData
+from pipeline.experiment.adaptation import (
+    adapt,
+    cross_client_losses,
+    finetune_clients,
+    with_mean_layers,
+)
 from pipeline.experiment.export import export_models
 from pipeline.experiment.pools import open_pool
 from pipeline.experiment.pretraining import pretrain
 from pipeline.experiment.reuse import reuse_pretraining, with_participants
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import FederationSetup, check_drawing, prepare
-from pipeline.files.atomic import room_for
-from pipeline.files.paths import REVISION, running_code
+from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.files.paths import REVISION, git_revision
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
 from pipeline.results.recording import (
@@ -64,12 +63,11 @@ def run_experiment(
     check_storage(config.tracking)
     refuse_label(config.privacy)
     given, config = config.privacy, without_key(located(config))
-    check_drawing(config)
     setting = prepare(config)
     tags = run_tags(setting, preset) | dict(extra_tags or {})
+    name = f"{config.method.name}-{config.data.name}-s{config.seed}"
     with (
-        room_for(tracking_root(config.tracking)),
-        Tracker.start(config.tracking, run_name(config), tags, parent_run_id) as tracker,
+        Tracker.start(config.tracking, name, tags, parent_run_id) as tracker,
         run_lock(tracker.run_dir),
     ):
         keep_noise_key(tracker.run_dir, given)  # before the start, after which none is made
@@ -77,11 +75,7 @@ def run_experiment(
         setting = with_participants(setting, tracker.run_dir, pretrained)
         watcher.started(tracker.run_dir)
         log_setting(tracker, setting, tags)
-        result = _run(setting, tracker, watcher, pretrained, actors)
-        log_note(tracker, result, preset)
-        write_result(result, preset)  # before the run counts as finished in the store
-        drop_noise_key(tracker.run_dir)
-        return result
+        return _run(setting, preset, tracker, watcher, pretrained, actors)
 
 
 def resume_experiment(
@@ -101,7 +95,7 @@ def resume_experiment(
     does not know it, or if its images, its extractor or the code's numbers have changed since its
     start.
     """
-    with room_for(run_dir), run_lock(run_dir):
+    with run_lock(run_dir):
         check_storage(config.tracking)
         keep_noise_key(run_dir, config.privacy)
         setting = prepare(without_key(config))
@@ -109,24 +103,23 @@ def resume_experiment(
         setting = with_participants(setting, run_dir, pretrained)
         with Tracker.resume(config.tracking, run_dir, is_anew) as tracker:
             watcher.started(run_dir)
-            tracker.log_tags({REVISION: running_code()})  # its scores are this code's
+            tracker.log_tags({REVISION: git_revision()})  # its scores are this code's
             if not read_points(run_dir):  # it may have ended before it recorded its settings
                 log_setting(tracker, setting, extra_tags)
-            result = _run(setting, tracker, watcher, pretrained, actors)
-            log_note(tracker, result, preset)
-            write_result(result, preset)
-            drop_noise_key(run_dir)
-            return result
+            return _run(setting, preset, tracker, watcher, pretrained, actors)
 
 
 def _run(
     setting: FederationSetup,
+    preset: str | None,
     tracker: Tracker,
     watcher: Watcher,
     pretrained: Path | None,
     actors: ActorPlan | None,
 ) -> Result:
     config, run_dir = setting.config, tracker.run_dir
+    tuning = f"fine-tuning {len(setting.eval_ids)} pre-training clients"
+    adapting = f"adapting {len(setting.new_ids)} new clients"
     watcher.stage("starting the clients")
     clients = open_pool(setting, run_dir, actors)
     with clients as (pool, make_driver):
@@ -135,8 +128,7 @@ def _run(
 
         if pretrained is not None:
             reuse_pretraining(pretrained, setting, real, tracker)
-        tuning, adapting = later_stages(setting)
-        watcher.plan([*([tuning] if config.scores_tuned else []), adapting])
+        watcher.plan([tuning, adapting] if config.scores_tuned else [adapting])
         pretraining = pretrain(setting, real, pool, make_driver, tracker, watcher)
         weights, evaluations = pretraining.weights, pretraining.evaluations
         watcher.pretrained(run_dir)
@@ -144,11 +136,15 @@ def _run(
         cross_losses = cross_client_losses(setting, pool, weights, run_dir)
         if cross_losses is not None:
             log_cross_losses(tracker, cross_losses)
-        tuned = _tuned(setting, real, pool, weights, tracker, watcher)
+        tuned = None
+        if config.scores_tuned:
+            watcher.stage(tuning)
+            tuned = finetune_clients(setting, real, pool, weights)
+            log_tuned(tracker, tuned, real)
         watcher.stage(adapting)
         pretraining = with_mean_layers(setting, pool, pretraining)
         adaptation = adapt(setting, real, pool, pretraining)
-        log_adaptation(tracker, setting, real, evaluations, adaptation)
+        log_adaptation(tracker, setting, real, adaptation)
 
         state_fingerprint = export_models(setting, pool, pretraining.weights, run_dir)
 
@@ -157,7 +153,7 @@ def _run(
     log_diagnoses(tracker, diagnoses)
     metrics = summary_metrics(setting, real, evaluations, tuned, adaptation)
     log_summary(tracker, setting, metrics, state_fingerprint)
-    return Result(
+    result = Result(
         run_id=tracker.run_id,
         run_dir=run_dir,
         setting=setting,
@@ -170,38 +166,12 @@ def _run(
         metrics=metrics,
         state_fingerprint=state_fingerprint,
     )
-
-
-def _tuned(
-    setting: FederationSetup,
-    real: RealData,
-    pool: ClientPool,
-    weights: np.ndarray,
-    tracker: Tracker,
-    watcher: Watcher,
-) -> Evaluation | None:
-    """Score and record pre-training clients that have trained on, if the configuration asks so."""
-    if not setting.config.scores_tuned:
-        return None
-    watcher.stage(later_stages(setting)[0])
-    tuned = finetune_clients(setting, real, pool, weights)
-    log_tuned(tracker, tuned, real)
-    return tuned
+    log_note(tracker, result, preset)
+    write_result(result, preset)  # before the run counts as finished in the store
+    drop_noise_key(run_dir)
+    return result
 
 
 def without_key(config: Config) -> Config:
     """Return a configuration to be stored and sent, with the label of a given noise key."""
     return replace(config, privacy=config.privacy.labelled())
-
-
-def later_stages(setting: FederationSetup) -> tuple[str, str]:
-    """Return the names of the two stages after pre-training, of which the first is optional."""
-    return (
-        f"fine-tuning {len(setting.eval_ids)} pre-training clients",
-        f"adapting {len(setting.new_ids)} new clients",
-    )
-
-
-def run_name(config: Config) -> str:
-    """Return the name under which a run is found in the tracking UI."""
-    return config.tracking.run_name or f"{config.method.name}-{config.data.name}-s{config.seed}"

@@ -10,11 +10,9 @@ from pipeline.federation.round_loop import RoundListener
 class Watcher(RoundListener):
     """Is called as a run proceeds; every method but `started` does nothing unless it is overridden.
 
-    `may_stop`: whether `evaluated` may end the run. No round begins before its call then.
     `run_dir`: the run's folder once the run can be resumed.
     """
 
-    may_stop = False
     run_dir: Path | None = None
 
     def started(self, run_dir: Path) -> None:
@@ -28,7 +26,10 @@ class Watcher(RoundListener):
         """The next stage begins."""
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
-        """The pre-training clients have been evaluated; `floor` is that of KID."""
+        """The pre-training clients have been evaluated; `floor` is that of KID.
+
+        No round begins before this call, which may end the run.
+        """
 
     def pretrained(self, run_dir: Path) -> None:
         """The last checkpoint of pre-training has been written."""

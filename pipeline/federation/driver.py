@@ -1,61 +1,40 @@
 """The driver: owns the server's state and runs the rounds of FedAvg over a client pool.
 
 Its process, which may be an actor of its own, imports no torch: it combines numpy arrays.
+
+In a round with differential privacy the server is trusted with the clients' clipped changes, as in
+all central differential privacy, and publishes noisy sums alone. Noise and cohorts come from the
+run's secret key, which a worker reads: the noise joins the sum there, so that the driver never
+holds one without it.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from pipeline.federation.collecting import Group, collect
-from pipeline.federation.pool import ClientPool
-from pipeline.federation.private_rounds import PrivateRounds
-from pipeline.federation.rounds import RoundSettings, RoundStats, RoundTimer
+from pipeline.federation.pool import ClientPool, Group, collect
+from pipeline.federation.rounds import RoundSettings, RoundStats
+from pipeline.runs.server_state import write_state
 from spire_core.federated.messages import ClientReport, RoundPlan
 from spire_core.federated.participation import choose_cohort, responding_clients
+from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.federated.sums import MeanUpdate, UpdateSum
-
-
-class RoundDriver(Protocol):
-    """A driver as an experiment sees it, in this process or in another."""
-
-    def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
-        """Run the next round and return its record; `kept_rounds` as in `RoundPlan`."""
-        ...
-
-    def model_weights(self) -> np.ndarray:
-        """Return the weights (P,) for the clients' use."""
-        ...
-
-    def last(self) -> tuple[ServerState, RoundStats | None]:
-        """Return state and record of the last finished round; no record before the first one.
-
-        Raises ClusterError if the driver's process does not answer.
-        """
-        ...
-
-    def save_state(self, path: Path) -> Callable[[], int]:
-        """Begin to write the server's present state.
-
-        Returns a function that waits for the end of it and returns the number of its round.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the driver's process, if it has one of its own."""
-        ...
+from spire_core.federated.sums import UpdateSum
 
 
 class Driver:
-    """Runs rounds one at a time. It never holds an embedding: clients send shared weights only."""
+    """Runs rounds one at a time. It never holds an embedding: clients send shared weights only.
+
+    An experiment has one in this process, or a `RemoteDriver` in its place.
+    """
 
     def __init__(self, pool: ClientPool, state: ServerState, settings: RoundSettings) -> None:
         self.pool, self.settings = pool, settings
-        guarantee = settings.guarantee
-        self.private = None if guarantee is None else PrivateRounds(pool, guarantee)
         self._last: tuple[ServerState, RoundStats | None] = (state, None)  # replaced at once
 
     @property
@@ -65,56 +44,81 @@ class Driver:
 
     def run_round(self, kept_rounds: tuple[int, ...] = ()) -> RoundStats:
         """Run the next round and return its record; `kept_rounds` as in `RoundPlan`."""
-        settings, state, timer = self.settings, self.state, RoundTimer(self.pool)
+        settings, state, pool, began = self.settings, self.state, self.pool, time.monotonic()
+        config, guarantee = settings.config, settings.guarantee
         # 1. Choose the cohort, and the clients of it that respond.
-        cohort = self._cohort(state)
-        drop_rate, is_private = settings.federation.drop_rate, self.private is not None
-        draws = (settings.seed, state.round_idx, is_private)
-        responding = responding_clients(cohort, drop_rate, *draws)
-        plan = settings.plan(state.round_idx, kept_rounds, responding)
-        if self.private is not None:
-            plan = self.private.plan(plan, state)
+        cohort, is_private = self._cohort(state), guarantee is not None
+        drop_rate, seed = config.federation.drop_rate, config.seed
+        responding = responding_clients(cohort, drop_rate, seed, state.round_idx, is_private)
+        plan = settings.plan(state, kept_rounds, responding)
         # 2. Hand out the backbone.
-        handle = self.pool.share(state.broadcast)
-        average = settings.federation.cohort_size if is_private else None
+        handle, sent_bytes = pool.share(state.broadcast), state.broadcast.num_bytes
+        average = config.federation.cohort_size if is_private else None
         groups = settings.client.groups(responding, average)
-        timer.dispatched()
+        dispatched = gathered = time.monotonic()
+        busy_before_s, reports = pool.busy_s, dict[int, ClientReport]()
+
         # 3. Have the clients train; each worker adds up the updates that are made there.
-        reports: dict[int, ClientReport] = {}
-
         def compute(some: Sequence[Group]) -> None:
+            nonlocal gathered
             costs = [settings.cost(plan, group) for group in some]
-            where = f" in round {plan.round_idx}"
-            for found in self.pool.run_all("fit", some, handle, plan, costs=costs, where=where):
+            for found in pool.run_all("fit", some, handle, plan, costs=costs):
                 reports.update({report.client_id: report for report in found})
-            timer.gathered()
+            gathered = time.monotonic()
 
+        total = collect(pool, groups, compute, lambda: self._total(plan, handle))
         # 4. Average.
-        total = collect(self.pool, groups, compute, lambda: self._total(plan, handle))
-        mean = self._mean(total, plan)
-        after = aggregate(state, mean, settings.server)
-        included = [reports[client_id] for client_id in sorted(reports)]
-        sent = state.broadcast.num_bytes
-        stats = timer.stats(plan, cohort, included, sent, mean.loss)
-        if self.private is not None:
-            size = settings.update_format(plan, state.broadcast).size
-            after = self.private.after(after, state, mean)
-            stats = self.private.stats(stats, 8 * size, sent)
+        if plan.hides_updates:
+            mean = settings.update_format(plan, state.broadcast).decode(total)
+        else:
+            mean = replace(total.mean(), loss=_mean_loss(reports))
+        after = aggregate(state, mean, config.server)
+        train_s, busy_s = gathered - began, pool.busy_s - busy_before_s
+        stats = RoundStats(
+            round_idx=plan.round_idx,
+            loss=mean.loss,
+            up_bytes=sum(report.num_bytes for report in reports.values()),
+            down_bytes=sent_bytes * len(reports),
+            num_steps=sum(report.num_steps for report in reports.values()),
+            num_dropped=len(cohort) - len(reports),
+            train_s=train_s,
+            aggregate_s=time.monotonic() - gathered,
+            dispatch_s=dispatched - began,
+            idle_fraction=max(0.0, 1 - busy_s / pool.num_workers / train_s),
+        )
+        if guarantee is not None and plan.private is not None:
+            releases = 0.0 if state.releases is None else state.releases[0]
+            clip_norm = guarantee.next_clip(plan.private.clip_norm, mean.share_within)
+            after = replace(
+                after, releases=np.array([releases + 1]), clip_norm=np.array([clip_norm])
+            )
+            # Nothing tells who took part: bytes are those of a cohort of the expected size.
+            size = guarantee.cohort_size
+            up_bytes, down_bytes = size * 8 * total.numbers.size, size * sent_bytes
+            stats = replace(
+                stats, up_bytes=up_bytes, down_bytes=down_bytes, num_steps=0, num_dropped=0
+            )
         self._last = (after, stats)
         return stats
 
     def _cohort(self, state: ServerState) -> list[int]:
-        if self.private is not None:
-            return self.private.cohort(state)
-        federation = self.settings.federation
-        sizes = (federation.num_clients, federation.cohort_size)
-        return choose_cohort(*sizes, self.settings.seed, state.round_idx)
+        """Return the next round's clients; those of a private one are drawn one by one, maybe none.
+
+        Raises BudgetError if the round would exceed the budget.
+        """
+        config, guarantee = self.settings.config, self.settings.guarantee
+        if guarantee is None:
+            federation = config.federation
+            sizes = federation.num_clients, federation.cohort_size
+            return choose_cohort(*sizes, config.seed, state.round_idx)
+        guarantee.check(0 if state.releases is None else int(state.releases[0]))
+        [cohort] = self.pool.run_all("private_cohort", [NOISE], state.round_idx)
+        return cohort
 
     def _total(self, plan: RoundPlan, handle: Any) -> Any:
         """Return the sum of all workers' sums; of hidden updates, that is all that comes here."""
         if plan.hides_updates:
-            more = (handle, plan)
-            return self.pool.combined("sum_of", "hidden_total", plan.round_idx, combine_args=more)
+            return self.pool.combined(plan.round_idx, "hidden_total", handle, plan)
         broadcast = self.state.broadcast
         total = UpdateSum(broadcast, self.settings.update_shape(plan, broadcast.weights.size))
         for part in self.pool.each("sum_of", plan.round_idx):
@@ -122,15 +126,31 @@ class Driver:
                 total.merge(part)
         return total
 
-    def _mean(self, total: Any, plan: RoundPlan) -> MeanUpdate:
-        if not plan.hides_updates:
-            return total.mean()
-        return self.settings.update_format(plan, self.state.broadcast).decode(total)
-
     def model_weights(self) -> np.ndarray:
         """Return the weights (P,) for the clients' use: the moving average."""
-        return self.state.ema if self.settings.server.ema > 0 else self.state.weights
+        return self.state.ema if self.settings.config.server.ema > 0 else self.state.weights
 
     def last(self) -> tuple[ServerState, RoundStats | None]:
-        """Return state and record of the last finished round; no record before the first one."""
+        """Return state and record of the last finished round; no record before the first one.
+
+        Raises ClusterError if the driver's process does not answer.
+        """
         return self._last
+
+    def save_state(self, path: Path) -> Callable[[], int]:
+        """Begin to write the server's present state.
+
+        Returns a function that waits for the end of it and returns the number of its round.
+        """
+        return functools.partial(write_state, path, self.state)
+
+    def close(self) -> None:
+        """End the driver's process, if it has one of its own."""
+
+
+def _mean_loss(reports: Mapping[int, ClientReport]) -> float:
+    """Return the mean loss over examples."""
+    total = 0.0
+    for client_id in sorted(reports):  # from Python 3.12 on, `sum` carries lost digits along
+        total += (reports[client_id].loss or 0.0) * reports[client_id].num_examples
+    return total / sum(report.num_examples for report in reports.values())

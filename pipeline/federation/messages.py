@@ -36,7 +36,7 @@ class WorkerSetup:
     extractor: str  # its name
     folder: Path  # of the run
     tokens: np.ndarray | None = None  # (N, L) captions of all images, for the workers alone
-    labels: np.ndarray | None = None  # (N,) their classes
+    labels: np.ndarray | None = None  # (N,) their classes, where prompts are scored
     reference: "ReferenceSplit | None" = None  # where scores do not compare with held-out images
     backbone_hash: str | None = None  # of the folder of the run's pre-trained model
 
@@ -66,15 +66,15 @@ class HeldoutLosses:
 
 @dataclass(frozen=True)
 class LookAt:
-    """A look at a new client after an epoch, to be taken: `guidance` is None for that of the run.
+    """A look at a new client after an epoch: `guidance` is None for that of the run.
 
-    `is_whole`: with samples, distances and signs of copies.
+    `is_kept`: with the parts that it keeps. Then distances and signs of copies are looked for.
     """
 
     client_id: int
     epoch: int
-    is_whole: bool
     guidance: float | None = None
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Look:
     scores: dict[str, float]
     heldout: "Tensor"  # (n,) loss on each held-out image
     duration_s: float
-    drawn: GeneratedSamples | None = None  # this and the next three of a whole look alone
+    drawn: GeneratedSamples | None = None  # of the first look, and of that at what is kept
     distances: tuple[float, float] | None = None  # to its training and its held-out images
     neighbours: "Neighbours | None" = None
 
@@ -96,8 +96,8 @@ class FittedClient:
     """A new client's fit; its parts stay in its file.
 
     `looks` have been taken between epochs, `asked` are those that are still to be taken. All of the
-    curve are with the run's guidance. The last one, of a client that has chosen its own, is with
-    that, after the kept epoch.
+    curve are with the run's guidance. The one at what a client keeps is with its own, if it has
+    chosen one.
     """
 
     client_id: int
@@ -105,7 +105,7 @@ class FittedClient:
     kept_epoch: int
     num_trained: int
     fit_duration_s: float  # of its fit alone; of clients side by side, an equal share
-    duration_s: float  # of everything but its looks
+    duration_s: float  # of everything but its looks; in a report, of these as well
     guarantee: Guarantee | None = None
     guidance: float | None = None  # as the client has chosen it, if it did
     looks: tuple[Look, ...] = ()
@@ -113,12 +113,9 @@ class FittedClient:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptReport:
-    """A new client's report of its adaptation; its own parts stay in its file."""
+class AdaptReport(FittedClient):
+    """A new client's fit and the looks at it as one report."""
 
-    client_id: int
-    curve: "tuple[AdaptPoint, ...]"
-    kept_epoch: int
     before: GeneratedSamples
     after: GeneratedSamples
     scores_after: dict[str, float]  # of the kept state, by the names of the curve's observations
@@ -126,12 +123,7 @@ class AdaptReport:
     heldout: "Mapping[int, Tensor]"
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
-    num_trained: int
-    fit_duration_s: float  # of the fit alone
-    duration_s: float  # of everything: fit, choice of a guidance, and all looks
-    guarantee: Guarantee | None = None  # that of its privacy, if it has one
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
-    guidance: float | None = None  # as the client has chosen it, if it did
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ NUM_TRIED = 128  # images at most, each drawn and real
 
 def score(name: str, drawn: Tensor, real: Tensor) -> float:
     """Return a metric of drawn and real images; DataError if it fails, or returns no number."""
-    plugin = OTHER_METRICS.find(name)
-    if plugin is None:  # in a process where its package is not installed
-        raise DataError(f"expected the package of the metric {name}, got none here: install it")
     try:
+        plugin = OTHER_METRICS.find(name)
+        assert plugin is not None, "its package is not installed here"
         return float(plugin.value(drawn, real))
     except Exception as error:  # a stranger's code can raise anything
         raise DataError(

@@ -16,25 +16,22 @@ def has_secret_cohorts(config: Config) -> bool:
     return config.privacy.rounds.is_on and federation.cohort_size < federation.num_clients
 
 
-def public_cohort(config: Config, round_idx: int) -> list[int]:
-    """Return the cohort of a round that follows from the seed.
-
-    Where a secret key draws cohorts, it is one of as many clients, and not that of the round.
-    """
-    federation = config.federation
-    return choose_cohort(federation.num_clients, federation.cohort_size, config.seed, round_idx)
-
-
 def all_stand_for_all(config: Config) -> bool:
     """Whether every pre-training client is one of those that stand for all."""
     return config.federation.num_clients <= MANY_CLIENTS and not config.privacy.rounds.is_on
 
 
 def public_representatives(config: Config) -> list[int]:
-    """Return the pre-training clients that stand for all where no secret key draws cohorts."""
+    """Return the pre-training clients that stand for all where no secret key draws cohorts.
+
+    Where one does, they are those of as many cohorts that follow from the seed.
+    """
+    num_clients, cohort_size = config.federation.num_clients, config.federation.cohort_size
     if all_stand_for_all(config):
-        return list(range(config.federation.num_clients))
-    return first_participants(config, lambda round_idx: public_cohort(config, round_idx))
+        return list(range(num_clients))
+    return first_participants(
+        config, lambda round_idx: choose_cohort(num_clients, cohort_size, config.seed, round_idx)
+    )
 
 
 def first_participants(config: Config, cohort_of: Callable[[int], list[int]]) -> list[int]:

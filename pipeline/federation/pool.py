@@ -2,18 +2,19 @@
 
 The driver and the experiment know this interface only. The numbers do not depend on the pool: a
 task is a function of its arguments, so a repetition gives the result of the first try. Work that
-fails is done again; a client that fails `MAX_TRIES` times ends the run with its name.
+fails is done again; a client that fails `MAX_TRIES` times ends the run with its name. Sums over
+clients stay with the workers until `collect` has each client in them exactly once.
 """
 
 import logging
 import time
 import traceback
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from spire_core.errors import ClusterError, SpireError, first_line
+from spire_core.federated.private_updates import NOISE
 
 MAX_TRIES = 3
 LESS_MEMORY = (
@@ -23,8 +24,12 @@ LESS_MEMORY = (
 SEE_LOG = "see the log above and under the Ray session folder"
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Unit = int | tuple[int, ...]
+Group = tuple[int, ...]
+Unit = int | Group
 """The clients of one call of a task: a single one, or a group that is computed together."""
+Units = Sequence[Unit]
+More = Sequence[tuple] | None  # for each unit, as are costs
+Costs = Sequence[float] | None
 
 
 def in_groups(members: Sequence[T], size: int) -> list[tuple[T, ...]]:
@@ -35,27 +40,22 @@ def in_groups(members: Sequence[T], size: int) -> list[tuple[T, ...]]:
 class Tries:
     """Counts the failures of a task's units; the last one that is allowed ends the run."""
 
-    def __init__(self, task: str, units: Sequence[Unit], where: str) -> None:
-        self.task, self.units, self.where = task, units, where
+    def __init__(self, task: str, units: Units) -> None:
+        self.task, self.units = task, units
         self._failed: Counter[int] = Counter()
 
     def failed(self, position: int, cause: str, remedy: str = SEE_LOG) -> None:
         """Note that a unit has failed; ClusterError, with its clients, if it will not end."""
-        names = f"{names_of(self.units[position])}, {self.task}{self.where}"
-        logger.warning("%s: %s", names, cause)
+        unit = self.units[position]
+        ids = (unit,) if isinstance(unit, int) else unit
+        names = f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"
+        logger.warning("%s for %s: %s", self.task, names, cause)
         self._failed[position] += 1
         if self._failed[position] == MAX_TRIES:
             raise ClusterError(
-                f"expected {self.task} to end for {names_of(self.units[position])}{self.where}, "
-                f"got {cause}, {MAX_TRIES} times: {remedy}; spire resume goes on from the last "
-                "checkpoint"
+                f"expected {self.task} to end for {names}, got {cause}, {MAX_TRIES} times: "
+                f"{remedy}; spire resume goes on from the last checkpoint"
             )
-
-
-def names_of(unit: Unit) -> str:
-    """Return a unit's clients, for a sentence."""
-    ids = (unit,) if isinstance(unit, int) else unit
-    return f"client{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -73,7 +73,7 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     return f"{error!r}{place}", SEE_LOG
 
 
-class ClientPool(ABC):
+class ClientPool(Protocol):
     """Runs tasks: methods of a worker whose first argument is a client's id, or a group's ids.
 
     `busy_s`: seconds of work, summed over the workers.
@@ -82,46 +82,36 @@ class ClientPool(ABC):
     busy_s: float = 0.0
 
     @property
-    @abstractmethod
     def num_workers(self) -> int:
         """The number of units that can be computed at the same time."""
+        ...
 
-    @abstractmethod
     def run_all(
-        self,
-        task: str,
-        units: Sequence[Unit],
-        *args: Any,
-        per_unit: Sequence[tuple] | None = None,
-        costs: Sequence[float] | None = None,
-        where: str = "",
+        self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
     ) -> list[Any]:
         """Return for each unit the result of `task(unit, *args, *per_unit[i])`.
 
-        Units of higher `costs` begin first. `where` ends the sentence about a failure. An error of
-        SPIRE's own, such as DivergenceError, is raised at once.
+        Units of higher `costs` begin first. An error of SPIRE's own, such as DivergenceError, is
+        raised at once.
         """
+        ...
 
-    @abstractmethod
     def each(self, method: str, *args: Any) -> Iterator[Any]:
-        """Yield each worker's result of a method, one after the other; None of a lost worker."""
+        """Yield each worker's result of a method, one after the other; None of a lost worker.
 
-    @abstractmethod
-    def ask_first(self, method: str, *args: Any) -> Any:
-        """Return the first worker's result of a method, or None if that worker is lost."""
+        A worker is asked when its result is: `next` of this asks the first one alone.
+        """
+        ...
 
-    @abstractmethod
-    def combined(self, part: str, combine: str, *args: Any, combine_args: tuple = ()) -> Any:
-        """Return `combine([part(*args) of each worker], *combine_args)`, worked out at a worker.
+    def combined(self, name: int | str, combine: str, *args: Any) -> Any:
+        """Return `combine([sum_of(name) of each worker], *args)`, worked out at a worker.
 
-        The parts do not come here. None if a worker is lost.
+        The sums themselves do not come here. None if a worker is lost.
         """
 
-    @abstractmethod
     def share(self, value: Any) -> Any:
         """Hand a large value over once; return a handle that any number of tasks may get."""
 
-    @abstractmethod
     def close(self) -> None:
         """End the workers."""
 
@@ -137,21 +127,15 @@ class LocalClientPool(ClientPool):
         return 1
 
     def run_all(
-        self,
-        task: str,
-        units: Sequence[Unit],
-        *args: Any,
-        per_unit: Sequence[tuple] | None = None,
-        costs: Sequence[float] | None = None,
-        where: str = "",
+        self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
     ) -> list[Any]:
-        began, tries = time.monotonic(), Tries(task, units, where)
-        extra = per_unit or [()] * len(units)
-        results = [self._result(i, tries, *args, *extra[i]) for i in range(len(units))]
+        began, tries, results = time.monotonic(), Tries(task, units), list[Any]()
+        for more in per_unit or [()] * len(units):
+            results.append(self._result(tries, len(results), *args, *more))
         self.busy_s += time.monotonic() - began
         return results
 
-    def _result(self, position: int, tries: Tries, *args: Any) -> Any:
+    def _result(self, tries: Tries, position: int, *args: Any) -> Any:
         while True:
             try:
                 return getattr(self.worker, tries.task)(tries.units[position], *args)
@@ -161,17 +145,44 @@ class LocalClientPool(ClientPool):
                 tries.failed(position, *cause_of(error))
 
     def each(self, method: str, *args: Any) -> Iterator[Any]:
-        yield self.ask_first(method, *args)
+        yield getattr(self.worker, method)(*args)
 
-    def ask_first(self, method: str, *args: Any) -> Any:
-        return getattr(self.worker, method)(*args)
-
-    def combined(self, part: str, combine: str, *args: Any, combine_args: tuple = ()) -> Any:
-        own = getattr(self.worker, part)(*args)
-        return getattr(self.worker, combine)([own], *combine_args)
+    def combined(self, name: int | str, combine: str, *args: Any) -> Any:
+        return getattr(self.worker, combine)([self.worker.sum_of(name)], *args)
 
     def share(self, value: Any) -> Any:
         return value
 
     def close(self) -> None:
         self.worker.close()
+
+
+def collect(
+    pool: ClientPool,
+    groups: Sequence[Group],
+    compute: Callable[[Sequence[Group]], None],
+    gather: Callable[[], Any],
+) -> Any:
+    """Return what `gather` does of a sum in which each client of the groups is once.
+
+    `compute` has workers compute groups, whose clients each add to a running sum. A worker that is
+    lost takes its sum with it: its groups are computed again, to the same bits. Where a client is
+    there twice, since its answer was lost, all sums begin anew. ClusterError if sums are lost again
+    and again.
+    """
+    wanted, left = {c for group in groups for c in group}, groups
+    for _ in range(MAX_TRIES):
+        compute(left)
+        total = gather()
+        found = [] if total is None else [c for c in total.client_ids if c != NOISE]
+        if len(found) == len(wanted) and set(found) == wanted:
+            return total
+        if len(set(found)) < len(found) or not set(found) <= wanted:
+            list(pool.each("forget_sum"))
+            found = []
+        left = [group for group in groups if not set(group) <= set(found)]
+        logger.warning("the sums of %d groups of clients are lost: computed again", len(left))
+    raise ClusterError(
+        f"expected the sums of clients to be kept until they are averaged, got them lost "
+        f"{MAX_TRIES} times: see the log above; spire resume goes on from the last checkpoint"
+    )

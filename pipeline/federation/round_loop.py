@@ -5,12 +5,10 @@ listeners, so that another concern is another listener.
 """
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from spire_core.errors import ClusterError, SpireError
 from spire_core.federated.server import ServerState
@@ -27,31 +25,36 @@ class RoundListener:
     def begin_rounds(self, rounds: range) -> None:
         """The run computes these rounds; it does not start at 0 if it is resumed."""
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         """No round is running and `done` are over: called before each round and after the last."""
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         """A round has ended."""
 
     def interrupted(self, state: ServerState, stats: RoundStats | None) -> None:
-        """The run ends by an interrupt; `state` and `stats` as `RoundDriver.last` returns them.
+        """The run ends by an interrupt; `state` and `stats` as `Driver.last` returns them.
 
         Not called if the driver cannot answer.
         The last round may have ended without a call of `after_round`.
         """
 
     def end_rounds(self, error: BaseException | None) -> None:
-        """Nothing follows: all rounds are over, or `error` ended them. Called in any case."""
+        """Nothing follows: all rounds are over, or `error` ended them. Called in any case.
+
+        An error of one listener's end is the error that the later ones get.
+        """
 
 
 def run_rounds(
-    driver: RoundDriver,
+    driver: Driver,
     rounds: range,
     listeners: Sequence[RoundListener],
     kept_rounds: Callable[[], tuple[int, ...]],
 ) -> None:
     """Run these rounds; `kept_rounds` returns the rounds of which clients keep their states."""
-    with ending(listeners):
+    with contextlib.ExitStack() as stack:
+        for listener in reversed(listeners):  # the stack unwinds from its end
+            stack.push(lambda _, error, __, one=listener: one.end_rounds(error))
         for listener in listeners:
             listener.begin_rounds(rounds)
         try:
@@ -68,7 +71,7 @@ def run_rounds(
             raise
 
 
-def _keep_last(driver: RoundDriver, listeners: Sequence[RoundListener]) -> None:
+def _keep_last(driver: Driver, listeners: Sequence[RoundListener]) -> None:
     """Hand the last round to the listeners, unless the driver cannot answer.
 
     An error of one of them, as on a full disk, must not keep it from the others.
@@ -83,24 +86,3 @@ def _keep_last(driver: RoundDriver, listeners: Sequence[RoundListener]) -> None:
             listener.interrupted(state, last)
         except (SpireError, OSError) as error:
             logger.warning("the last round is not all kept: %s", error)
-
-
-@contextlib.contextmanager
-def ending(listeners: Sequence[RoundListener]) -> Iterator[None]:
-    """Call every listener's `end_rounds` after a block, with the error that ends it if one does.
-
-    An error of one listener's end is the error that the later ones get.
-    """
-    with contextlib.ExitStack() as stack:
-        for listener in reversed(listeners):  # the stack unwinds from its end
-            stack.push(functools.partial(_end, listener))
-        yield
-
-
-def _end(
-    listener: RoundListener,
-    _: type[BaseException] | None,
-    error: BaseException | None,
-    __: TracebackType | None,
-) -> None:
-    listener.end_rounds(error)

@@ -1,25 +1,16 @@
 """The settings that all rounds of a run share, and the record of a single one."""
 
-import functools
-import operator
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
-from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
-from pipeline.federation.pool import ClientPool
 from spire_core.config.client import ClientConfig
-from spire_core.config.method import MethodConfig
-from spire_core.config.server import ServerConfig
-from spire_core.federated.messages import Broadcast, ClientReport, RoundPlan
+from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
+from spire_core.federated.server import ServerState
 from spire_core.federated.sums import SecureFormat, UpdateShape
 from spire_core.privacy.guarantee import RoundsGuarantee
-
-if TYPE_CHECKING:
-    from spire_core.network.flat_model import Layout
 
 
 @dataclass(frozen=True)
@@ -30,42 +21,33 @@ class RoundSettings:
     shared in every round; `guarantee`: the driver's promise to the clients, if it gives one.
     """
 
-    federation: FederationConfig
-    client: ClientConfig
-    server: ServerConfig
-    method: MethodConfig
-    seed: int
+    config: Config
     num_examples: Sequence[int]
     shared_size: int
     guarantee: RoundsGuarantee | None = None
 
-    @classmethod
-    def of(cls, config: Config, num_examples: Sequence[int], layout: "Layout") -> "RoundSettings":
-        """Return those of an experiment."""
-        return cls(
-            config.federation,
-            config.resolved_client,
-            config.server,
-            config.method,
-            config.seed,
-            num_examples,
-            layout.num_without_local,
-        )
+    @cached_property
+    def client(self) -> ClientConfig:
+        """The settings of clients, with an engine that is never "auto"."""
+        return self.config.resolved_client
 
     def plan(
-        self, round_idx: int, kept_rounds: tuple[int, ...], client_ids: Sequence[int]
+        self, state: ServerState, kept_rounds: tuple[int, ...], client_ids: Sequence[int]
     ) -> RoundPlan:
-        """Return the plan of a round for the clients that respond; `kept_rounds` as it has them."""
-        federation = self.federation
+        """Return the plan of the round after a state for the clients that respond."""
+        federation, round_idx = self.config.federation, state.round_idx
+        num_shared = self.config.method.num_shared_rounds(federation.num_rounds)
+        private = self.guarantee and self.guarantee.round(clip_norm_of(self.guarantee, state))
         return RoundPlan(
             round_idx=round_idx,
             lr_scale=self.client.lr_scale(round_idx, federation.num_rounds),
-            shares_local=round_idx < self.method.num_shared_rounds(federation.num_rounds),
+            shares_local=round_idx < num_shared,
             num_examples=sum(self.num_examples[client_id] for client_id in client_ids),
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,
             is_secure=federation.secure_aggregation,
+            private=private,
         )
 
     def update_shape(self, plan: RoundPlan, num_weights: int) -> UpdateShape:
@@ -84,6 +66,11 @@ class RoundSettings:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
         return float(sum(plan.num_steps(self.num_examples[c], batch_size) for c in client_ids))
+
+
+def clip_norm_of(guarantee: RoundsGuarantee, state: ServerState) -> float:
+    """Return the clip norm of the private round after a state."""
+    return guarantee.clip_norm if state.clip_norm is None else float(state.clip_norm[0])
 
 
 @dataclass(frozen=True)
@@ -107,49 +94,3 @@ class RoundStats:
     aggregate_s: float
     dispatch_s: float
     idle_fraction: float
-
-
-class RoundTimer:
-    """Takes the times of one round, from its construction on."""
-
-    def __init__(self, pool: ClientPool) -> None:
-        self._pool, self._began = pool, time.monotonic()
-
-    def dispatched(self) -> None:
-        """Note that the backbone is handed out."""
-        self._dispatched, self._busy_before_s = time.monotonic(), self._pool.busy_s
-
-    def gathered(self) -> None:
-        """Note that all clients have trained."""
-        self._gathered, self._busy_s = time.monotonic(), self._pool.busy_s - self._busy_before_s
-
-    def stats(
-        self,
-        plan: RoundPlan,
-        cohort: Sequence[int],
-        reports: Sequence[ClientReport],
-        broadcast_bytes: int,
-        mean_loss: float | None,
-    ) -> RoundStats:
-        """Return the record of the round, which ends now.
-
-        `mean_loss`: over examples, where the reports of single clients have none.
-        """
-        train_s = self._gathered - self._began
-        if mean_loss is None and reports:
-            # One by one: from Python 3.12 on, `sum` carries the lost digits of floats along.
-            losses = ((r.loss or 0.0) * r.num_examples for r in reports)
-            total = functools.reduce(operator.add, losses, 0.0)
-            mean_loss = total / sum(r.num_examples for r in reports)
-        return RoundStats(
-            round_idx=plan.round_idx,
-            loss=mean_loss,
-            up_bytes=sum(r.num_bytes for r in reports),
-            down_bytes=broadcast_bytes * len(reports),
-            num_steps=sum(r.num_steps for r in reports),
-            num_dropped=len(cohort) - len(reports),
-            train_s=train_s,
-            aggregate_s=time.monotonic() - self._gathered,
-            dispatch_s=self._dispatched - self._began,
-            idle_fraction=max(0.0, 1 - self._busy_s / self._pool.num_workers / train_s),
-        )

@@ -4,38 +4,36 @@ In a population of more than `MANY_CLIENTS`, no later step goes through every cl
 independent partition no step here does either.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from pipeline.config.load import flattened
 from pipeline.config.schema import Config
-from pipeline.data.datasets import ImageData
+from pipeline.data.datasets import ImageData, load
 from pipeline.data.resize import resized, side
 from pipeline.federation.other_metrics import check_metrics
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
-from pipeline.federation.reference_data import check_sizes, reference_data, reference_split
-from pipeline.federation.shown_captions import shown_captions
 from spire_core.adaptation.set_aside import fitted_split
+from spire_core.config.checks import require
+from spire_core.config.eval import HELDOUT, TEST_SPLIT
+from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.diffusion.samplers import check_guided
-from spire_core.errors import DataError
+from spire_core.errors import ConfigError, DataError, SplitError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
-from spire_core.evaluation.reference_split import ReferenceSplit
+from spire_core.evaluation.reference_split import ReferenceSplit, reference_counts
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.pretrained import PretrainedNet
+from spire_core.network.words import caption_tokens
 from spire_core.partition.split import Partition, class_mixture
 from spire_core.partition.styles import styled, styled_channels
 from spire_core.pretrained.folder import open_backbone
+from spire_core.pretrained.sentences import open_encoder
 
 TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
-# Groups of settings that a setup does not depend on, and what it reads of them all the same.
-UNREAD = ("adapt.", "client.", "resources.", "server.", "tracking.")
-READ = ("adapt.num_images", "adapt.early_stopping", "adapt.guidance")
-READ += ("client.batch_size", "client.prox_mu")
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 
@@ -67,13 +65,11 @@ class FederationSetup:
             "data_sha256": self.data.sha256,
             "partition_hash": self.partition.hash,
             "extractor_hash": self.extractor_hash,
-        }
-        more = {
             "backbone_sha256": self.backbone_hash,
             "text_sha256": self.text_hash,
             "reference_sha256": self.test_data and self.test_data.sha256,
         }
-        return hashes | {name: value for name, value in more.items() if value}
+        return {name: value for name, value in hashes.items() if value is not None}
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -88,7 +84,9 @@ class FederationSetup:
         Its images have the experiment's size.
         """
         found = self.test_data
-        return found and reference_split(found, self.config.data.image_size)
+        if found is None:
+            return None
+        return ReferenceSplit(resized(found.images, self.config.data.image_size), found.labels)
 
     @property
     def has_features(self) -> bool:
@@ -159,48 +157,44 @@ class FederationSetup:
 def prepare(config: Config) -> FederationSetup:
     """Return data, partition and model of an experiment; every mistake in them is raised here."""
     data, partition = partitioned(config)
-    name = extractor_of(config)
+    name, backbone = extractor_of(config), config.model.backbone
     extractor = make_extractor(name, config.eval.extractor_weights)  # missing weights are raised
-    channels, size, _ = image_shape(data, config)
+    channels = styled_channels(data.images.shape[1], config.partition.style)
+    size = side(data.images.shape[-1], config.data.image_size)
     extractor.check_channels(channels)
     config.model.check_image_size(size)
     model = FlatModel(config.model, config.method, channels)
-    backbone = config.model.backbone
+    diffusion = Diffusion.of(config.diffusion, "cpu", backbone)
     if isinstance(model.net, PretrainedNet):
-        diffusion = Diffusion.of(config.diffusion, "cpu", backbone)
         model.net.check_images((channels, size, size), diffusion.codec)
+    if config.is_guided and config.eval.guidance_interval is not None:
+        check_guided(diffusion, config.eval.guidance_interval)
     tokens, text_hash = shown_captions(data, config.model)
-    backbone_hash = None if backbone is None else open_backbone(backbone).sha256
-    fields = (name, extractor.weights_hash, model, tokens, backbone_hash, text_hash)
-    found = reference_data(config, data) if name != NO_EXTRACTOR else None
-    setup = FederationSetup(config, data, partition, *fields, test_data=found)
+    setup = FederationSetup(
+        config=config,
+        data=data,
+        partition=partition,
+        extractor=name,
+        extractor_hash=extractor.weights_hash,
+        model=model,
+        tokens=tokens,
+        backbone_hash=None if backbone is None else open_backbone(backbone).sha256,
+        text_hash=text_hash,
+        test_data=None if name == NO_EXTRACTOR else reference_data(config, data),
+    )
     check_floors(setup)
     check_metrics(config.eval.metrics, config.eval.num_images, (channels, size, size))
     return setup
 
 
-def check_drawing(config: Config) -> None:
-    """Raise ConfigError if images would be drawn without any of the guidance that is asked for."""
-    interval = config.eval.guidance_interval if config.is_guided else None
-    if interval is not None:
-        check_guided(Diffusion.of(config.diffusion, "cpu", config.model.backbone), interval)
-
-
-def image_shape(data: ImageData, config: Config) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of an experiment's images, before any of them is made.
-
-    Raises ConfigError for a style that cannot be.
-    """
-    _, channels, _, width = data.images.shape
-    size = side(width, config.data.image_size)
-    return styled_channels(channels, config.partition.style), size, size
-
-
-def setup_key(config: Config) -> tuple[tuple[str, str], ...]:
+def setup_key(config: Config) -> Hashable:
     """Return what `prepare` reads of a configuration: equal keys have equal setups and mistakes."""
-    settings = flattened(config.as_dict()).items()
-    read = ((key, value) for key, value in settings if not key.startswith(UNREAD) or key in READ)
-    return tuple((key, repr(value)) for key, value in read)
+    client, adapt = config.client, config.adapt
+    return (
+        *(config.seed, config.data, config.partition, config.model, config.diffusion),
+        *(config.method, config.federation, config.privacy, config.eval),
+        *(client.batch_size, adapt.num_images, config.sets_aside, config.is_guided),
+    )
 
 
 def extractor_of(config: Config) -> str:
@@ -211,17 +205,70 @@ def extractor_of(config: Config) -> str:
     return auto_extractor(config.data.name, config.eval.extractor)
 
 
+def shown_captions(data: ImageData, model: ModelConfig) -> tuple[np.ndarray | None, str | None]:
+    """Return captions as the network is shown them, and the hash of a frozen encoder.
+
+    Both are None without text. Every mistake in the captions is raised here.
+    """
+    if model.text == "none":
+        return None, None
+    if data.captions is None:
+        raise ConfigError(
+            f"expected data with captions with model.text={model.text}, got {data.name} without: "
+            "choose data=fonts or a data.metadata with captions, or set model.text=none"
+        )
+    if model.text == "words":
+        return caption_tokens(data.captions, model.words), None
+    encoder = open_encoder(model.text_encoder, model.text_dim)
+    return encoder.vectors(data.captions), encoder.sha256
+
+
+def reference_data(config: Config, data: ImageData) -> ImageData | None:
+    """Return the test split that scores compare with, beside the training images `data`.
+
+    No client holds it: partitions that deal images out deal those of the training split. None where
+    scores compare with held-out images. ConfigError if the data have no such split.
+    """
+    if config.eval.reference == HELDOUT:
+        return None
+    settings = config.data
+    if settings.name == "folder":  # the two splits have equally many channels
+        settings = replace(settings, channels=data.images.shape[1])
+    named, advice = f"with eval.reference={TEST_SPLIT}", f"set eval.reference={HELDOUT}"
+    try:
+        found = load(settings, "test")
+    except SplitError as error:
+        raise ConfigError(
+            f"expected data with a test split {named}, got {data.name} without: add images to it, "
+            f"or {advice}"
+        ) from error
+    kinds = [(one.class_names, one.images.shape[1:]) for one in (data, found)]
+    require(
+        found.sha256 != data.sha256 and kinds[0] == kinds[1],
+        f"a test split of {data.name} with other images of the same classes and shape {named}",
+        f"{len(found.class_names)} classes and {found.images.shape[1:]}, or the same images",
+        f"correct the data, or {advice}",
+    )
+    return found
+
+
 def check_floors(setup: FederationSetup) -> None:
     """Raise DataError if a client whose images are scored has too few to compare them with."""
     if not setup.has_features:
         return
+    found = setup.test_data
+    held = None
+    if found is not None:
+        held = np.bincount(found.labels, minlength=len(found.class_names))
     for client_id in setup.eval_ids + setup.new_ids:
-        num_images = len(setup.partition.split(client_id).test)
+        num_images, where = len(setup.partition.split(client_id).test), "test images"
+        advice = "raise partition.min_size or partition.test_fraction"
+        if num_images >= MIN_SCORED and held is not None:
+            num_images = reference_counts(setup.mixtures[client_id], held).sum()
+            where = "images of the test split in the class mixture"
+            advice = f"add images of its classes, or set eval.reference={HELDOUT}"
         if num_images < MIN_SCORED:
             raise DataError(
-                f"expected at least {MIN_SCORED} test images of each client that is evaluated, got "
-                f"{num_images} of client {client_id}: raise partition.min_size or "
-                "partition.test_fraction"
+                f"expected at least {MIN_SCORED} {where} of each client that is evaluated, got "
+                f"{num_images} of client {client_id}: {advice}"
             )
-    if setup.test_data is not None:
-        check_sizes(setup.test_data, setup.mixtures, MIN_SCORED)

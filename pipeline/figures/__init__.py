@@ -1,6 +1,1 @@
-"""Figures: the only room that imports matplotlib.
-
-plots        the plots of a run
-image_grids  images as one picture
-style        colours, markers and the empty figure
-"""
+"""Figures: plots of a run, images as one picture, and the colours and markers of all plots."""

@@ -11,17 +11,16 @@ from spire_core.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDTH = 6.5  # inches of a figure of grids
+
 
 def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -> np.ndarray:
     """Return images (N, C, H, W), uint8 or float in [-1, 1], as one picture (H', W', 3) of uint8.
 
     C is 1 or 3; rows fill from the left, `pad` white pixels lie between and around the images, and
     each pixel becomes scale x scale; floats outside [-1, 1] are clipped. Raises DataError for
-    another shape and for floats that are not finite.
+    floats that are not finite.
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[0] == 0 or images.shape[1] not in (1, 3):
-        raise DataError(f"expected images (N, 1 or 3, H, W), got {images.shape}: pass some images")
     if images.dtype != np.uint8:
         if not np.isfinite(images).all():
             raise DataError("expected finite images, got NaN or inf: look for a diverged model")
@@ -36,21 +35,17 @@ def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -
     return np.pad(grid, ((0, pad), (0, pad), (0, 0)), constant_values=255)
 
 
-def labelled_grids(
-    rows: Sequence[tuple[str, np.ndarray]], columns: int, title: str = "", width: float = 6.5
-) -> "Figure":
-    """Return stacked image grids, each below its own title, in a figure `width` inches wide.
+def labelled_grids(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> "Figure":
+    """Return stacked image grids, each below its own title.
 
     `rows` holds (title, images as `image_grid` takes them), for example "client 24: real".
     """
     grids = [image_grid(images, columns) for _, images in rows]
-    heights = [width * grid.shape[0] / grid.shape[1] for grid in grids]
-    figure = blank_figure(width, sum(heights) + 0.3 * len(rows) + 0.4 * bool(title))
+    heights = [WIDTH * grid.shape[0] / grid.shape[1] for grid in grids]
+    figure = blank_figure(WIDTH, sum(heights) + 0.3 * len(rows))
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, grid, (text, _) in zip(panels, grids, rows, strict=True):
         axes.imshow(grid, interpolation="nearest")
         axes.set_title(plain(text), loc="left", fontsize=10, pad=3)
         axes.set_axis_off()
-    if title:
-        figure.suptitle(plain(title))
     return figure

@@ -47,24 +47,6 @@ def partition_figure(
     return figure
 
 
-def curve_figure(
-    series: Mapping[str, Curve], xlabel: str, ylabel: str, title: str, floor: float | None = None
-) -> "Figure":
-    """Return one line with markers for each name's (x, y) points, for example KID over rounds.
-
-    `floor` draws a dashed horizontal line: the score of real images against real ones.
-    """
-    figure = blank_figure(5.4, 3.6)
-    axes = figure.subplots()
-    _lines(axes, series)
-    if floor is not None:
-        axes.axhline(floor, color=GREY, linestyle="--", label="floor (real against real)")
-    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), title=plain(title))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
 def forgetting_figure(own: Mapping[str, Curve], lost: Mapping[str, Curve], title: str) -> "Figure":
     """Return the forgetting curves, (epoch, KID difference) points by method, in two panels.
 
@@ -76,23 +58,13 @@ def forgetting_figure(own: Mapping[str, Curve], lost: Mapping[str, Curve], title
     texts = ("own: the new client", "global: the pre-training clients")
     labels = ("KID above its lowest so far", "KID above its start")
     for axes, curves, text, label in zip(panels, (own, lost), texts, labels, strict=True):
-        _lines(axes, curves, names=[*own, *(name for name in lost if name not in own)])
+        _lines(axes, curves, names=[*lost])
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
         axes.set(xlabel="epochs of adaptation", ylabel=label)
         axes.set_title(text, fontsize=10)
-    legends = [axes.get_legend_handles_labels() for axes in panels]
-    handles = {
-        name: line for lines, names in legends for line, name in zip(lines, names, strict=True)
-    }
     figure.suptitle(plain(title))
-    if handles:
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-        )
+    lines, labels = panels[1].get_legend_handles_labels()  # each name of `own` is in `lost`
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -139,11 +111,10 @@ def histogram_figure(
     return figure
 
 
-def _lines(axes: "Axes", series: Mapping[str, Curve], names: Sequence[str] = ()) -> None:
+def _lines(axes: "Axes", series: Mapping[str, Curve], names: Sequence[str]) -> None:
     """Draw the series; a name's colour and marker follow its place in `names`."""
-    order = list(names or series)
     for name, points in series.items():
-        i = order.index(name)
+        i = names.index(name)
         colour, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
         x, y = zip(*points, strict=True) if points else ((), ())
         style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]

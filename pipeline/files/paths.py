@@ -4,12 +4,10 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from spire_core.errors import ConfigError
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job only
-JOB_BASE = "~/spire"
 HERE = Path(__file__)
 REVISION = "git_revision"  # the tag with the commit of the code that scored a run
 _PASSWORD = r"(://[^\s/:@\"']*:)[^\s\"']*(?=@)"
@@ -28,7 +26,7 @@ def is_ray_job() -> bool:
 def base_folder() -> Path:
     """Return the absolute folder for runs and data: $SPIRE_ROOT, or here, or in a job ~/spire."""
     given = os.environ.get("SPIRE_ROOT")
-    return lasting(given, "SPIRE_ROOT") if given else lasting(JOB_BASE if is_ray_job() else ".")
+    return lasting(given, "SPIRE_ROOT") if given else lasting("~/spire" if is_ray_job() else ".")
 
 
 def lasting(path: str | Path, name: str = "the folder") -> Path:
@@ -60,15 +58,6 @@ def mask(text: str) -> str:
     return _SECRET.sub(r"\1\2***", text)
 
 
-def masked(values: Any) -> Any:
-    """Return nested dictionaries, lists and tuples with all texts masked."""
-    if isinstance(values, dict):
-        return {key: masked(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [masked(value) for value in values]
-    return mask(values) if isinstance(values, str) else values
-
-
 def error_line(error: BaseException) -> str:
     """Return an error's message as one line, without passwords."""
     return mask(" ".join(str(error).split()) or repr(error))[:300]
@@ -77,32 +66,19 @@ def error_line(error: BaseException) -> str:
 # --- the commit of the running code ---
 
 
-def git_revision(source: Path = HERE) -> str | None:
+def git_revision(source: Path = HERE) -> str:
     """Return the short commit of the checkout of `source`, plus "-dirty" if a file has changed.
 
-    None if there is no git, or no checkout that tracks `source` (as with an installed copy).
+    "unknown" if there is no git, or no checkout that tracks `source` (as with an installed copy).
     """
-    return _git(source, "describe", "--always", "--dirty", "--exclude=*")
+    try:
+        _git(source, "ls-files", "--error-unmatch", source.name)
+        return _git(source, "describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
-def running_code() -> str:
-    """Return the commit of the running code as a tag has it, "unknown" if it is not known."""
-    return git_revision() or "unknown"
-
-
-def git_commit(source: Path = HERE) -> str | None:
-    """Return the whole name of the commit of the checkout of `source`, or None as above."""
-    return _git(source, "rev-parse", "HEAD")
-
-
-def _git(source: Path, *args: str) -> str | None:
-    """Return the answer of git if it tracks `source`."""
-    answer = None
-    for words in (("ls-files", "--error-unmatch", source.name), args):
-        command = ["git", "-C", str(source.resolve().parent), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        answer = done.stdout.strip()
-    return answer
+def _git(source: Path, *args: str) -> str:
+    command = ["git", "-C", str(source.resolve().parent), *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

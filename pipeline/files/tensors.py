@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from pipeline.files.atomic import FORMAT, FORMAT_KEY, GO_BACK, check_format, reading, write_whole
+from pipeline.files.atomic import GO_BACK, reading, write_whole
 
 HEADER = "spire"  # the one entry of the header: with several, their order changes from file to file
 HASH = "sha256"  # the name of the hash in that entry
@@ -21,23 +21,17 @@ HASH = "sha256"  # the name of the hash in that entry
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **texts: str) -> None:
     """Write arrays, and named texts in the header, atomically; RunError if there is no room."""
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    header = {**texts, HASH: _content_hash(whole, texts), FORMAT_KEY: FORMAT}
-    write_whole(path, save(whole, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+    header = json.dumps(texts | {HASH: _content_hash(whole, texts)}, sort_keys=True)
+    write_whole(path, save(whole, metadata={HEADER: header}))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and texts of a file.
-
-    DamagedError if it is not intact, RunError if it cannot be read now, FormatError if it is of
-    another format.
-    """
+    """Return the arrays and texts of a file; DamagedError if it is not intact."""
     with reading("a file as it was written", path, GO_BACK):
         # The error of `safe_open` is that of a missing file for each that cannot be opened.
         with path.open("rb"), safe_open(path, framework="np") as file:
             texts = json.loads((file.metadata() or {})[HEADER])
-            check_format(texts, path)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        texts.pop(FORMAT_KEY, None)
         if texts.pop(HASH, None) != _content_hash(arrays, texts):
             raise ValueError("other content than was written")
         return arrays, texts

@@ -6,12 +6,13 @@ Its images come from a data set's test split, which no pre-training uses, or fro
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -19,27 +20,30 @@ from pipeline.clients.adaptation import ClientAdapter, report_of
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.config.load import flattened, overridden, read_words
+from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
-from pipeline.files.atomic import try_lock
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
 from pipeline.runs.noise_key import key_for
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.adapt import AdaptConfig
+from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition.split import ClientSplit
-from spire_core.privacy.guarantee import Guarantee, guarantee_of
+from spire_core.privacy.guarantee import Guarantee
 from spire_core.privacy.noise import SecretNoise
 from spire_core.rng import numpy_generator
 
 MIN_IMAGES = 3  # one to learn from, two to measure on
+OF_RUNS = ("adapt.tune_epochs", "adapt.group_size", "adapt.local_init")  # no arriving client's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,44 +63,77 @@ class Arrival:
     guidance: float | None = None  # as it has chosen it, if it did
 
 
+def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
+    """Return the settings of a new client: the run's own of `adapt` and privacy, and overrides.
+
+    The label of the run's noise key is not among them. ConfigError if a setting is wrong.
+    """
+    began = run.config
+    base = replace(
+        Config(),
+        method=began.method,
+        model=replace(ModelConfig(), backbone=began.model.backbone),
+        adapt=replace(began.adapt, tune_epochs=0),
+        privacy=PrivacyConfig(adapt=began.privacy.adapt),
+    )
+    config = overridden(base, overrides)
+    faults, typed = without_effect(config, overrides), flattened(read_words(overrides))
+    faults |= {key: f"{key} is not of a client that arrives" for key in OF_RUNS if key in typed}
+    say_without_effect(faults)
+    return config
+
+
 def adapt_arrival(
     run: SavedRun,
     arriving: ArrivingImages,
     config: AdaptConfig,
     client_id: int | None = None,
     privacy: PrivacyConfig | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Arrival:
     """Fit a new client's part on its images and save it with the run.
 
     A share of the images, the run's `partition.test_fraction`, is held out to measure on.
     `client_id` None takes the next free id. With a budget in `privacy` the fit is differentially
-    private, under a key that is forgotten at the end. Raises RunError if the id is taken or the
-    method has no personal part, DataError for too few images or a word that the run does not know,
-    ConfigError for privacy that cannot be kept, and for captions without a run with text.
+    private, under a key that is forgotten at the end. `say` is told when it begins. Raises RunError
+    if the id is taken or the method has no personal part, DataError for too few images or a word
+    that the run does not know, ConfigError for privacy that cannot be kept, and for captions
+    without a run with text.
     """
     privacy = privacy or PrivacyConfig()
-    _check_method(run, config)
+    if not run.config.method.record.adapt_parts:
+        raise RunError(
+            f"expected a method with a personal part, got {run.config.method.name}: "
+            "name a run of spire, fedavg_ft or shared_rep"
+        )
     images, captions = arriving.images, arriving.captions
     tokens = None if captions is None else run.caption_tokens(captions, "captions")
+    settings = replace(run.config, adapt=config, privacy=privacy.labelled())
+    has_gpu = settings.resources.device != "cpu" and torch.cuda.is_available()
+    weights, mean_emb = run.weights.numpy(), mean_start(run, config)
+    clip_norm = noise = None
     with (
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
-        split = _split(arriving, run, config.num_images, client_id)
-        guarantee_of(privacy.adapt, len(split.train))  # raises what is wrong with it
-        settings = replace(run.config, adapt=config, privacy=privacy.labelled())
-        adapter = _adapter(settings, images.shape[1:], Path(scratch))
-        encode = adapter.context.encoder(Path(scratch))
+        split = split_of(arriving, run, config.num_images, client_id)
+        private, epochs = privacy.adapt, f"up to {config.epochs} epochs"
+        length = f"{private.steps} private steps" if private.is_on else epochs
+        say(f"fitting a new client for {length}")
+        context = ModelContext.start(settings, images.shape[1:], "cuda" if has_gpu else "cpu")
+        adapter = ClientAdapter(ClientEvaluator(context, extractor_of(settings), Path(scratch)))
+        encode = context.encoder(Path(scratch))
         client = ClientData(split, images, arriving.mixture, tokens, encode=encode)
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         stand_in = adapter.evaluator.real_features(client)
-        weights, mean_emb, protection = run.weights.numpy(), _mean_emb(run, config), None
         if privacy.is_on:  # with a noise key that no file gets
             noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
             clip_norm = adapter.clip_norm(weights, config, mean_emb)
-            protection = adapter.protection(config, clip_norm, noise)
-        [(fitted, state)] = adapter.fit([client], weights, config, mean_emb, stand_in, protection)
-        report = report_of(fitted, fitted.looks)
+        [(fitted, state)] = adapter.fit(
+            [client], weights, config, mean_emb, stand_in, clip_norm, noise
+        )
+        looks = adapter.look([client], [state], weights, stand_in, fitted.asked)
+        report = report_of(fitted, [*fitted.looks, *looks])
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
@@ -115,85 +152,37 @@ def adapt_arrival(
     )
 
 
-def check_arrival(
-    run: SavedRun, arriving: ArrivingImages, config: Config, client_id: int | None
-) -> None:
-    """Raise what `adapt_arrival` would raise at once: of the method, the id, or too few images.
-
-    `config`: the settings of the new client.
-    """
-    _check_method(run, config.adapt)
-    if client_id is not None and not _is_free(run, client_id):
-        raise _taken(run, client_id)
-    split = _split(arriving, run, config.adapt.num_images, client_id or 0)
-    guarantee_of(config.privacy.adapt, len(split.train))
-
-
-def _check_method(run: SavedRun, config: AdaptConfig) -> None:
-    """Raise RunError if new clients of the run's method train nothing, or must not start so."""
-    has_mean = config.init == "mean" and run.config.method.record.has_embedding
-    if has_mean and run.config.privacy.rounds.is_on:
-        raise RunError(
-            "expected adapt.init=zero or random for a run with privacy.rounds.epsilon, got mean: "
-            "the mean of its clients' embeddings has no noise"
-        )
-    begun = run.config.adapt.local_init
-    if run.config.method.record.has_local_layers and config.local_init != begun:
-        raise RunError(
-            f"expected adapt.local_init={begun}, with which the run has ended, got "
-            f"{config.local_init}: its backbone has no other local layers, so leave it as it is"
-        )
-    if not run.config.method.record.adapt_parts:
-        raise RunError(
-            f"expected a method with a personal part, got {run.config.method.name}: "
-            "name a run of spire, fedavg_ft or shared_rep"
-        )
-
-
 @contextlib.contextmanager
 def reserved_id(run: SavedRun, client_id: int | None = None) -> Iterator[int]:
     """Yield the given id, or the next free one, which no other process gets until the end.
 
-    RunError if the given one is taken.
+    RunError if the given one is a client's.
     """
-    for wanted in itertools.count(_next_id(run)) if client_id is None else (client_id,):
+    first = run.config.federation.num_clients + run.config.federation.num_new_clients
+    next_id = max([first - 1, *run.client_ids]) + 1
+    for wanted in itertools.count(next_id) if client_id is None else [client_id]:
         path = client_path(run.folder, wanted)
-        if not _is_free(run, wanted):
+        if wanted < first or path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            if try_lock(lock) and not path.exists():
+        lock = FileLock(path.with_suffix(".lock"))
+        with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+            if not path.exists():
                 yield wanted
                 path.with_suffix(".lock").unlink()
                 return
-    raise _taken(run, client_id or 0)
+    next_id = max(next_id, (client_id or 0) + 1)
+    raise RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
 
 
-def _first_id(run: SavedRun) -> int:
-    """Return the smallest id that is no client's of the run itself."""
-    federation = run.config.federation
-    return federation.num_clients + federation.num_new_clients
-
-
-def _next_id(run: SavedRun) -> int:
-    return max([_first_id(run) - 1, *run.client_ids]) + 1
-
-
-def _is_free(run: SavedRun, client_id: int) -> bool:
-    return client_id >= _first_id(run) and not client_path(run.folder, client_id).exists()
-
-
-def _taken(run: SavedRun, client_id: int) -> RunError:
-    next_id = max(_next_id(run), client_id + 1)
-    return RunError(f"expected a client id that is free, got {client_id}: {next_id} is the next")
-
-
-def _split(new: ArrivingImages, run: SavedRun, limit: int | None, client_id: int) -> ClientSplit:
-    """Return which images the client learns from (at most `limit`) and which it is measured on.
+def split_of(
+    arriving: ArrivingImages, run: SavedRun, limit: int | None, client_id: int
+) -> ClientSplit:
+    """Return which images a client learns from (at most `limit`) and which it is measured on.
 
     Those that the run hides from new clients are test images.
     """
-    num_images, back, config = len(new.images), held_back(run, new), run.config
+    num_images, back, config = len(arriving.images), held_back(run, arriving), run.config
     if num_images < MIN_IMAGES:
         raise DataError(
             f"expected at least {MIN_IMAGES} images of the new client, got {num_images}: add some"
@@ -210,16 +199,15 @@ def _split(new: ArrivingImages, run: SavedRun, limit: int | None, client_id: int
     return ClientSplit(client_id, train[:limit], np.concatenate([test, hidden]))
 
 
-def _adapter(config: Config, image_shape: tuple[int, ...], cache: Path) -> ClientAdapter:
-    """Return a run's adapter on this machine; `cache` is a folder for features of images."""
-    has_gpu = config.resources.device != "cpu" and torch.cuda.is_available()
-    context = ModelContext.start(config, image_shape, "cuda" if has_gpu else "cpu")
-    return ClientAdapter(ClientEvaluator(context, extractor_of(config), cache))
-
-
-def _mean_emb(run: SavedRun, config: AdaptConfig) -> Tensor | None:
+def mean_start(run: SavedRun, config: AdaptConfig) -> Tensor | None:
+    """Return the mean of the clients' embeddings (D_emb,), if the fit starts there."""
     if config.init != "mean" or not run.config.method.record.has_embedding:
         return None
+    if run.config.privacy.rounds.is_on:
+        raise RunError(
+            "expected adapt.init=zero or random for a run with privacy.rounds.epsilon, got mean: "
+            "the mean of its clients' embeddings has no noise"
+        )
     ids = [c for c in public_representatives(run.config) if c in run.client_ids]
     if not ids:
         raise RunError(

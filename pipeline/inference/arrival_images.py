@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.config.data import DataConfig, is_outside
-from pipeline.data.arrays import METADATA
+from pipeline.config.schema import Config
+from pipeline.data.arrays import METADATA, uint8_images
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import fitting, load
 from pipeline.data.image_folder import (
@@ -44,18 +45,13 @@ class ArrivingImages:
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.captions is None:
+        captions, num_images = self.captions, len(self.images)
+        if captions is None or (are_captions(captions) and len(captions) == num_images):
             return
-        if not are_captions(self.captions):
-            raise DataError(
-                f"expected captions as a list of texts, got {self.captions!r:.80}: give one text "
-                "for each image"
-            )
-        if len(self.captions) != len(self.images):
-            raise DataError(
-                f"expected a caption for each of {len(self.images)} images, got "
-                f"{len(self.captions)}: give as many"
-            )
+        raise DataError(
+            f"expected a list of {num_images} texts as captions, got {captions!r:.80}: give one "
+            "for each image"
+        )
 
 
 def load_arrival(
@@ -64,13 +60,11 @@ def load_arrival(
     """Return a new client's images at the run's size.
 
     `data` is the name of a data set, whose test split is taken, or a folder of images, flat or with
-    one subfolder per class; `classes` limits it to classes by name or number. For a run with text
+    one subfolder per class; `classes` limits it to classes by name. For a run with text
     the captions are the data set's, or those of the folder's `captions_file`. The mixture is None
     if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
     unknown, DataError if the images do not fit the run.
     """
-    if not data.strip():  # else it would be the current folder
-        raise ConfigError(f"expected a data set or a folder of images, got {data!r}: name one")
     folder = expanded(data, "--data")
     if data in SPECS or (not folder.is_dir() and is_outside(data)):
         images, names, captions = _dataset_images(run, data, classes, root)
@@ -81,8 +75,12 @@ def load_arrival(
             f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: "
             "name one of them"
         )
-    labels = _labels(names, run.class_names)
-    return ArrivingImages(images, _mixture(labels, len(run.class_names)), captions, labels)
+    known = {composed(name): i for i, name in enumerate(run.class_names)}
+    labels = np.array([known.get(composed(name), -1) for name in names], dtype=np.int64)
+    mixture = None
+    if (labels >= 0).all():
+        mixture = np.bincount(labels, minlength=len(run.class_names)) / len(labels)
+    return ArrivingImages(images, mixture, captions, labels)
 
 
 def held_back(run: SavedRun, arriving: ArrivingImages) -> np.ndarray:
@@ -94,6 +92,15 @@ def held_back(run: SavedRun, arriving: ArrivingImages) -> np.ndarray:
     for pattern in (*partition.hidden, *partition.hidden_from_new):
         found |= fitting(pattern, labels, run.class_names, arriving.captions)
     return found
+
+
+def data_root(run: SavedRun, config: Config) -> str | None:
+    """Return where data sets are: as a new client's settings say, or as the run had it.
+
+    None, for the usual place, if they have moved.
+    """
+    began = run.config.data.root
+    return config.data.root or (began if began and Path(began).is_dir() else None)
 
 
 def captions_file(run: SavedRun) -> str:
@@ -110,20 +117,11 @@ def _dataset_images(
     # Of another package: its data lie where they lay for the run.
     is_same = name == run.config.data.name and is_outside(name)
     path = run.config.data.path if is_same else None
-    if run.config.partition.style == "tint":
-        raise DataError(
-            f"expected a folder of tinted images for a run with partition.style=tint, got {name}, "
-            "whose images have no style: name a folder"
-        )
     stored = load(DataConfig(name, root, path, run.image_shape[-1]), "test")
-    if stored.images.shape[1] != run.image_shape[0]:
-        raise DataError(
-            f"expected images of {run.image_shape[0]} channels, got {stored.images.shape[1]} in "
-            f"{name}: choose a data set like the one that the run was trained on"
-        )
     names = [stored.class_names[label] for label in stored.labels]
     chosen = _chosen(names, stored.class_names, classes)
-    images, captions = resized(stored.images[chosen], run.image_shape[-1]), stored.captions
+    images = uint8_images(resized(stored.images[chosen], run.image_shape[-1]), run.image_shape)
+    captions = stored.captions
     if captions is not None:
         captions = tuple(captions[i] for i in chosen) if run.has_text else None
     return images, [names[i] for i in chosen], captions
@@ -132,61 +130,52 @@ def _dataset_images(
 def _folder_images(
     run: SavedRun, folder: Path, classes: Sequence[str]
 ) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
-    rows = _listed_rows(run, folder) or _found_rows(folder)
+    rows = _rows(run, folder)
     names = [row.class_name for row in rows]
-    texts = [row.caption for row in rows if row.caption]
     chosen = _chosen(names, sorted({name for name in names if name}), classes)
     if not chosen:
         raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
     images = np.stack([_decode(folder / rows[i].path, run) for i in chosen])
-    return images, [names[i] for i in chosen], tuple(texts[i] for i in chosen) if texts else None
+    captions = tuple(rows[i].caption for i in chosen)
+    return images, [names[i] for i in chosen], captions if any(captions) else None
 
 
-def _found_rows(folder: Path) -> list[Row]:
-    """Return a row for each image below a folder; as in training, the top folder is its class."""
-    paths = [file.relative_to(folder) for file in images_below(folder)]
-    return [Row(path.as_posix(), _top_folder(path, has_splits(folder))) for path in paths]
+def _rows(run: SavedRun, folder: Path) -> list[Row]:
+    """Return a row for each image of a folder: those of its `captions_file`, for a run with text.
 
-
-def _top_folder(path: PurePath, is_split: bool) -> str:
-    """Return the folder that names an image's class, below that of a split; "" for neither."""
-    above = path.parts[is_split and path.parts[0] in SPLITS : -1]
-    return above[0] if above else ""
-
-
-def _listed_rows(run: SavedRun, folder: Path) -> list[Row]:
-    """Return the rows of a folder's `captions_file`; none without it, or for a run without text.
-
-    Where it names no class at all, the top folders do, as without it. DataError unless they are of
-    one client, or do not say whose the images are.
+    Without a file, or where it names no class at all, the top folder is an image's class, as in
+    training, below that of a split. DataError unless the file's rows are of one client.
     """
-    file = folder / captions_file(run)
-    if not run.has_text or not file.is_file():
-        return []
-    settings = run.config.data
-    columns = (settings.clients, settings.captions)
-    rows = listed_rows(folder, captions_file(run), *columns, is_arriving=True)
-    owners = sorted({row.client for row in rows})
-    if len(owners) > 1:
-        raise DataError(
-            f"expected the images of one client in {file}, got those of {len(owners)}, "
-            f"{owners[0]} and {owners[1]} among them: list one client's alone"
-        )
-    if any(row.class_name for row in rows):
-        return rows
+    rows, file = list[Row](), folder / captions_file(run)
+    if run.has_text and file.is_file():
+        columns = (run.config.data.clients, run.config.data.captions)
+        rows = listed_rows(folder, captions_file(run), *columns, is_arriving=True)
+        owners = sorted({row.client for row in rows})
+        if len(owners) > 1:
+            raise DataError(
+                f"expected the images of one client in {file}, got those of {len(owners)}, "
+                f"{owners[0]} and {owners[1]} among them: list one client's alone"
+            )
+        if any(row.class_name for row in rows):
+            return rows
     is_split = has_splits(folder)
-    return [row._replace(class_name=_top_folder(PurePath(row.path), is_split)) for row in rows]
+
+    def with_class(row: Row) -> Row:
+        parts = PurePath(row.path).parts
+        above = parts[is_split and parts[0] in SPLITS : -1]
+        return row._replace(class_name=above[0] if above else "")
+
+    found = (file.relative_to(folder).as_posix() for file in images_below(folder))
+    return [with_class(row) for row in rows or (Row(path) for path in found)]
 
 
 def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the positions of images of these classes (names or numbers), or all positions."""
-    wanted = set()
+    """Return the positions of images of these classes, or all positions."""
     for given in classes:
-        if given not in known and not (given.isdecimal() and int(given) < len(known)):
+        if given not in known:
             listed = ", ".join(known) or "none, since there are no class folders"
             raise ConfigError(f"expected classes out of {listed}, got {given!r}: correct --classes")
-        wanted.add(given if given in known else known[int(given)])
-    return [i for i, name in enumerate(names) if not classes or name in wanted]
+    return [i for i, name in enumerate(names) if not classes or name in classes]
 
 
 def _decode(file: Path, run: SavedRun) -> np.ndarray:
@@ -197,17 +186,3 @@ def _decode(file: Path, run: SavedRun) -> np.ndarray:
     square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)
     return resized(pixels[None], size)[0]
-
-
-def _labels(names: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
-    """Return the position of each name among the classes (N,), -1 for none."""
-    same = {composed(name): i for i, name in enumerate(class_names)}
-    at = same | {name: i for i, name in enumerate(class_names)}
-    return np.array([at.get(n, same.get(composed(n), -1)) for n in names], dtype=np.int64)
-
-
-def _mixture(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
-    """Return the share of each class (K,), or None if the images are not all of one."""
-    if (labels < 0).any():
-        return None
-    return np.bincount(labels, minlength=num_classes) / len(labels)

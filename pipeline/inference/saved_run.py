@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ from pipeline.files.atomic import read_object, reading
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
 from pipeline.runs.model_files import CONFIG, GUIDANCE, client_path
 from pipeline.runs.record import find_run
-from spire_core.config.checks import Range, check_fields, require
-from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
+from spire_core.config.checks import require
 from spire_core.diffusion.generation import client_denoiser, draw_together
 from spire_core.diffusion.process import Denoiser, Diffusion
 from spire_core.errors import RunError
@@ -35,22 +33,7 @@ from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
 from spire_core.training.several import drawn
 
-MAX_CLIENT_ID = 10**9
 ADVICE = "wait for the run to end, or name another"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Who draws how many images of which subject; `SavedRun.scales` says what None stands for."""
-
-    client_id: Annotated[int | None, Range(0, MAX_CLIENT_ID)] = None
-    num_images: Annotated[int, Range(1, MAX_DRAWN)] = 64
-    prompt: str | None = None
-    guidance: Annotated[float | None, Range(0, MAX_GUIDANCE)] = None
-    text_guidance: Annotated[float | None, Range(0, MAX_GUIDANCE)] = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "")
 
 
 @dataclass(frozen=True)
@@ -121,29 +104,27 @@ class SavedRun:
         own = self.client_state(client_id).guidance
         return self.config.eval.guidance if own is None else own
 
-    def scales(self, asked: Drawing) -> tuple[float, float]:
+    def scales(
+        self,
+        client_id: int | None,
+        guidance: float | None = None,
+        prompt: str | None = None,
+        text_guidance: float | None = None,
+    ) -> tuple[float, float]:
         """Return the scales of guidance and of text guidance that are drawn with.
 
-        A scale that is not given is the client's own, or the run's. ConfigError for one that would
-        have no effect; 1 is meant to have none.
+        A scale that is None is the client's own, or the run's. ConfigError for one that would have
+        no effect; 1 is meant to have none.
         """
-        config, method = self.config, self.config.method
-        if asked.guidance not in (None, 1.0):
+        if guidance not in (None, 1.0):
             advice = "it pulls images towards a client, away from the population"
-            require(asked.client_id is not None, "a client with guidance", "none", advice)
-            has_reference = method.record.has_embedding or config.has_backbone
-            advice = "it leads away from what was drawn before adaptation, so leave it out"
-            require(has_reference, "a run with pre-training with guidance", method.name, advice)
-        if asked.text_guidance not in (None, 1.0):
+            require(client_id is not None, "a client with guidance", "none", advice)
+        if text_guidance not in (None, 1.0):
             advice = "images without a prompt have no text to be guided by"
-            require(asked.prompt is not None, "a prompt with text guidance", "none", advice)
-            expected = "a run with text and client.text_dropout above 0 for text guidance"
-            advice = "only images shown without captions train what guidance starts from"
-            require(self.has_text and config.has_null_text, expected, "one without", advice)
-        own, of_text = asked.guidance, asked.text_guidance
+            require(prompt is not None, "a prompt with text guidance", "none", advice)
         return (
-            self.guidance(asked.client_id) if own is None else own,
-            config.text_guidance if of_text is None else of_text,
+            self.guidance(client_id) if guidance is None else guidance,
+            self.config.text_guidance if text_guidance is None else text_guidance,
         )
 
     @property
@@ -162,13 +143,6 @@ class SavedRun:
         if model.text == "words":
             return caption_tokens(captions, model.words)
         return self.sentence_encoder.vectors(captions)
-
-    def prompt_tokens(self, prompt: str) -> Tensor:
-        """Return a prompt as the network is shown it, words (L,) or a vector (D,).
-
-        Errors as `caption_tokens` says.
-        """
-        return torch.from_numpy(self.caption_tokens([prompt], "a prompt")[0])
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
@@ -193,9 +167,11 @@ class SavedRun:
         """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, of what a prompt says.
 
         Without a client they are the population's. All prompts start from the same noise. RunError
-        as `client_state` says, other errors as `prompt_tokens` says.
+        as `client_state` says, other errors as `caption_tokens` says.
         """
-        tokens = None if prompt is None else self.prompt_tokens(prompt)
+        tokens = None
+        if prompt is not None:
+            tokens = torch.from_numpy(self.caption_tokens([prompt], "a prompt")[0])
         emb = load_client(self.model, self.weights, self.client_state(client_id))
         reference, has_backbone = None, self.config.has_backbone
         if guidance != 1.0 and emb is None and client_id is not None and has_backbone:
@@ -228,13 +204,7 @@ class SavedRun:
 def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     """Return a finished run by its id, name or folder; `last` is the newest.
 
-    `overrides`: those of tracking say where runs lie; others are not looked at. Raises RunError if
-    there is no such run, or if it is not complete.
+    `overrides`: those of tracking, which say where runs lie. Raises RunError if there is no such
+    run, or if it is not complete.
     """
-    where = [word for word in overrides if word.startswith("tracking.")]
-    run_dir = find_run(run, load_config(None, where).tracking, is_finished=True)
-    if not (run_dir / MODEL / CONFIG).is_file():
-        raise RunError(
-            f"expected a finished run, got {run}, which has no model yet: spire resume {run} first"
-        )
-    return SavedRun.load(run_dir)
+    return SavedRun.load(find_run(run, load_config(None, overrides).tracking, is_finished=True))

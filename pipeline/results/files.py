@@ -1,7 +1,5 @@
 """The files of a finished run: the JSON object that it prints, and a grid of images."""
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,13 @@ from PIL import Image
 
 from pipeline.config.meaning import fingerprint
 from pipeline.config.tracking import ui_command
-from pipeline.files.atomic import room_for, sync_tree
+from pipeline.files.atomic import sync_tree, write_json
 from pipeline.results.metrics import params_counts
 from pipeline.results.pictures import samples_grid
 from pipeline.results.result import Result
-from pipeline.runs.layout import GRID, MODEL, trace_path
-from pipeline.runs.record import save_result
+from pipeline.runs.layout import GRID, MODEL, RESULT, trace_path
 from pipeline.tracking.outbox import sync_outbox
+from pipeline.tracking.tracker import finite_values
 
 
 def write_result(result: Result, preset: str | None) -> None:
@@ -23,11 +21,10 @@ def write_result(result: Result, preset: str | None) -> None:
 
     What the object vouches for, the model and all numbers, reaches the disk before it.
     """
-    with room_for(result.run_dir):
-        Image.fromarray(samples_grid(result)).save(grid_path(result))
-        sync_tree(result.run_dir / MODEL)
-        sync_outbox(result.run_dir)
-        save_result(result.run_dir, result_json(result, preset))
+    Image.fromarray(samples_grid(result)).save(grid_path(result))
+    sync_tree(result.run_dir / MODEL)
+    sync_outbox(result.run_dir)
+    write_json(result.run_dir / RESULT, result_json(result, preset))
 
 
 def grid_path(result: Result) -> Path:
@@ -60,12 +57,3 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
         },
         "ui_command": ui_command(config.tracking) if config.tracking.enabled else None,
     }
-
-
-def finite_values(value: Any) -> Any:
-    """Return nested values as JSON can hold them: None for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {key: finite_values(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_values(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

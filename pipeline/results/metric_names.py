@@ -6,24 +6,18 @@ in `pipeline.results.metrics`.
 
 TRAIN_LOSS, DROPPED = "pretrain/loss", "pretrain/dropped"
 ROUND_S = "time/round_s"  # of every round
-RSS = "memory/rss_bytes"  # of every round without a promise to its clients
-KID_FLOOR = "pretrain/kid/floor"
-EVALUATE_S = "time/evaluate_s"
 EPSILON, DELTA = "privacy/epsilon", "privacy/delta"  # the unit is in a tag
-# Of the clients of pre-training; of reports alone, where runs of either unit stand together.
-CLIENTS_EPSILON, CLIENTS_DELTA = "privacy/clients_epsilon", "privacy/clients_delta"
 NN_SHARE, NN_CHANCE, NN_P = (f"final/adapt_nn_{name}" for name in ("share", "chance", "p"))
 NN_EXCESS = "final/adapt_nn_excess"  # the share minus chance; of reports alone
 # Tags of a run, and the final values in reports that they stand for: runs have metrics enough.
 COPIES_TAGS = {"copies.nn_share": NN_SHARE, "copies.nn_chance": NN_CHANCE, "copies.nn_p": NN_P}
 PRECISION, RECALL = "final/adapt_precision", "final/adapt_recall"
-FLD_EXCESS, COVERED_RATIO = "final/adapt_fld_above_fresh", "final/adapt_covered_ratio"
+FLD, ELBO = "final/adapt_fld_above_fresh", "final/adapt_elbo"  # of new clients; lower is better
+NOVEL_KID, COVERED_RATIO = "final/adapt_novel_kid_after", "final/adapt_covered_ratio"
 IMAGE_TAGS = {"images.precision": PRECISION, "images.recall": RECALL}  # likewise
-IMAGE_TAGS |= {"copies.fld_above_fresh": FLD_EXCESS, "coverage.kid_ratio": COVERED_RATIO}
+IMAGE_TAGS |= {"copies.fld_above_fresh": FLD, "coverage.kid_ratio": COVERED_RATIO}
 FIT_TAG = "adapt.fit_duration_s"
 FIT_TAGS = {FIT_TAG: "final/adapt_fit_duration_s"}  # likewise
-HULL_TV, NEAREST_TV = "world.hull_tv", "world.nearest_tv"  # tags
-FAILED_UPLOADS = "storage/failed_uploads"
 TUNED_TABLE = "tables/pretrain_tuned.json"
 NEW_CLIENTS_TABLE, CONTROLS_TABLE = "tables/new_clients.json", "tables/controls.json"
 CONTROL_NAMES = {  # of `CONTROLS_TABLE`, in words
@@ -66,7 +60,6 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "copied": "text/copied",
 }
 ADAPT_KID_WORST = "adapt/kid/worst"
-ADAPT_TRAIN_LOSS, ADAPT_VAL_LOSS = "adapt/train_loss", "adapt/val_loss"
 # By the field of a forgetting curve.
 FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced", "prompts": "prompts"}
 

@@ -74,7 +74,7 @@ def _point_metrics(point: AdaptPoint) -> dict[str, float]:
     metrics |= {f"adapt/{key.removeprefix(OTHER)}/mean": v for key, v in others.items()}
     if "own_kid" in observed:
         metrics[names.ADAPT_KID_WORST] = observed["own_kid"]
-    losses = {names.ADAPT_TRAIN_LOSS: point.train_loss, names.ADAPT_VAL_LOSS: point.val_loss}
+    losses = {"adapt/train_loss": point.train_loss, "adapt/val_loss": point.val_loss}
     return metrics | {name: loss for name, loss in losses.items() if loss is not None}
 
 
@@ -132,7 +132,7 @@ def coverage_tags(setting: FederationSetup) -> dict[str, str]:
     if not found:
         return {}
     hull, nearest = ([one.hull_tv for one in found], [one.nearest_tv for one in found])
-    return {names.HULL_TV: f"{np.mean(hull):.4f}", names.NEAREST_TV: f"{np.mean(nearest):.4f}"}
+    return {"world.hull_tv": f"{np.mean(hull):.4f}", "world.nearest_tv": f"{np.mean(nearest):.4f}"}
 
 
 def copies_tags(adaptation: Adaptation, seed: int) -> dict[str, str]:
@@ -145,11 +145,11 @@ def copies_tags(adaptation: Adaptation, seed: int) -> dict[str, str]:
 
 
 def image_tags(controls: pd.DataFrame, clients: pd.DataFrame) -> dict[str, str]:
-    """Return precision and recall of the adapted models, mean `fld_excess` and `covered_ratio`.
+    """Return precision and recall of the adapted models, mean `fld_above_fresh` and `covered_ratio`.
 
     `controls` as of `image_controls`, `clients` as of `with_worlds`.
     """
-    adapted, excess = controls.iloc[0], clients["fld_excess"].dropna()
+    adapted, excess = controls.iloc[0], clients["fld_above_fresh"].dropna()
     means = fmean(excess) if len(excess) else None, covered_ratio(clients)
     named = zip(names.IMAGE_TAGS, (adapted["precision"], adapted["recall"], *means), strict=True)
     return {tag: repr(value) for tag, value in named if value is not None}

@@ -22,7 +22,7 @@ from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import plots
 from pipeline.figures.image_grids import image_grid, labelled_grids
-from pipeline.files.paths import REVISION, running_code
+from pipeline.files.paths import REVISION, git_revision
 from pipeline.results import metric_names as names
 from pipeline.results import tables
 from pipeline.results.metrics import adaptation_metrics, copies_tags, coverage_tags, image_tags
@@ -56,7 +56,7 @@ def run_tags(setting: FederationSetup, preset: str | None) -> dict[str, str]:
         "config_fingerprint": fingerprint(config),
         "extractor": setting.extractor,
         "extractor_hash": setting.extractor_hash,
-        REVISION: running_code(),
+        REVISION: git_revision(),
         NOTE: _setting_note(config, preset),
         **({"backbone_hash": setting.backbone_hash} if setting.backbone_hash else {}),
         **({"text_hash": setting.text_hash} if setting.text_hash else {}),
@@ -136,7 +136,7 @@ def log_evaluation(
         tracker.log_params(coverage)
     metrics = evaluation.metrics()
     if setting.has_features:
-        metrics[names.KID_FLOOR] = real.floor_mean(evaluation.client_ids)
+        metrics["pretrain/kid/floor"] = real.floor_mean(evaluation.client_ids)
     tracker.log_metrics(metrics | dict(extra_metrics or {}), step=evaluation.round_idx)
     table = tables.pretraining_clients(evaluation, real)
     _log_table(tracker, names.pretraining_table(evaluation.round_idx), table)
@@ -157,13 +157,9 @@ def log_profile(tracker: Tracker, run_dir: Path) -> None:
 
 
 def log_adaptation(
-    tracker: Tracker,
-    setting: FederationSetup,
-    real: RealData,
-    evaluations: Sequence[Evaluation],
-    adaptation: Adaptation,
+    tracker: Tracker, setting: FederationSetup, real: RealData, adaptation: Adaptation
 ) -> None:
-    """Write the new clients' curves over epochs, tables and figures, and the pre-training curve."""
+    """Write the new clients' curves over epochs, tables and figures."""
     for epoch, metrics in adaptation_metrics(adaptation).items():
         tracker.log_metrics(metrics, step=epoch)
     config = setting.config
@@ -197,11 +193,6 @@ def log_adaptation(
         title = "KID of samples of one client against data of another"
         picture = plots.matrix_figure(kid.values, kid.names, kid.names, title)
         tracker.log_figure(picture, "plots/cross_client.png")
-    if evaluations and setting.has_features:
-        series = {method: [(e.round_idx, e.kid_mean) for e in evaluations]}
-        floor = real.floor_mean(setting.eval_ids)
-        picture = plots.curve_figure(series, "round", "KID", "Pre-training clients", floor)
-        tracker.log_figure(picture, "plots/pretrain_kid.png")
 
 
 def _log_client(

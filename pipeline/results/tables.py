@@ -30,7 +30,7 @@ TEXT_SCORES += ("copied", "shown_distance")
 NOVEL_SCORES = ("fld", "novel_kid")  # that copies cannot win
 IF_KNOWN = {"guidance", "forgetting_prompts"}  # columns only where a client has them
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
-FRESH = "fresh"  # the control whose FLD gap is that of images that nobody has fitted
+FRESH = "fresh"  # the control whose FLD is that of a perfect model
 CONTROL_SCORES = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld", "novel_kid")
 
 # --- pre-training clients -------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from pathlib import Path
 RUNS = "runs"  # the folder of all runs, below the root
 NOISE_KEY, NOISE_DEVICE = "noise.key", "noise.device"
 RECORD, RESULT, LOCK = "run.json", "result.json", "run.lock"
-RECORD_BEFORE = "tracking.json"  # of runs of an earlier format
 GRID, SAMPLES = "samples.png", "samples"
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"
@@ -39,7 +38,5 @@ PROFILE, PROFILE_TABLE, TRACE_SUFFIX = "profile", "operators.txt", ".pt.trace.js
 
 def trace_path(run_dir: Path) -> Path | None:
     """Return the newest torch.profiler trace of a run, or None if there is none."""
-    traces = sorted(
-        (run_dir / PROFILE).glob(f"*{TRACE_SUFFIX}"), key=lambda path: path.stat().st_mtime
-    )
-    return traces[-1] if traces else None
+    traces = (run_dir / PROFILE).glob(f"*{TRACE_SUFFIX}")
+    return max(traces, key=lambda path: path.stat().st_mtime, default=None)

@@ -61,9 +61,8 @@ def save_run(
     RunError if there is no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = model.named_tensors(torch.tensor(weights))
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    content = save(contiguous, metadata=dict(texts) if texts else None)
+    named = model.named_tensors(torch.tensor(weights))
+    tensors = {name: tensor.contiguous() for name, tensor in named.items()}
+    content = save(tensors, metadata=dict(texts) if texts else None)
     write_whole(folder / "backbone.safetensors", content, is_lasting=True)
-    values = {FORMAT_KEY: FORMAT, "config": storable(config), **more}
-    write_json(folder / CONFIG, values)
+    write_json(folder / CONFIG, {FORMAT_KEY: FORMAT, "config": storable(config), **more})

@@ -9,10 +9,9 @@ therefore not resumed. Nor is one on another kind of device: under the same nois
 be published.
 """
 
-import os
 from pathlib import Path
 
-from pipeline.files.atomic import write_whole
+from pipeline.files.atomic import sync, write_whole
 from pipeline.runs.layout import NOISE_DEVICE, NOISE_KEY
 from pipeline.runs.record import has_begun
 from spire_core.config.privacy import PrivacyConfig, refuse_label
@@ -34,11 +33,9 @@ def keep_noise_key(run_dir: Path, privacy: PrivacyConfig) -> None:
             "would spend its privacy twice, so start a new run"
         )
     key = key_for(privacy)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
+    path.touch(0o600, exist_ok=False)
+    path.write_bytes(key)
+    sync(path)
 
 
 def keep_noise_device(run_dir: Path, privacy: PrivacyConfig, device: str) -> None:
@@ -51,8 +48,7 @@ def keep_noise_device(run_dir: Path, privacy: PrivacyConfig, device: str) -> Non
     path = run_dir / NOISE_DEVICE
     if not path.is_file():
         write_whole(path, device.encode(), is_lasting=True)
-        return
-    began = path.read_text(errors="replace")
+    began = path.read_text()
     if began != device:
         remedy = "set resources.device=cpu" if device == "cuda" else "resume it where it has a GPU"
         raise RunError(

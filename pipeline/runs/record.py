@@ -6,9 +6,8 @@ that works on the run, and the run's result.
 """
 
 import contextlib
+import json
 import logging
-import os
-import platform
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,44 +16,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from pipeline.config.load import config_from_dict, flattened, overridden, read_words
 from pipeline.config.meaning import NUMBERS, say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
-from pipeline.files.atomic import FORMAT, FORMAT_KEY, read_object, reading, try_lock, write_json
+from pipeline.files.atomic import FORMAT, FORMAT_KEY, read_object, reading, write_json
 from pipeline.files.paths import expanded, lasting, mask
-from pipeline.runs.layout import LOCK, RECORD, RECORD_BEFORE, RESULT, RUNS
+from pipeline.runs.layout import LOCK, RECORD, RESULT, RUNS
 from spire_core.errors import BusyError, ConfigError, FormatError, RunError
 
 Kind = Literal["run", "sweep", "theory"]
-NEEDED = {"run_id", "run_name", "started_ms", "kind", "tracked", "uri"}
 PATHS = (("data", "root"), ("data", "path"), ("eval", "extractor_weights"))
 PATHS += (("model", "backbone"), ("model", "text_encoder"))
-INPUTS = {  # by the name of their hash
-    "data_sha256": "images",
-    "partition_hash": "images",
-    "extractor_hash": "extractor's weights (eval.extractor_weights)",
-    "backbone_sha256": "pre-trained model (model.backbone)",
-    "text_sha256": "sentence encoder (model.text_encoder)",
-    "reference_sha256": "images of the test split (eval.reference)",
-}
-POLL_S = 0.2  # between two looks at a lock
 _log = logging.getLogger(__name__)
 
 
 # --- the record ---
-
-
-def make_runs_folder(config: TrackingConfig) -> None:
-    """Create the folder of all runs; ConfigError, before any run exists, if that cannot be done."""
-    runs = tracking_root(config) / RUNS
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"expected a folder for runs at {runs}, got {error}: choose another with "
-            "tracking.root=FOLDER"
-        ) from error
 
 
 def make_run_dir(
@@ -71,7 +50,7 @@ def make_run_dir(
     `tags`: those with which its store created it.
     """
     run_dir = tracking_root(config) / RUNS / run_id
-    run_dir.mkdir(exist_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
     record = {
         FORMAT_KEY: FORMAT,
         "run_id": run_id,
@@ -91,16 +70,8 @@ def make_run_dir(
 def read_record(run_dir: Path) -> dict[str, Any]:
     """Return the record of a run; RunError if it is damaged, FormatError if of another format."""
     path = run_dir / RECORD
-    if (run_dir / RECORD_BEFORE).is_file() and not path.is_file():
-        raise FormatError(
-            f"expected a run of format {FORMAT} in {run_dir}, got one of an earlier version: use "
-            "that version, or start a new run (nothing was deleted)"
-        )
     with reading("a run's record", path, "put back a copy of it, or start a new run"):
-        record = read_object(path)
-        if missing := NEEDED - record.keys():
-            raise KeyError(*sorted(missing))
-        return record
+        return read_object(path)
 
 
 def update_record(run_dir: Path, **values: Any) -> None:
@@ -110,8 +81,7 @@ def update_record(run_dir: Path, **values: Any) -> None:
 
 def experiment_of(run_dir: Path | None) -> str | None:
     """Return the id of a run's experiment in its store, or None if there is none."""
-    is_run = run_dir is not None and (run_dir / RECORD).is_file()
-    return read_record(run_dir).get("experiment_id") if run_dir and is_run else None
+    return None if run_dir is None else read_record(run_dir)["experiment_id"]
 
 
 def run_folders(config: TrackingConfig) -> list[Path]:
@@ -141,20 +111,18 @@ def find_run(
     or several.
     """
     runs = tracking_root(config) / RUNS
-    if run and _is_run(runs / run):
-        read_record(runs / run)  # raises if this very record is damaged
-    records = [r for r in _records(runs) if r["kind"] in kinds]
-    if run == "last" and records:
-        return _ended(records, is_finished)[-1]["folder"]
-    fits = _ended([r for r in records if r["run_name"] == run], is_finished)
+    records = [record for record in _records(runs) if record["kind"] in kinds]
+    fits = [record for record in records if run in ("last", record["run_name"])]
+    if is_finished:
+        fits = [record for record in fits if _has_result(record)] or fits
     if run and not fits:
         fits = [
             r for r in records if any(s.startswith(run) for s in (r["folder"].name, r["run_id"]))
         ]
-    if len(fits) == 1:
-        return fits[0]["folder"]
+    if len(fits) == 1 or (fits and run == "last"):
+        return fits[-1]["folder"]
     folder = expanded(run, "the run")
-    if not fits and _is_run(folder):
+    if not fits and (folder / RECORD).is_file():
         return folder.resolve()
     what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
     known = ", ".join(_told(record) for record in (fits or records)[-8:])
@@ -164,19 +132,13 @@ def find_run(
     )
 
 
-def _is_run(folder: Path) -> bool:
-    return any(os.path.isfile(folder / name) for name in (RECORD, RECORD_BEFORE))
-
-
-def _ended(records: list[dict[str, Any]], is_finished: bool) -> list[dict[str, Any]]:
-    """Return those of the records whose run has a result, or all if none has or none needs one."""
-    ended = [record for record in records if (record["folder"] / RESULT).is_file()]
-    return ended if is_finished and ended else records
+def _has_result(record: dict[str, Any]) -> bool:
+    return (record["folder"] / RESULT).is_file()
 
 
 def _told(record: dict[str, Any]) -> str:
     """Return a run's id and name, and what tells it from others of that name."""
-    status = "finished" if (record["folder"] / RESULT).is_file() else "not finished"
+    status = "finished" if _has_result(record) else "not finished"
     began = datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
     return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began:%Y-%m-%d %H:%M} UTC)"
 
@@ -213,30 +175,28 @@ def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:
     if not has_begun(run_dir):
         return
     record = read_record(run_dir)
-    with reading("a run's hashes", run_dir / RECORD, "start a new run"):
-        number = record["numbers"]
-        wrong = [name for name, value in hashes.items() if record["hashes"][name] != value]
-    if number != NUMBERS:
+    if record["numbers"] != NUMBERS:
         raise RunError(
-            f"expected the code with which the run in {run_dir} began (version {number} of its "
-            f"numbers), got version {NUMBERS}: use that code again, or start a new run"
+            f"expected the code with which the run in {run_dir} began (version {record['numbers']} "
+            f"of its numbers), got version {NUMBERS}: use that code again, or start a new run"
         )
-    if wrong:
+    if wrong := [name for name, value in hashes.items() if record["hashes"][name] != value]:
         raise RunError(
-            f"expected the {INPUTS[wrong[0]]} with which the run in {run_dir} began, got others "
+            f"expected the images and weights with which the run in {run_dir} began, got others "
             f"(by their {wrong[0]}): put them back, or start a new run"
         )
 
 
-def located(config: Config) -> Config:
+def located(config: Config, folder: str = "") -> Config:
     """Return a configuration with absolute paths; None, the default of each machine, stays.
 
-    ConfigError for a path that is relative to the temporary folder of a Ray job.
+    `folder`: where relative paths start, if not here. ConfigError for a path that is relative to
+    the temporary folder of a Ray job.
     """
     for group, name in PATHS:
         settings = getattr(config, group)
         if (path := getattr(settings, name)) is not None:
-            path = str(lasting(path, f"{group}.{name}"))
+            path = str(lasting(Path(folder, expanded(path)), f"{group}.{name}"))
             config = replace(config, **{group: replace(settings, **{name: path})})
     return config
 
@@ -247,20 +207,12 @@ def load_start(
     """Return a run's configuration, with overrides, and its preset.
 
     `given`: the user's settings, which say where it is tracked; None stands for the root of the
-    folder. RunError if the folder has no intact start; ConfigError for a missing package, or an
-    override of its experiment or name.
+    folder. RunError if the folder has no intact start; ConfigError for a missing package.
     """
     given, record = given or TrackingConfig(root=str(run_dir.parent.parent)), read_record(run_dir)
     with reading("a run's configuration", run_dir / RECORD, "start a new run"):
         began, preset = config_from_dict(record["config"]), record["preset"]
     config = overridden(began, overrides)
-    for name in ("experiment", "run_name"):
-        first, now = getattr(began.tracking, name), getattr(config.tracking, name)
-        if now != first:
-            raise ConfigError(
-                f"expected tracking.{name}={first or 'null'}, with which the run began, got {now}: "
-                "its record keeps it, so leave it as it is"
-            )
     tracking = replace(config.tracking, uri=given.uri, root=str(tracking_root(given)))
     return replace(located(config), tracking=tracking), preset
 
@@ -275,20 +227,18 @@ def load_resumed(
     MLflow would have none of its record so far.
     """
     config, preset = load_start(run_dir, given, overrides)
-    record, typed = read_record(run_dir), flattened(read_words(overrides))
-    for key in ("tracking.uri", "tracking.enabled"):
-        if typed.get(key) and not record["tracked"]:
-            raise ConfigError(
-                f"expected no store for run {record['run_id']}, which began with "
-                f"tracking.enabled=false, got {key}: leave it out, or start a new run"
-            )
+    if config.tracking.enabled and not read_record(run_dir)["tracked"]:
+        raise ConfigError(
+            f"expected tracking.enabled=false, with which the run in {run_dir} began, got true: "
+            "leave it as it is, or start a new run"
+        )
     say_without_effect(without_effect(config, overrides))
-    if "tracking.storage" in typed:
+    if "tracking.storage" in flattened(read_words(overrides)):
         return config, preset
     if config.tracking.storage is not None and given.storage is None:
         word = shlex.quote(f"tracking.storage={config.tracking.storage}")
         raise RunError(
-            f"expected the storage of the checkpoints of run {record['run_id']}, got none: add "
+            f"expected the storage of the checkpoints of the run in {run_dir}, got none: add "
             f"{word} to go on there, or tracking.storage=null to keep them on this machine alone"
         )
     return replace(config, tracking=replace(config.tracking, storage=given.storage)), preset
@@ -303,32 +253,20 @@ def run_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
 
     BusyError if, after `wait_s` still, another process or another block of this one has locked it.
     """
-    with (run_dir / LOCK).open("a+") as file:
-        deadline = time.monotonic() + wait_s
-        while not try_lock(file):
-            if time.monotonic() >= deadline:
-                file.seek(0)
-                raise BusyError(
-                    f"expected nobody at work on the run in {run_dir}, got {file.read().strip()}: "
-                    "wait until it ends, or end it"
-                )
-            time.sleep(POLL_S)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+    try:
+        held = FileLock(run_dir / LOCK).acquire(timeout=wait_s)
+    except Timeout:
+        raise BusyError(
+            f"expected nobody at work on the run in {run_dir}, got another process: wait until it "
+            f"ends, or end it (`fuser {run_dir / LOCK}` names it)"
+        ) from None
+    with held:
         yield
-
-
-def save_result(run_dir: Path, result: Mapping[str, Any]) -> None:
-    """Write the object that a finished run prints."""
-    write_json(run_dir / RESULT, result)
 
 
 def load_result(run_dir: Path) -> dict[str, Any] | None:
     """Return the object that a finished run printed, or None if it has not finished."""
-    path = run_dir / RESULT
-    if not path.is_file():
+    if not (run_dir / RESULT).is_file():
         return None
-    with reading("what a run found", path, "delete this file and resume the run"):
-        result = read_object(path)
+    result = json.loads((run_dir / RESULT).read_text())
     return result | {"run_id": read_record(run_dir)["run_id"]}

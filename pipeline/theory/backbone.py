@@ -12,7 +12,7 @@ from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
 from pipeline.theory.replicates import scores
 from spire_core.mixture import inexact_means as inexact
 from spire_core.mixture.estimators import averaged_minimiser, maximum_likelihood
-from spire_core.mixture.exact_errors import cramer_rao
+from spire_core.mixture.expected_loss import cramer_rao
 from spire_core.mixture.two_components import normals, time_of
 from spire_core.rng import numpy_generator
 
@@ -27,7 +27,7 @@ INSIDE = 3.0  # standard deviations from 0 and 1, which the formula of errors do
 MSE, SIZE = "n * MSE", "error of each mean"
 
 
-def run_backbone(config: TheoryConfig) -> Outcome:
+def run(config: TheoryConfig) -> Outcome:
     """Return the new client's n * MSE against the size of an error, and against C."""
     mu = torch.full((D,), M / math.sqrt(D), dtype=torch.float64)
     floor = N * cramer_rao(config.w, M, N)

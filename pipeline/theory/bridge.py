@@ -21,7 +21,7 @@ OVER_T, AT_T, STEPS = "over all t", "at t = 1", "steps to 1 %, over all t"
 SIDES = "d/dw of -log q_w(x0)", "integral of dL_t/dw over t"
 
 
-def run_bridge(config: TheoryConfig) -> Outcome:
+def run(config: TheoryConfig) -> Outcome:
     """Return the difference of the two sides, and how the gradient depends on ||mu||."""
     sides = pd.concat([_sides(config, m, i) for i, m in enumerate(SEPARATIONS)])
     off = (sides[SIDES[0]] - sides[SIDES[1]]).abs()

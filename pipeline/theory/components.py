@@ -30,7 +30,7 @@ COLUMNS = ["means", CRAMER_RAO, LIKELIHOOD, f"{LIKELIHOOD} +-", OVER_T, f"{OVER_
 COLUMNS += [AT_T, f"{AT_T} +-", AFFINE, f"{AFFINE} +-", FORM]
 
 
-def run_components(config: TheoryConfig) -> Outcome:
+def run(config: TheoryConfig) -> Outcome:
     """Return n * MSE of the weights for each shape of means, and its ratio to Cramer-Rao."""
     rows = [_point(config, kind, k, point) for point, (kind, k) in enumerate(SHAPES)]
     frame = pd.DataFrame(rows)[COLUMNS]

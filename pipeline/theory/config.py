@@ -19,14 +19,13 @@ NAMES |= {name: (name,) for name in EXPERIMENTS}
 class TheoryConfig:
     """Which experiments run, on clients of which weight.
 
-    `w`: the client's mixing weight, below 1/2, where descent starts. ||mu|| = `c` sqrt(d) wherever
-    d is given. `replicates`: of every experiment; None is each one's own number.
+    `w`: the client's mixing weight, below 1/2, where descent starts. `replicates`: of every
+    experiment; None is each one's own number.
     """
 
     experiments: tuple[str, ...] = EXPERIMENTS
     seed: int = 0
     w: Annotated[float, Range(above=0, below=0.5)] = 0.3
-    c: Annotated[float, Range(0.6, 8)] = 1.0  # each m_t of A to C is in reach
     replicates: Annotated[int | None, Range(2, 1_000_000)] = None
     tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment="theory"))
 

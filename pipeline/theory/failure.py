@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,8 @@ from torch import Tensor
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import Claim, Outcome, Panel
 from pipeline.theory.replicates import draw_replicates, scores
-from spire_core.mixture.descent import descend_fixed_t
-from spire_core.mixture.estimators import averaged_minimiser
-from spire_core.mixture.exact_errors import fixed_t_error, published_bound
-from spire_core.mixture.expected_loss import expected_path
+from spire_core.mixture.estimators import averaged_minimiser, descend_fixed_t
+from spire_core.mixture.expected_loss import expected_path, fixed_t_error, published_bound
 from spire_core.mixture.two_components import draw_projected, time_of
 
 REPLICATES = 500
@@ -28,10 +27,10 @@ MSE, STUCK, EXACT = "n * MSE", "stuck (no noise)", "n * MSE of the exact minimis
 PLACE = ["d", "t", "m_t"]
 
 
-def run_failure(config: TheoryConfig) -> Outcome:
+def run(config: TheoryConfig) -> Outcome:
     """Return errors of descent from 1/2 at fixed t over a grid of d and m_t, and at fixed times."""
-    sizes = {d: config.c * math.sqrt(d) for d in DIMS}
-    places = [(d, time_of(m_t, m)) for d, m in sizes.items() for m_t in SEPARATIONS if m_t < m]
+    at_m_t = [(d, m_t) for d, m_t in product(DIMS, SEPARATIONS) if m_t < math.sqrt(d)]
+    places = [(d, time_of(m_t, math.sqrt(d))) for d, m_t in at_m_t]
     swept = pd.DataFrame([_point(config, d, t, i, False) for i, (d, t) in enumerate(places)])
     places = [(d, t) for t in TIMES for d in DIMS]
     timed = pd.DataFrame(
@@ -69,7 +68,7 @@ def run_failure(config: TheoryConfig) -> Outcome:
 def _point(
     config: TheoryConfig, d: int, t: float, point: int, has_minimum: bool
 ) -> dict[str, float]:
-    w, m = config.w, config.c * math.sqrt(d)
+    w, m = config.w, math.sqrt(d)
     m_t = m * math.exp(-t)
     has_minimum = has_minimum and m_t < FLAT_FROM
 

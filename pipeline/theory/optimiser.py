@@ -10,8 +10,7 @@ from torch import Tensor
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, ROUNDING, Claim, Outcome, Panel
 from pipeline.theory.replicates import scores
-from spire_core.mixture.descent import fixed_t_gradient, iterates
-from spire_core.mixture.estimators import maximum_likelihood, moment
+from spire_core.mixture.estimators import fixed_t_gradient, iterates, maximum_likelihood, moment
 from spire_core.mixture.expected_loss import expected_path, rate
 from spire_core.mixture.two_components import draw_projected, time_of
 from spire_core.rng import numpy_generator
@@ -28,7 +27,7 @@ VARIANTS = {  # in_weight, is_damped
 }
 
 
-def run_optimiser(config: TheoryConfig) -> Outcome:
+def run(config: TheoryConfig) -> Outcome:
     """Return rates against m_t, and errors and swings of each parametrisation against w."""
     rates = pd.DataFrame([_rate(config, m_t, i) for i, m_t in enumerate(SEPARATIONS)])
     ends = pd.DataFrame([_end(config, w, i) for i, w in enumerate(WEIGHTS)])
@@ -83,7 +82,7 @@ def _rate(config: TheoryConfig, m_t: float, point: int) -> dict[str, float]:
 
 def _measured_factors(config: TheoryConfig, m_t: float, point: int) -> Tensor:
     """Return the factor (R,) of w_k - w_inf per step with fixed draws, NaN where it is stuck."""
-    m = config.c * math.sqrt(RATE_D)
+    m = math.sqrt(RATE_D)
     generator = numpy_generator(config.seed, "theory_rate", point)
     y = draw_projected(config.w, m, (RATE_REPLICATES, RATE_N), generator)
     gradient = fixed_t_gradient(y, m, time_of(m_t, m), generator, is_fresh=False)
@@ -97,7 +96,7 @@ def _measured_factors(config: TheoryConfig, m_t: float, point: int) -> Tensor:
 
 def _end(config: TheoryConfig, w: float, point: int) -> dict[str, float]:
     """Return errors and swings at one w, and the share of moments outside [0, 1]."""
-    m = config.c * math.sqrt(D)
+    m = math.sqrt(D)
     generator = numpy_generator(config.seed, "theory_ends", point)
     y = draw_projected(w, m, (config.replicates or REPLICATES, N), generator)
     estimates, swings = {}, {}

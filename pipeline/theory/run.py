@@ -1,38 +1,19 @@
 """The theory experiments end to end: each is run, recorded in MLflow, and drawn.
 
-An experiment is a function from the settings to an `Outcome`; `RUN` lists all of them.
+An experiment is a module here, whose function `run` goes from the settings to an `Outcome`.
 """
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
-from pipeline.files.paths import REVISION, running_code
-from pipeline.theory.backbone import run_backbone
-from pipeline.theory.bridge import run_bridge
-from pipeline.theory.components import run_components
+from pipeline.files.paths import REVISION, git_revision
 from pipeline.theory.config import TheoryConfig
-from pipeline.theory.failure import run_failure
-from pipeline.theory.figures import panels_figure
-from pipeline.theory.landscape import run_landscape
-from pipeline.theory.optimiser import run_optimiser
-from pipeline.theory.outcome import Outcome
-from pipeline.theory.readout import run_readout
-from pipeline.theory.scaling import run_scaling
+from pipeline.theory.outcome import Outcome, panels_figure
 from pipeline.tracking.tracker import Tracker
 
-RUN: dict[str, Callable[[TheoryConfig], Outcome]] = {
-    "scaling": run_scaling,
-    "failure": run_failure,
-    "optimiser": run_optimiser,
-    "components": run_components,
-    "backbone": run_backbone,
-    "bridge": run_bridge,
-    "landscape": run_landscape,
-    "readout": run_readout,
-}
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +33,7 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
     Figures are written to `out`, or else to the run's own folder. Equal seeds give equal numbers,
     whichever other experiments are in the configuration.
     """
-    tags = {"preset": name, "seed": str(config.seed), REVISION: running_code()}
+    tags = {"preset": name, "seed": str(config.seed), REVISION: git_revision()}
     with Tracker.start(config.tracking, f"theory-{name}", tags, kind="theory") as tracker:
         settings = config.as_dict()
         tracker.log_params({k: v for k, v in settings.items() if k != "tracking"})
@@ -62,8 +43,9 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
         result = TheoryResult(tracker.run_id)
         for experiment in config.experiments:
             started = time.process_time()
-            outcome = result.outcomes[experiment] = RUN[experiment](config)
-            cpu_s = result.cpu_s[experiment] = time.process_time() - started
+            outcome: Outcome = import_module(f"pipeline.theory.{experiment}").run(config)
+            cpu_s = time.process_time() - started
+            result.outcomes[experiment], result.cpu_s[experiment] = outcome, cpu_s
             _log.info("%s: %.1f CPU seconds", experiment, cpu_s)
             result.figures[experiment] = folder / f"{experiment}.png"
             _record(tracker, experiment, outcome, cpu_s, result.figures[experiment])

@@ -10,9 +10,14 @@ from torch import Tensor
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
 from pipeline.theory.replicates import draw_replicates, errors_off, scores, slope
-from spire_core.mixture import exact_errors as exact
-from spire_core.mixture.descent import descend_all_t, descend_fixed_t
-from spire_core.mixture.estimators import maximum_likelihood, moment, one_step
+from spire_core.mixture import expected_loss as exact
+from spire_core.mixture.estimators import (
+    descend_all_t,
+    descend_fixed_t,
+    maximum_likelihood,
+    moment,
+    one_step,
+)
 from spire_core.mixture.two_components import draw_projected, normals, signal_and_noise, time_of
 
 REPLICATES = 500
@@ -26,7 +31,7 @@ BOUND, CRAMER_RAO, SANDWICH = "published bound", "Cramer-Rao", "sandwich at t"
 DRAWN = (AT_T, OVER_T, LIKELIHOOD, MOMENT, STEP)
 
 
-def run_scaling(config: TheoryConfig) -> Outcome:
+def run(config: TheoryConfig) -> Outcome:
     """Return errors against n and d, their slopes, and comparisons with the references."""
     by_n = pd.DataFrame([{"n": n} | _point(config, D, n, i) for i, n in enumerate(NUMS)])
     by_d = pd.DataFrame([{"d": d} | _point(config, d, N, 100 + i) for i, d in enumerate(DIMS)])
@@ -52,22 +57,22 @@ def run_scaling(config: TheoryConfig) -> Outcome:
 
 def _point(config: TheoryConfig, d: int, n: int, point: int) -> dict[str, float]:
     """Return n * MSE of every estimator, and of every reference, at one (d, n)."""
-    w, m = config.w, config.c * math.sqrt(d)
+    w, m = config.w, math.sqrt(d)
     t = time_of(M_T, m)
     signal, sigma = signal_and_noise(t)
 
     def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
         y = draw_projected(w, m, (num, n), generator)
         z = normals(generator, num, n)
-        # One axis of mu = c (1, ..., 1): its share of the signal is c, and its noise is the same.
-        one_axis = draw_projected(w, config.c, (num, n), generator)
+        # One axis of mu = (1, ..., 1): its share of the signal is 1, and its noise is the same.
+        one_axis = draw_projected(w, 1.0, (num, n), generator)
         one_axis = signal * one_axis + sigma * normals(generator, num, n)
         estimates = {
             AT_T: descend_fixed_t(y, m, t, STEPS, AVERAGED, generator),
             OVER_T: descend_all_t(y, m, STEPS, AVERAGED, generator),
             LIKELIHOOD: maximum_likelihood(y, m),
             MOMENT: moment(signal * y + sigma * z, M_T),
-            ONE_AXIS: moment(one_axis, signal * config.c),
+            ONE_AXIS: moment(one_axis, signal),
             STEP: one_step(y, z, m, t),
         }
         return {name: n * (w_hat - w) ** 2 for name, w_hat in estimates.items()}

@@ -1,7 +1,6 @@
 """A saved run as a model in MLflow, without what is not for a store."""
 
 import contextlib
-import math
 import re
 import tempfile
 import warnings
@@ -14,7 +13,7 @@ import numpy as np
 
 from pipeline.config.load import config_from_dict
 from pipeline.config.plugins import plugins_of
-from pipeline.files.atomic import read_json
+from pipeline.files.atomic import read_object
 from pipeline.runs.layout import CLIENT_FILE
 from pipeline.tracking.relay import Refusal
 from spire_core.errors import ConfigError
@@ -48,15 +47,16 @@ def log_model(
     """
     from mlflow.entities import LoggedModelOutput
 
-    run = client.get_run(run_id)
-    model = _model_of(client, run, name, published_params(run.data.params, folder))
+    run, config = client.get_run(run_id), read_object(folder / "config.json")["config"]
+    model = _model_of(client, run, name, published_params(run.data.params, config))
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
         try:
             code = _linked_code(Path(scratch, "code"))
-            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code)
-            keep_published(Path(scratch, "model", "artifacts", folder.name))
+            needs = needs_of(config)
+            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code, needs)
+            keep_published(Path(scratch, "model", "artifacts", folder.name), config)
         except OSError:
             raise
         except Exception as error:  # only local files are involved, so that it is final
@@ -70,17 +70,16 @@ def log_model(
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
-def keep_published(saved: Path) -> None:
+def keep_published(saved: Path, config: Mapping[str, Any]) -> None:
     """Drop from a copy of a finished run all clients but those whose own parts are for the store.
 
     Not for it are clients that have arrived since, as what an entry waits for can take days. With
     private rounds nor are those of pre-training: their parts have no noise, and their ids tell who
     took part. Files that a killed process has left unfinished are dropped as well.
     """
-    config = _settings_of(saved)
-    federation, is_private = config.get("federation", {}), _has_budget(config, "rounds")
-    first = federation.get("num_clients", math.inf) if is_private else 0
-    last = sum(federation.get(key, math.inf) for key in ("num_clients", "num_new_clients"))
+    num_clients = config["federation"]["num_clients"]
+    last = num_clients + config["federation"]["num_new_clients"]
+    first = num_clients if _is_private(config, "rounds") else 0
     for path in saved.glob("clients/*"):
         client = CLIENT_FILE.fullmatch(path.name)
         if client is None or not first <= int(client[1]) < last:
@@ -89,22 +88,17 @@ def keep_published(saved: Path) -> None:
         path.unlink()
 
 
-def published_params(params: Mapping[str, str], saved: Path) -> dict[str, str]:
+def published_params(params: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
     """Return the params of a run that its model may show.
 
     Where anything is private, statistics of all clients' classes stay with the run.
     """
-    config = _settings_of(saved)
-    is_private = _has_budget(config, "adapt") or _has_budget(config, "rounds")
+    is_private = _is_private(config, "adapt", "rounds")
     return {k: v for k, v in params.items() if not (is_private and k.startswith(OF_CLASSES))}
 
 
-def _settings_of(saved: Path) -> dict[str, Any]:
-    return (read_json(saved / "config.json") or {}).get("config", {})
-
-
-def _has_budget(config: Mapping[str, Any], group: str) -> bool:
-    return config.get("privacy", {}).get(group, {}).get("epsilon") is not None
+def _is_private(config: Mapping[str, Any], *groups: str) -> bool:
+    return any(config["privacy"][group]["epsilon"] is not None for group in groups)
 
 
 def _model_of(
@@ -125,14 +119,12 @@ def _model_of(
     return model
 
 
-def needs_of(run: Path) -> list[str]:
+def needs_of(config: Mapping[str, Any]) -> list[str]:
     """Return the packages, as installed here, with which a saved run loads and draws."""
-    settings = _settings_of(run)
-    model = settings.get("model", {})
-    names = [*MODEL_NEEDS, *(["diffusers"] if model.get("backbone") else [])]
-    names += ["wordllama"] if model.get("text") == "sentences" else []
+    names = [*MODEL_NEEDS, *(["diffusers"] if config["model"]["backbone"] else [])]
+    names += ["wordllama"] if config["model"]["text"] == "sentences" else []
     with contextlib.suppress(ConfigError):  # as for packages below, where one is not installed
-        names += [one.package for one in plugins_of(config_from_dict(settings)) if one.package]
+        names += [one.package for one in plugins_of(config_from_dict(config)) if one.package]
     needs = []
     for name in dict.fromkeys(names):
         with contextlib.suppress(metadata.PackageNotFoundError):  # where a run is synced elsewhere
@@ -157,6 +149,7 @@ def _save_model(
     image_shape: tuple[int, ...],
     guidance: float,
     code: list[str],
+    needs: list[str],
 ) -> None:
     """Write the model's files to `path`; MLflow's log_model needs a process-wide run and URI."""
     import mlflow.pyfunc
@@ -170,7 +163,7 @@ def _save_model(
         python_model=str(PACKAGE / "inference" / "mlflow_generator.py"),
         artifacts={"run": str(run)},
         code_paths=code,
-        pip_requirements=needs_of(run),
+        pip_requirements=needs,
         signature=ModelSignature(
             inputs=Schema([ColSpec("long", "client_id")]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),

@@ -2,18 +2,15 @@
 
 import json
 import math
-import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tracking import TrackingConfig, sqlite_path, tracking_uri
-from pipeline.files.paths import mask
 from pipeline.tracking.mlflow_session import PARENT, first_contact
-from spire_core.errors import ClusterError, RunError
+from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +18,8 @@ if TYPE_CHECKING:
 KIND, SWEEP = "spire.kind", "sweep"  # tag and value of a sweep's parent run
 NOTE = "mlflow.note.content"  # MLflow's tag of a description
 NOTE_CHARS = 5000  # that every version of MLflow takes
-PAGE_SIZE = 200  # runs in one answer of the store
+MAX_FOUND = 50_000  # experiments or runs in one answer of the store; MLflow's limit
+ID_CHARS = 6  # of an id that names a run, at least
 NUM_NAMED = 8  # existing runs in the message about a missing one
 MLFLOWS_INFINITY = 1e300  # MLflow stores infinity as the largest float
 
@@ -43,10 +41,6 @@ class TrackedRun:
     ended_ms: int | None = None
     experiment_id: str = ""
 
-    @property
-    def is_sweep(self) -> bool:
-        return self.tags.get(KIND) == SWEEP
-
 
 def sweep_runs(
     config: TrackingConfig, words: Sequence[str]
@@ -63,7 +57,7 @@ def sweep_runs(
         for word in words:
             run = _find(client, word)
             below = _search(client, f"tags.`{PARENT}` = '{run.run_id}'")
-            parent = run if below or run.is_sweep else None
+            parent = run if below or run.tags.get(KIND) == SWEEP else None
             runs |= {run.run_id: run for run in (below if parent is not None else [run])}
     ordered = sorted(runs.values(), key=lambda run: (run.started_ms, run.run_id))
     return (parent if len(words) == 1 else None), ordered
@@ -75,15 +69,13 @@ def _find(client: "MlflowClient", word: str) -> TrackedRun:
     for run in sweeps:
         if word in ("last", run.name):
             return run
-    fits, quote = list[TrackedRun](), '"' if "'" in word else "'"
-    if re.fullmatch(r"[0-9a-f]{6,32}", word):
-        fits = _search(client, f"attributes.run_id LIKE '{word}%'")
-    if not fits and word and quote not in word:
-        fits = _search(client, f"attributes.run_name = {quote}{word}{quote}")
+    runs = _search(client)
+    fits = [run for run in runs if len(word) >= ID_CHARS and run.run_id.startswith(word)]
+    fits = fits or [run for run in runs if run.name == word]
     if len(fits) == 1:
         return fits[0]
     what = f"which fits {len(fits)} runs" if fits else "which is none"
-    there = fits or [*sweeps[:NUM_NAMED], *_search(client, limit=NUM_NAMED)]
+    there = fits or [*sweeps[:NUM_NAMED], *runs[:NUM_NAMED]]
     known = ", ".join(dict.fromkeys(f"{run.run_id[:8]} ({run.name})" for run in there))
     raise RunError(
         f"expected a sweep's name or id, a run's name or id, or last, got {word!r}, {what}: "
@@ -91,21 +83,11 @@ def _find(client: "MlflowClient", word: str) -> TrackedRun:
     )
 
 
-def _search(client: "MlflowClient", text: str = "", limit: int | None = None) -> list[TrackedRun]:
+def _search(client: "MlflowClient", text: str = "") -> list[TrackedRun]:
     """Return the runs of all experiments that fit a filter, latest first."""
-    from mlflow.utils import get_results_from_paginated_fn
-
-    experiments = get_results_from_paginated_fn(
-        lambda number, token: client.search_experiments(max_results=number, page_token=token),
-        PAGE_SIZE,
-    )
-    search = partial(client.search_runs, [e.experiment_id for e in experiments], text)
-    found = get_results_from_paginated_fn(
-        lambda number, token: search(
-            max_results=number, order_by=["attributes.start_time DESC"], page_token=token
-        ),
-        PAGE_SIZE,
-        limit,
+    ids = [one.experiment_id for one in client.search_experiments(max_results=MAX_FOUND)]
+    found = client.search_runs(
+        ids, text, max_results=MAX_FOUND, order_by=["attributes.start_time DESC"]
     )
     return [
         TrackedRun(
@@ -144,12 +126,10 @@ def artifact_bytes(config: TrackingConfig, run_id: str, path: str) -> bytes | No
 
     ClusterError if the store does not answer.
     """
-    with first_contact(readable_uri(config)) as client:
-        listed = client.list_artifacts(run_id, str(Path(path).parent))
-        if path not in {file.path for file in listed}:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
+    with first_contact(readable_uri(config)) as client, tempfile.TemporaryDirectory() as folder:
+        if path in {file.path for file in client.list_artifacts(run_id, str(Path(path).parent))}:
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+    return None
 
 
 def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
@@ -187,24 +167,14 @@ def attach(
     """Record these files of a folder as the run's artifacts below `report/`, and describe the run.
 
     The description replaces one that begins with the same line, and none that somebody wrote.
-    Raises ClusterError, which names the folder, if the store does not take them.
     """
-    from mlflow.exceptions import MlflowException
-
-    uri = readable_uri(config)
-    try:
-        with first_contact(uri) as client:
-            for file in files:
-                place = Path("report", file.relative_to(folder).parent)
-                client.log_artifact(run_id, str(file), place.as_posix())
-            written = client.get_run(run_id).data.tags.get(NOTE, "")
-            if not written or written.splitlines()[0] == note.splitlines()[0]:
-                client.set_tag(run_id, NOTE, shortened(note))
-    except (ClusterError, MlflowException, OSError) as error:
-        raise ClusterError(
-            f"expected to attach the report to run {run_id}, got {mask(str(error))!r}: the report "
-            f"itself is complete, in {folder}"
-        ) from error
+    with first_contact(readable_uri(config)) as client:
+        for file in files:
+            place = Path("report", file.relative_to(folder).parent)
+            client.log_artifact(run_id, str(file), place.as_posix())
+        written = client.get_run(run_id).data.tags.get(NOTE, "")
+        if not written or written.splitlines()[0] == note.splitlines()[0]:
+            client.set_tag(run_id, NOTE, shortened(note))
 
 
 def shortened(note: str) -> str:

@@ -4,6 +4,7 @@ Here and in the other files of this folder mlflow is imported only inside functi
 second, and not every command needs it.
 """
 
+import contextlib
 import logging
 import os
 from typing import Any
@@ -16,7 +17,6 @@ DEFAULTS = {  # of the environment; what the user has set stays
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
 }
-_log = logging.getLogger(__name__)
 
 
 def quiet_mlflow() -> None:
@@ -41,18 +41,14 @@ class SystemLoad:
     """
 
     def __init__(self) -> None:
-        from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, network_monitor
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-        self._monitors: list[Any] = [
-            cpu_monitor.CPUMonitor(),
-            disk_monitor.DiskMonitor(),
-            network_monitor.NetworkMonitor(),
-        ]
-        try:
+        self._monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with contextlib.suppress(ImportError, RuntimeError):  # no library of NVIDIA's, or no GPU
             self._monitors.append(GPUMonitor())
-        except (ImportError, RuntimeError) as error:  # no library of NVIDIA's, or no GPU
-            _log.debug("no metrics of GPUs: %s", error)
         self.sample()  # the use of a processor is counted from one sample to the next
 
     def sample(self) -> dict[str, float]:

@@ -6,22 +6,20 @@ names; and a model is known by the time of its entry.
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pipeline.files.paths import error_line, mask
 from pipeline.runs.layout import ARTIFACTS
 from pipeline.tracking.mlflow_model import log_model
 from pipeline.tracking.outbox import Entry
-from pipeline.tracking.relay import MAX_METRICS, Refusal
+from pipeline.tracking.relay import Refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_TAG = 8000  # characters of a tag's value, after which MLflow cuts it off
-MAX_PARAMS = 100  # MLflow's limit for one call
 # MLflow's word for a wrong name or value, and for a run that was deleted. Every other error may
 # pass: it calls even a fault of its database a bad request, and a run unknown whose database is
 # not the one that it will be again.
@@ -40,17 +38,23 @@ class MlflowSink:
     Of a run that goes on MLflow may have points and images that are no longer in the outbox, since
     a power cut took its newest lines or a checkpoint brought back an older one. A step of a metric
     that MLflow had when this sink began, and an image of a step, is therefore not sent again.
-    `is_new`: the run has just been created, so that MLflow has nothing of it yet.
     """
 
-    def __init__(
-        self, client: "MlflowClient", run_id: str, run_dir: Path, is_new: bool = False
-    ) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, run_dir: Path) -> None:
         self._client, self._run_id, self._run_dir = client, run_id, run_dir
         self.address = mask(client.tracking_uri)
-        self._newest: dict[str, int] | None = {} if is_new else None  # steps; None: not asked yet
         self._steps: dict[str, set[int]] = {}  # of the metrics whose history was asked for
-        self._images: set[str] | None = set() if is_new else None  # paths; None: not asked yet
+
+    @cached_property
+    def _newest(self) -> dict[str, int]:
+        """The newest step of each metric that MLflow had when this sink began."""
+        metrics = self._client.get_run(self._run_id).to_proto().data.metrics
+        return {metric.key: metric.step for metric in metrics}
+
+    @cached_property
+    def _images(self) -> set[str]:
+        """The paths of the images that MLflow had when this sink began."""
+        return {artifact.path for artifact in self._client.list_artifacts(self._run_id, "images")}
 
     def send(self, entries: Sequence[Entry]) -> None:
         """Write one entry, or several of metrics; Refusal if MLflow will never take it."""
@@ -71,15 +75,11 @@ class MlflowSink:
             for key, value in entry["metrics"].items()
             if not self._is_stored(key, entry["step"])
         ]
-        for chunk in _chunks(points, MAX_METRICS):
-            self._client.log_batch(self._run_id, metrics=chunk, synchronous=True)
+        self._client.log_batch(self._run_id, metrics=points, synchronous=True)
 
     def _is_stored(self, key: str, step: int) -> bool:
         """Return whether MLflow had a step of a metric when this sink began."""
-        if self._newest is None:
-            metrics = self._client.get_run(self._run_id).to_proto().data.metrics
-            self._newest = {metric.key: metric.step for metric in metrics}
-        if key not in self._newest or step > self._newest[key]:
+        if step > self._newest.get(key, -1):
             return False
         if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
@@ -90,8 +90,7 @@ class MlflowSink:
         from mlflow.entities import Param
 
         params = [Param(key, text) for key, text in entry["params"].items()]
-        for chunk in _chunks(params, MAX_PARAMS):
-            self._client.log_batch(self._run_id, params=chunk, synchronous=True)
+        self._client.log_batch(self._run_id, params=params, synchronous=True)
 
     def _send_tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
@@ -109,9 +108,6 @@ class MlflowSink:
         self._upload(entry["file"])
 
     def _send_image(self, entry: Entry) -> None:
-        if self._images is None:
-            listed = self._client.list_artifacts(self._run_id, "images")
-            self._images = {artifact.path for artifact in listed}
         files = {entry["file"], preview_name(entry["file"])}
         head = entry["file"].partition("+timestamp+")[0] + "+timestamp+"
         if any(path.startswith(head) and path not in files for path in self._images):
@@ -132,28 +128,17 @@ class MlflowSink:
             self._client.set_tag(self._run_id, tag, json.dumps(known))
 
     def _send_dataset(self, entry: Entry) -> None:
-        from mlflow.data.schema import TensorDatasetSchema
         from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.types import Schema, TensorSpec
 
-        images, labels = (
-            Schema([TensorSpec(np.dtype(kind), (-1, *shape))]) for kind, shape in entry["arrays"]
-        )
-        dataset = Dataset(
-            name=entry["name"],
-            digest=entry["digest"],
-            source_type="local",
-            source=json.dumps({"uri": entry["name"]}),
-            schema=json.dumps(TensorDatasetSchema(features=images, targets=labels).to_dict()),
-            profile=json.dumps(entry["profile"]),
-        )
+        source, profile = json.dumps({"uri": entry["name"]}), json.dumps(entry["profile"])
+        dataset = Dataset(entry["name"], entry["digest"], "local", source, profile=profile)
         tag = InputTag("mlflow.data.context", entry["context"])
         self._client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
 
     def _send_model(self, entry: Entry) -> None:
         folder = self._own(entry["folder"])
-        if not folder.is_dir():
-            raise Refusal(f"expected a saved run in {folder}, got no such folder")
+        if not (folder / "config.json").is_file():
+            raise Refusal(f"expected a saved run in {folder}, got none")
         shape, name = tuple(entry["image_shape"]), str(entry["time_ms"])
         log_model(self._client, self._run_id, folder, shape, entry["guidance"], name)
 
@@ -182,7 +167,3 @@ def _is_final(error: Exception) -> bool:
     if isinstance(error, HTTPError) and error.response is not None:
         return error.response.status_code in FINAL_STATUSES
     return isinstance(error, Refusal)
-
-
-def _chunks(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -13,6 +13,7 @@ add nothing. A line that a crash has cut off is skipped. The outbox is also the 
 `read_points` returns its curves, with or without a store.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -21,28 +22,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files.atomic import replace_file, room_for, sync
+from pipeline.files.atomic import sync, write_whole, writing
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 Entry = dict[str, Any]  # kind, time_ms, and the payload of that kind
-Key = tuple[str, str, int]  # kind, name and step of an entry that is appended once
 Points = Sequence[tuple[int, Mapping[str, float]]]  # (step, metrics by name)
 
 
 class Outbox:
-    """Appends entries to a run's outbox, and knows which metrics, images and params it holds.
+    """Appends entries to a run's outbox, and knows which metrics, images and models it holds.
 
-    `params`: the settings so far; `status`: the last one, None at first.
+    `status`: the last one, None at first.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / OUTBOX
-        self.params: dict[str, str] = {}
         self.status: str | None = None
-        self._keys: set[Key] = set()
+        self._keys = set[tuple[str, str, int]]()  # kind, name and step of what is appended once
         self._lock = threading.Lock()
-        for entry in read_entries(run_dir):
+        for entry, _ in entries(run_dir):
             self._note(entry)
         if self._size() and not self.path.read_bytes().endswith(b"\n"):
             self._write(b"\n")
@@ -51,8 +50,21 @@ class Outbox:
             write_cursor(run_dir, self._size(), store)
 
     def append(self, kind: str, **payload: Any) -> None:
-        """Append one entry with the time of now."""
-        self._append({"kind": kind, "time_ms": now_ms(), **payload})
+        """Append one entry with the time of now.
+
+        After an interrupt or an error the entry is both in the file and noted, or neither.
+        """
+        entry = {"kind": kind, "time_ms": now_ms(), **payload}
+        line = json.dumps(entry).encode() + b"\n"
+        with self._lock:
+            size = self._size()
+            try:
+                self._write(line)
+            finally:
+                if self._size() == size + len(line):
+                    self._note(entry)
+                elif self._size() > size:  # the next entry would be part of this broken line
+                    os.truncate(self.path, size)
 
     def append_points(self, points: Points) -> None:
         """Append the metrics of each step as an entry, without those that the outbox holds."""
@@ -68,24 +80,11 @@ class Outbox:
         """
         return (kind, name, step) in self._keys
 
-    def _append(self, entry: Entry) -> None:
-        """Append an entry and note it; after an interrupt or an error there are both or neither."""
-        line = json.dumps(entry).encode() + b"\n"
-        with self._lock:
-            size = self._size()
-            try:
-                self._write(line)
-            finally:
-                if self._size() == size + len(line):
-                    self._note(entry)
-                elif self._size() > size:  # the next entry would be part of this broken line
-                    os.truncate(self.path, size)
-
     def _size(self) -> int:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def _write(self, content: bytes) -> None:
-        with room_for(self.path), self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write(content)
 
     def _note(self, entry: Entry) -> None:
@@ -96,8 +95,6 @@ class Outbox:
                 self._keys.add(("image", entry["key"], entry["step"]))
             case "model":
                 self._keys.add(("model", entry["folder"], 0))
-            case "params":
-                self.params |= entry["params"]
             case "status":
                 self.status = entry["status"]
 
@@ -114,28 +111,21 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def lines(run_dir: Path, offset: int = 0) -> Iterator[bytes]:
-    """Yield the outbox's whole lines from a byte on; a line that is being written is left out."""
+def entries(run_dir: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
+    """Yield a run's entries from a byte on in order, each with the byte after it.
+
+    A line that is being written, or that a crash has cut off, is left out.
+    """
     if not (run_dir / OUTBOX).is_file():
         return
     with (run_dir / OUTBOX).open("rb") as file:
         file.seek(offset)
         for line in file:
-            if line.endswith(b"\n"):
-                yield line
-
-
-def parse_entry(line: bytes) -> Entry | None:
-    """Return a line's entry, or None if a crash has cut the line off."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def read_entries(run_dir: Path) -> Iterator[Entry]:
-    """Yield a run's entries in order."""
-    return (entry for line in lines(run_dir) if (entry := parse_entry(line)) is not None)
+            offset += len(line)
+            if not line.endswith(b"\n"):
+                return
+            with contextlib.suppress(ValueError):
+                yield json.loads(line), offset
 
 
 def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
@@ -144,10 +134,9 @@ def read_points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
     This is the one reader of a run's curves. The first value of a step counts.
     """
     by_step: dict[int, dict[str, float]] = {}
-    for entry in read_entries(run_dir):
+    for entry, _ in entries(run_dir):
         if entry["kind"] == "metrics":
-            known = by_step.setdefault(entry["step"], {})
-            known |= {k: v for k, v in entry["metrics"].items() if k not in known}
+            by_step[entry["step"]] = entry["metrics"] | by_step.get(entry["step"], {})
     return sorted(by_step.items())
 
 
@@ -165,12 +154,12 @@ def read_cursor(run_dir: Path) -> tuple[int, str]:
 
 def write_cursor(run_dir: Path, offset: int, store: str) -> None:
     """Store how many bytes of the outbox a store has got."""
-    replace_file(run_dir / DONE, f"{offset}\n{store}\n".encode())
+    write_whole(run_dir / DONE, f"{offset}\n{store}\n".encode())
 
 
 def num_waiting(run_dir: Path) -> int:
     """Return how many entries wait for the store that has got the others."""
-    return sum(1 for _ in lines(run_dir, read_cursor(run_dir)[0]))
+    return sum(1 for _ in entries(run_dir, read_cursor(run_dir)[0]))
 
 
 def num_refused(run_dir: Path) -> int:

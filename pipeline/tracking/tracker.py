@@ -18,14 +18,13 @@ import numpy as np
 
 from pipeline.config.load import write_yaml
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
-from pipeline.files.paths import mask, masked
-from pipeline.runs.layout import ARTIFACTS, RECORD
-from pipeline.runs.record import Kind, make_run_dir, make_runs_folder, read_record
+from pipeline.files.paths import mask
+from pipeline.runs.layout import ARTIFACTS, RUNS
+from pipeline.runs.record import Kind, make_run_dir, read_record
 from pipeline.tracking.mlflow_session import (
     PARENT,
     create_run,
     experiment_id,
-    failed_if_not_begun,
     first_contact,
     origin_tags,
     sink_of,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
-MAX_DIGEST_CHARS = 36  # of MLflow's
 PREVIEW_SIZE = 256  # pixels of an image's longer side, as MLflow's own
 EACH_ITS_OWN = -1.0  # the guidance of a model that leaves it to each client
 _log = logging.getLogger(__name__)
@@ -89,10 +87,10 @@ class Tracker:
         a run of the kind "sweep". `find_run` tells kinds apart. Longer names and tags than every
         store of MLflow takes are cut in the store.
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
-        does not answer or refuses. A run whose folder cannot be made ends as FAILED.
+        does not answer or refuses.
         """
         run_name = config.run_name or run_name
-        make_runs_folder(config)
+        (tracking_root(config) / RUNS).mkdir(parents=True, exist_ok=True)  # before the run is known
         if not config.enabled:
             run_id = uuid.uuid4().hex
             return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
@@ -102,12 +100,10 @@ class Tracker:
             own = {key: mask(value)[:MAX_TAG] for key, value in given.items()}
             parent = {} if parent_run_id is None else {PARENT: parent_run_id}
             place = experiment_id(client, config, uri)
-            info = create_run(client, place, run_name, own | parent).info
-        run_id = info.run_id
-        with failed_if_not_begun(client, run_id):
-            run_dir = make_run_dir(config, run_id, run_name, uri, kind, info.experiment_id, own)
-            sink = MlflowSink(client, run_id, run_dir, is_new=True)
-            return Tracker(run_id, run_dir, uri, sink, config.log_model)
+            run_id = create_run(client, place, run_name, own | parent)
+        run_dir = make_run_dir(config, run_id, run_name, uri, kind, place, own)
+        sink = MlflowSink(client, run_id, run_dir)
+        return Tracker(run_id, run_dir, uri, sink, config.log_model)
 
     @staticmethod
     def resume(config: TrackingConfig, run_dir: Path, is_anew: bool = False) -> "Tracker":
@@ -127,18 +123,8 @@ class Tracker:
     # --- entries ----------------------------------------------------------------------------------
 
     def log_params(self, flat: Mapping[str, object]) -> None:
-        """Record settings as texts; a recorded one keeps its value, with a warning if they differ.
-
-        A resumed run therefore keeps the settings with which it began.
-        """
-        texts = {key: mask(str(value)) for key, value in flat.items()}
-        known = self._outbox.params
-        for key in known.keys() & texts.keys():
-            if texts.pop(key) != known[key]:
-                text = "%s was %s when the run began, and stays so in its record"
-                _log.warning(text, key, known[key])
-        if texts:
-            self._append("params", params=texts)
+        """Record settings as texts, at most 100; MLflow refuses another value of a recorded one."""
+        self._append("params", params={key: mask(str(value)) for key, value in flat.items()})
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Record tags, replacing those of the same name."""
@@ -159,18 +145,12 @@ class Tracker:
             if odd:
                 _log.warning("metrics that are not finite at step %d: %s", step, ", ".join(odd))
         self._outbox.append_points(points)
-        self._notify()
 
     def log_image(self, key: str, image: np.ndarray, step: int) -> None:
         """Record an image (H, W, C) uint8, C of 1, 3 or 4, as one step of the key's series.
 
-        A step that already has an image keeps it. ValueError for any other array.
+        A step that already has an image keeps it.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-            raise ValueError(
-                "expected an image (H, W, C) of uint8 with 1, 3 or 4 channels, got "
-                f"{image.shape} of {image.dtype}: convert it before it is logged"
-            )
         if not self._outbox.has("image", key, step):
             # MLflow's UI reads key and step from the name.
             moment = f"timestamp+{now_ms()}+{uuid.uuid4()}"
@@ -190,14 +170,13 @@ class Tracker:
 
         A number that is not finite becomes null. ValueError if the columns' lengths differ.
         """
-        lists = [[_json_value(value) for value in column] for column in columns.values()]
-        rows = [list(row) for row in zip(*lists, strict=True)]
+        rows = finite_values([*zip(*columns.values(), strict=True)])
         text = json.dumps({"columns": list(columns), "data": rows}, allow_nan=False)
         self._append_file("table", path, lambda p: p.write_text(text))
 
     def log_dict(self, values: Mapping[str, Any], path: str) -> None:
         """Record nested values, without secrets, as the artifact `path`: YAML, or JSON if .json."""
-        plain = json.loads(json.dumps(masked(values)))  # YAML has no word for tuples
+        plain = json.loads(mask(json.dumps(values)))  # YAML has no word for tuples
         if path.endswith(".json"):
             text = json.dumps(plain, indent=2)
         else:
@@ -216,7 +195,7 @@ class Tracker:
         self._append(
             "dataset",
             name=name,
-            digest=sha256[:MAX_DIGEST_CHARS],
+            digest=sha256[:36],
             context=context,
             profile={
                 "num_examples": len(images),
@@ -224,7 +203,6 @@ class Tracker:
                 "class_counts": dict(zip(map(str, classes), counts.tolist(), strict=True)),
                 "sha256": sha256,
             },
-            arrays=[(array.dtype.name, array.shape[1:]) for array in (images, labels)],
         )
 
     def log_model(
@@ -245,7 +223,6 @@ class Tracker:
 
     def _append(self, kind: str, **payload: Any) -> None:
         self._outbox.append(kind, **payload)
-        self._notify()
 
     def _append_file(
         self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
@@ -255,15 +232,7 @@ class Tracker:
         write(path)
         self._append(kind, file=file, **payload)
 
-    def _notify(self) -> None:
-        if self._relay is not None:
-            self._relay.notify()
-
     # --- the end ----------------------------------------------------------------------------------
-
-    def flush(self, timeout_s: float = FINISH_WAIT_S) -> bool:
-        """Wait until the store has all entries; False if that takes longer."""
-        return self._relay is None or self._relay.flush(timeout_s) == 0
 
     def finish(self, status: Status = "FINISHED") -> None:
         """End the run, and wait a little for the store; a second call does nothing.
@@ -321,7 +290,12 @@ def _write_image(path: Path, image: np.ndarray) -> None:
     picture.resize((width, height)).save(path.with_name(preview_name(path.name)))
 
 
-def _json_value(value: Any) -> Any:
+def finite_values(value: Any) -> Any:
+    """Return nested values as JSON can hold them: None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: finite_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(entry) for entry in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -360,13 +334,8 @@ def _is_tracked(run_dir: Path, config: TrackingConfig) -> bool:
 def _warn_of_waiting(run_dir: Path, num_entries: int) -> None:
     """Say how what waits in a run's outbox is delivered, if anything does."""
     if num_entries:
-        _log.warning(
-            "%d entries of run %s wait for its store: `spire sync %s` delivers them when it "
-            "answers, and `spire sync` those of all runs",
-            num_entries,
-            run_dir.name,
-            run_dir,
-        )
+        text = "%d entries of run %s wait for its store: `spire sync` delivers them when it answers"
+        _log.warning(text, num_entries, run_dir.name)
 
 
 # --- runs in the store ----------------------------------------------------------------------------
@@ -380,15 +349,11 @@ def check_store(config: TrackingConfig) -> None:
 
 
 def is_deleted(run_dir: Path, config: TrackingConfig) -> bool:
-    """Return whether a run was deleted: in its store or, of one that no store knows, its folder.
-
-    Raises as `check_store` does.
-    """
-    stage = "none"
-    if config.enabled:
-        with first_contact(tracking_uri(config)) as client:
-            stage = stage_of(client, run_dir.name)
-    return stage == "deleted" or (stage == "none" and not (run_dir / RECORD).is_file())
+    """Return whether a run was deleted in its store; raises as `check_store` does."""
+    if not config.enabled:
+        return False
+    with first_contact(tracking_uri(config)) as client:
+        return stage_of(client, run_dir.name) == "deleted"
 
 
 def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
@@ -405,4 +370,4 @@ def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:
     with first_contact(uri) as client:
         for run in client.search_runs([experiment_id(client, config, uri)], wanted):
             client.delete_run(run.info.run_id)
-            shutil.rmtree(tracking_root(config) / "runs" / run.info.run_id, ignore_errors=True)
+            shutil.rmtree(tracking_root(config) / RUNS / run.info.run_id, ignore_errors=True)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spire_core.adaptation.set_aside import set_aside
-from spire_core.config.adapt import AdaptConfig, can_adapt_together
-from spire_core.errors import ConfigError
+from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
@@ -114,16 +113,9 @@ def adapt_embeddings(
 
     Each row of a batch is shown with its own client's embedding, so each gradient is that of a
     separate fit, up to the rounding of float sums. Each client has its own observer and stops early
-    by its own losses; it then leaves the batch. Raises ConfigError if the method's new clients
-    train more than an embedding, or if the network has dropout, whose single random stream the
-    clients would share.
+    by its own losses; it then leaves the batch. For methods and networks for which
+    `can_adapt_together` is true.
     """
-    record = model.method.record
-    if not can_adapt_together(record, model.net.config):
-        raise ConfigError(
-            f"expected a method whose new clients train an embedding alone and a U-Net without "
-            f"dropout, got {record.name} and {model.net.config.dropout}: adapt them one by one"
-        )
     model.net.eval()
     train_only(model.net, model.layout, ())
     fits = [

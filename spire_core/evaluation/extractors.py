@@ -4,7 +4,6 @@ Letters: B images, C channels, H x W pixels, D features.
 """
 
 import hashlib
-import logging
 import os
 import uuid
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from spire_core.errors import DataError, WeightsError
 from spire_core.evaluation.classifier import CLASSIFIERS, load_classifier
@@ -25,7 +24,6 @@ CLASSIFIER_SUFFIX = "-cnn"
 EXTRACTORS = (*(name + CLASSIFIER_SUFFIX for name in CLASSIFIERS), INCEPTION)
 NO_EXTRACTOR = "none"  # features of no numbers, and so no KID
 _BATCH_SIZE = {INCEPTION: 32}
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +116,6 @@ def is_classifier_of(extractor: str, dataset: str) -> bool:
 
 
 def _inception_extractor(path: Path | None) -> Extractor:
-    network = _inception(path)
-    state = network.state_dict()
-    weights = b"".join(state[key].numpy().tobytes() for key in sorted(state))
-    return Extractor(
-        INCEPTION,
-        hashlib.sha256(weights).hexdigest()[:16],
-        INCEPTION_FEATURES,
-        compute=lambda images: network(to_uint8_rgb(images))[0],
-    )
-
-
-def _inception(path: Path | None) -> nn.Module:
     """Return torch-fidelity's InceptionV3: images (B, 3, H, W) uint8 -> (features (B, 2048),).
 
     Without a path, torch-fidelity takes the weights (91 MB) from torch's cache or downloads them.
@@ -139,7 +125,7 @@ def _inception(path: Path | None) -> nn.Module:
     try:
         if path is not None:
             torch.load(path, weights_only=True)  # torch-fidelity would unpickle any content
-        return create_feature_extractor(
+        network = create_feature_extractor(
             INCEPTION,
             [str(INCEPTION_FEATURES)],
             cuda=False,
@@ -153,6 +139,14 @@ def _inception(path: Path | None) -> nn.Module:
             "eval.extractor_weights=PATH, choose cifar10-cnn as "
             "eval.extractor, or none for scores without features"
         ) from error
+    state = network.state_dict()
+    weights = b"".join(state[key].numpy().tobytes() for key in sorted(state))
+    return Extractor(
+        INCEPTION,
+        hashlib.sha256(weights).hexdigest()[:16],
+        INCEPTION_FEATURES,
+        compute=lambda images: network(to_uint8_rgb(images))[0],
+    )
 
 
 def _coloured(images: Tensor, channels: int) -> Tensor:
@@ -184,8 +178,7 @@ def cached(
 
     The file's name is a hash of the images' values and shape and of `name`, which tells what is
     computed, and with which weights: changed data or other weights never match an old file. A file
-    that was cut off is computed again, and a disk that takes no file costs no result. `cache_dir`
-    None turns the cache off.
+    that was cut off is computed again. `cache_dir` None turns the cache off.
     """
     if cache_dir is None:
         return compute(images)
@@ -199,11 +192,7 @@ def cached(
         result = compute(images)
     # Several actors may write the same file: each writes its own copy, and the last rename wins.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        save_file({"features": result.contiguous()}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        logger.warning("cannot keep features of real images in %s: %s", cache_dir, error)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(save({"features": result.contiguous()}))
+    os.replace(temporary, path)
     return result

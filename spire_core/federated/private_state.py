@@ -51,6 +51,11 @@ class PrivateState:
         """The client's embedding (D_emb,), if its method has one."""
         return self.parts.get(CLIENT_EMB)
 
+    @property
+    def rows(self) -> Tensor | None:
+        """Which embedding each of the client's images is shown with, (n,); None of a single one."""
+        return None if self.assignment is None else self.assignment.rows
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the flat form: a part by its name, everything else with a dot in its name."""
         tensors = dict(self.parts)

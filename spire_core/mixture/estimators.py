@@ -1,10 +1,16 @@
-"""Estimators of the mixing weight without descent: from y, z (R, n) of `two_components` to (R,).
+"""Estimators of the mixing weight from y, z (R, n) of `two_components`: without descent, and by it.
 
-The moment and the single step are unbiased or nearly so, and may therefore leave [0, 1].
+The moment and the single step are unbiased or nearly so, and may therefore leave [0, 1]. Descent is
+gradient descent on the denoising objective in one number, the mixing weight or its log-odds. There
+are two objectives: the loss at one fixed t, and its integral over all t. Shapes: w, h, gradient,
+curvature (R, 1); estimates (R,).
 """
 
 import math
+from collections.abc import Callable, Iterator
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,14 +18,19 @@ from spire_core.mixture.numerics import bisect, line
 from spire_core.mixture.two_components import (
     grad_h,
     log_odds,
+    normals,
+    odds_slope,
     signal_and_noise,
     tanh_and_slope,
     weight,
 )
 
 MAX_STEPS = 40
-EDGE = 1e-12
+EDGE = 1e-12  # estimates stay this far inside [0, 1], where log-odds are finite
 H_STEP = 0.2  # sech^2(u) has a width of about 1 in h
+NUM_TIMES = 256
+Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Maps h to the gradient in h and a bound on its curvature, with the next draw of the noise."""
 
 
 def moment(y: Tensor, m: float) -> Tensor:
@@ -101,3 +112,102 @@ def minimiser_at_one_t(x: Tensor, q: Tensor, m_t: Tensor) -> Tensor:
     grid = line(float(m_t.max()) * float(x.abs().max()) + 5.0, H_STEP)
     best = grid[torch.stack([loss(h) for h in grid]).argmin(0)][:, None]
     return weight(bisect(is_falling, best - H_STEP, best + H_STEP)).squeeze(-1)
+
+
+def fixed_t_gradient(
+    y: Tensor, m: float, t: float, generator: np.random.Generator, is_fresh: bool = True
+) -> Gradient:
+    """Return the gradient of the loss at t on data y (`two_components.grad_h`).
+
+    `is_fresh` draws new noise for each step, otherwise all steps share one draw.
+    """
+    once = None if is_fresh else normals(generator, *y.shape)
+    return lambda h: grad_h(y, normals(generator, *y.shape) if once is None else once, h, m, t)
+
+
+def draw_times(
+    shape: tuple[int, ...], m: float, generator: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return e^-t and sigma at random times, and the weights dv of an integral over t.
+
+    e^-t = sin(v) and sigma = cos(v), so that dt = cot(v) dv cancels 1 / sigma and the integrand is
+    finite at both ends. v = pi/2 sinh(k s) / sinh(k), with s uniform on the midpoints of 256 equal
+    parts of [0, 1). For distant means this concentrates the times at v of about 1 / m, where the
+    gradient carries its information.
+    """
+    k = math.asinh(0.5 * math.pi * m)
+    scaled = k * (torch.arange(NUM_TIMES, dtype=torch.float64) + 0.5) / NUM_TIMES
+    end = 0.5 * math.pi / math.sinh(k)
+    v = end * torch.sinh(scaled)
+    chosen = torch.from_numpy(generator.integers(NUM_TIMES, size=shape))
+    return torch.sin(v)[chosen], torch.cos(v)[chosen], (end * k * torch.cosh(scaled))[chosen]
+
+
+def all_t_gradient(y: Tensor, m: float, generator: np.random.Generator) -> Gradient:
+    """Return the gradient of the integral of L_t over t in (0, inf), at one t per sample and step.
+
+    With the times of `draw_times`, dL_t/dh dt is 2 m sech^2(u) (sigma (m_t tanh(u) - y_t) + z) dv.
+    """
+
+    def gradient(h: Tensor) -> tuple[Tensor, Tensor]:
+        signal, sigma, dv = draw_times(tuple(y.shape), m, generator)
+        z = normals(generator, *y.shape)
+        y_t = signal * y + sigma * z
+        tanh, slope = tanh_and_slope(signal * m * y_t + h)
+        pull = dv * slope * (sigma * (signal * m * tanh - y_t) + z)
+        gauss_newton = 2.0 * m**2 * (dv * signal * sigma * slope.square()).mean(-1, keepdim=True)
+        rest = 4.0 * m * (pull * tanh).mean(-1, keepdim=True)
+        return 2.0 * m * pull.mean(-1, keepdim=True), gauss_newton + rest.abs()
+
+    return gradient
+
+
+def iterates(
+    gradient: Gradient, steepest: float, num: int, in_weight: bool = False, is_damped: bool = True
+) -> Iterator[Tensor]:
+    """Yield w (num, 1) after each step from w = 1/2, without end.
+
+    In h: h -= 1 / L dL/dh. `steepest` is L: the expected gradient in h is at most L times the
+    distance to the minimum, so that steps of 1 / L do not pass it. At one t the curvature may
+    exceed L away from the minimum (`expected_loss.at_one_t`). In w, where dh/dw is 2 at w = 1/2 and
+    grows without bound towards 0 and 1: w -= 1 / (4 L) dL/dw, kept inside [0, 1]. `is_damped`
+    limits each step to the inverse of the curvature at its start, which matters in w.
+    """
+    w = torch.full((num, 1), 0.5, dtype=torch.float64)
+    h = log_odds(w)
+    longest = 1.0 / (4.0 * steepest if in_weight else steepest)
+    while True:
+        slope = odds_slope(w) if in_weight else torch.ones_like(h)
+        in_h, curvature = gradient(h)
+        step = torch.full_like(h, longest)
+        if is_damped:
+            bend = 2.0 * (2.0 * w - 1.0) * slope**2 * in_h if in_weight else torch.zeros_like(h)
+            step = torch.minimum(step, 1.0 / (curvature * slope**2 + bend.abs()))
+        if in_weight:
+            w = (w - step * slope * in_h).clamp(EDGE, 1.0 - EDGE)
+            h = log_odds(w)
+        else:
+            h = h - step * in_h
+            w = weight(h)
+        yield w
+
+
+def tail_mean(path: Iterator[Tensor], steps: int, averaged: int) -> Tensor:
+    """Return the mean, (R,), over the last `averaged` of `steps` iterates."""
+    return torch.cat(list(islice(path, steps - averaged, steps)), 1).mean(1)
+
+
+def descend_fixed_t(
+    y: Tensor, m: float, t: float, steps: int, averaged: int, generator: np.random.Generator
+) -> Tensor:
+    """Return w_hat (R,) of descent on the loss at t with fresh noise; L = 2 m_t^2."""
+    m_t = signal_and_noise(t)[0] * m
+    path = iterates(fixed_t_gradient(y, m, t, generator), 2.0 * m_t**2, len(y))
+    return tail_mean(path, steps, averaged)
+
+
+def descend_all_t(
+    y: Tensor, m: float, steps: int, averaged: int, generator: np.random.Generator
+) -> Tensor:
+    """Return w_hat (R,) of descent on the loss integrated over t, which is -log q; L = 1."""
+    return tail_mean(iterates(all_t_gradient(y, m, generator), 1.0, len(y)), steps, averaged)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.mixture.descent import draw_times
+from spire_core.mixture.estimators import draw_times
 from spire_core.mixture.two_components import normals, signal_and_noise
 
 LogitGradient = Callable[[Tensor], Tensor]
@@ -97,7 +97,7 @@ def descend_logits_all_t(
 ) -> Tensor:
     """Return weights (K, R) of descent on the loss integrated over t; its curvature is below 1/2.
 
-    Times are drawn by `descent.draw_times`, for the mean with the largest norm.
+    Times are drawn by `estimators.draw_times`, for the mean with the largest norm.
     """
     reach = float(means.square().sum(-1).max().sqrt())
 

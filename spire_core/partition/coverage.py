@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.errors import ConfigError
-
 NEGLIGIBLE = 1e-12  # shares of classes below it count as none in a projection
 NEWTON_STEPS = 30
 BARRIERS = 0.1 ** np.arange(10.0)
@@ -60,41 +58,22 @@ def hull_distance(mixtures: np.ndarray, target: np.ndarray) -> float:
         A_eq=weights_sum[None],
         b_eq=[1.0],
     )
-    if not found.success:  # never seen: it is feasible and bounded
-        raise ArithmeticError(f"expected an optimum of a feasible programme, got {found.message}")
     return max(0.0, float(found.fun))
 
 
-def is_reachable(mixtures: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return whether old clients (M, K) have all classes of each target (N, K), (N,) bool.
-
-    Otherwise its divergence from their hull is infinite.
-    """
-    return ~((targets > NEGLIGIBLE) & (mixtures.max(0) <= NEGLIGIBLE)).any(1)
-
-
-def kl_projections(
-    mixtures: np.ndarray, targets: np.ndarray, tolerance: float = 1e-4
-) -> np.ndarray:
-    """Return the mixtures (N, K) of the hull nearest to targets (N, K) in KL(target || mixture).
+def kl_projection(mixtures: np.ndarray, target: np.ndarray, tolerance: float = 1e-4) -> np.ndarray:
+    """Return the mixture (K,) of the hull nearest to a target (K,) in KL(target || mixture).
 
     Descent on the denoising loss over all t ends there, if an embedding can express any convex
     combination of old clients (M, K) and no more, and if classes do not overlap. The divergence is
-    at most `tolerance` above the least. Raises ConfigError if a target has a class that no old
-    client has: its divergence from the hull is infinite.
-    """
-    return np.array([_kl_projection(mixtures, target, tolerance) for target in targets])
+    at most `tolerance` above the least. Raises ArithmeticError if the target has a class that no
+    old client has: its divergence from the hull is infinite.
 
-
-def _kl_projection(mixtures: np.ndarray, target: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return the projection (K,) by Newton's method on the dual problem, with a barrier.
-
-    The dual is: maximise sum_k target_k log v_k where mixtures @ v <= 1 (Lindsay 1983). Weights of
-    old clients follow from the slacks, and the gap bounds the distance to the least divergence.
+    By Newton's method on the dual problem, with a barrier: maximise sum_k target_k log v_k where
+    mixtures @ v <= 1 (Lindsay 1983). Weights of old clients follow from the slacks, and the gap
+    bounds the distance to the least divergence.
     """
     held = target > NEGLIGIBLE
-    if not is_reachable(mixtures, target[None])[0]:
-        raise ConfigError("expected classes that old clients have, got others: leave them out")
     old, new = mixtures[:, held], target[held] / target[held].sum()
     v, gap = np.full(len(new), 0.5), np.inf
     for barrier in BARRIERS / len(old):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.config.checks import hint, require
+from spire_core.config.checks import hint
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.partition.split import ClientSplit, Partition, split_held
@@ -50,8 +50,8 @@ def natural_partition(
     num_clients: int,
     num_new_clients: int,
     seed: int,
-    new_num_images: int | None = None,
-    held_back: HeldBack | None = None,
+    new_num_images: int | None,
+    held_back: HeldBack,
 ) -> Partition:
     """Return the images of `num_clients` clients and of `num_new_clients` new ones.
 
@@ -63,27 +63,27 @@ def natural_partition(
     images.
     """
     old, new = _chosen(clients, config, num_clients, num_new_clients, seed)
-    nothing = np.zeros(len(clients.owner), dtype=bool)
-    held_back = held_back or HeldBack(nothing, nothing)
     back_of_new = held_back.by_all | held_back.by_new
     order = np.argsort(clients.owner, kind="stable")
     bounds = np.searchsorted(clients.owner[order], np.arange(len(clients.names) + 1))
     splits = []
     for client_id, at in enumerate((*old, *new)):
+        is_new = client_id >= num_clients
         own = order[bounds[at] : bounds[at + 1]]
-        back = held_back.by_all if client_id < num_clients else back_of_new
-        splits.append(_split(client_id, own, clients, clients.names[at], back, config, seed))
-    new_splits = tuple(_shortened(split, new_num_images) for split in splits[num_clients:])
+        split = split_held(client_id, own, config.test_fraction, seed)
+        train, test = split.train, split.test
+        if clients.is_test is not None:
+            own = np.concatenate([train, test])
+            train, test = own[~clients.is_test[own]], own[clients.is_test[own]]
+        is_back = (back_of_new if is_new else held_back.by_all)[train]
+        train, test = train[~is_back], np.concatenate([test, train[is_back]])
+        _check_sizes(clients.names[at], len(train), len(test), config)
+        if is_new and new_num_images is not None:
+            test = np.concatenate([test, train[new_num_images:]])
+            train = train[:new_num_images]
+        splits.append(ClientSplit(client_id, train, test))
     names = tuple(clients.names[at] for at in (*old, *new))
-    return Partition(tuple(splits[:num_clients]), new_splits, names=names)
-
-
-def _shortened(split: ClientSplit, num_images: int | None) -> ClientSplit:
-    """Return a client that trains on at most so many of its images; the others are held out."""
-    if num_images is None:
-        return split
-    test = np.concatenate([split.test, split.train[num_images:]])
-    return ClientSplit(split.client_id, split.train[:num_images], test)
+    return Partition(tuple(splits[:num_clients]), tuple(splits[num_clients:]), names=names)
 
 
 def _chosen(
@@ -94,27 +94,20 @@ def _chosen(
     arrives = clients.arrives
     if config.new_clients:
         new = [_position(clients.names, name) for name in config.new_clients]
-        is_once, given = len({*new}) == len(new), list(config.new_clients)
-        require(is_once, "different entries of partition.new_clients", given, "drop one")
     else:
         new = [at for at in order if arrives is None or arrives[at]][:num_new]
-    taken = set(new)
-    old = [at for at in order if at not in taken and (arrives is None or not arrives[at])]
+    old = [at for at in order if at not in new and (arrives is None or not arrives[at])]
     old = old[:num_clients]
     if len(old) < num_clients or len(new) < num_new:
-        got = f"{len(old)} and {len(new)}"
-        got = f"{len(clients.names)} clients in all" if arrives is None else got
         raise DataError(
-            f"expected data of {num_clients} clients and {num_new} new ones, got {got}: lower "
-            "federation.num_clients or federation.num_new_clients"
+            f"expected data of {num_clients} clients and {num_new} new ones, got {len(old)} and "
+            f"{len(new)}: lower federation.num_clients or federation.num_new_clients"
         )
     return sorted(old), sorted(new)
 
 
 def _position(names: Sequence[str], name: str) -> int:
     """Return a client's position by its name, in whichever form Unicode writes its accents."""
-    if name in names:
-        return names.index(name)
     composed = [unicodedata.normalize("NFC", one) for one in names]
     if (same := unicodedata.normalize("NFC", name)) in composed:
         return composed.index(same)
@@ -123,34 +116,11 @@ def _position(names: Sequence[str], name: str) -> int:
     )
 
 
-def _split(
-    client_id: int,
-    own: np.ndarray,
-    clients: NaturalClients,
-    name: str,
-    back: np.ndarray,
-    config: PartitionConfig,
-    seed: int,
-) -> ClientSplit:
-    """Return a client's training and test images; DataError if there are too few."""
-    if len(own) < config.min_size:
+def _check_sizes(name: str, num_train: int, num_test: int, config: PartitionConfig) -> None:
+    """Raise DataError if a client has too few images, or none of one kind."""
+    if num_train + num_test < config.min_size or not (num_train and num_test):
         raise DataError(
-            f"expected at least {config.min_size} images of client {name!r}, got {len(own)}: "
-            "lower partition.min_size, or leave the client out of the data"
+            f"expected at least {config.min_size} images (partition.min_size) of client {name!r}, "
+            f"some to train on and some to test with, got {num_train} and {num_test}: add some, "
+            "or leave the client out of the data"
         )
-    split = split_held(client_id, own, config.test_fraction, seed)
-    if clients.is_test is not None:
-        shuffled = np.concatenate([split.train, split.test])
-        is_test = clients.is_test[shuffled]
-        split = ClientSplit(client_id, shuffled[~is_test], shuffled[is_test])
-    hidden = split.train[back[split.train]]
-    split = ClientSplit(
-        client_id, split.train[~back[split.train]], np.concatenate([split.test, hidden])
-    )
-    for kind, images in (("training", split.train), ("test", split.test)):
-        if len(images) == 0:
-            raise DataError(
-                f"expected {kind} images of client {name!r}, got none: add some, or leave the "
-                "client out of the data"
-            )
-    return split

@@ -130,14 +130,12 @@ def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) 
 
     DataError if a client has fewer than `min_size` images in each of `NUM_DRAWS` draws.
     """
-    most, smallest = len(labels) // max(1, config.min_size), 0
-    if most < num:
+    if num * config.min_size > len(labels):
         raise DataError(
             f"expected at least {config.min_size} images for each of {num} clients, new ones "
-            f"included, got {len(labels)} in the training split: "
-            + (f"use at most {most}, or" if most > 1 else "add images, or use fewer clients and")
-            + " lower partition.min_size"
+            f"included, got {len(labels)} in all: use fewer clients or lower partition.min_size"
         )
+    smallest = 0
     for attempt in range(NUM_DRAWS):
         rng = numpy_generator(seed, "partition", attempt)
         held = SCHEMES[config.name](labels, config, num, rng)

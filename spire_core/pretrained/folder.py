@@ -74,8 +74,7 @@ def open_backbone(path: str | Path) -> BackboneFolder:
         classes = {name: entry[1] for name, entry in index.items() if isinstance(entry, list)}
         found = [name for name, class_name in classes.items() if class_name in NETWORKS]
         if len(found) != 1:
-            named = ", ".join(f"{name}: {class_name}" for name, class_name in classes.items())
-            raise ValueError(f"{named or 'no part'} for one network of {', '.join(NETWORKS)}")
+            raise ValueError(f"{classes} for one network of {', '.join(NETWORKS)}")
     autoencoder = next((part for part in ("vae", "vqvae") if part in classes), None)
     return BackboneFolder(path, found[0], classes[found[0]], autoencoder)
 

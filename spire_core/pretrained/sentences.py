@@ -52,15 +52,12 @@ def open_encoder(folder: str | None, dim: int) -> SentenceEncoder:
     wordllama = _wordllama()
     from tokenizers import Tokenizer  # lazy: comes with wordllama
 
-    if folder is None:
-        package = Path(wordllama.__file__).parent
-        tokenizer_file = package / "tokenizers" / "l2_supercat_tokenizer_config.json"
-        table_file = package / "weights" / "l2_supercat_256.safetensors"
-    else:
-        tokenizer_file, table_file = (
-            Path(folder, "tokenizer.json"),
-            Path(folder, "model.safetensors"),
-        )
+    package = Path(wordllama.__file__).parent
+    tokenizer_file = package / "tokenizers" / "l2_supercat_tokenizer_config.json"
+    table_file = package / "weights" / "l2_supercat_256.safetensors"
+    if folder is not None:
+        tokenizer_file = Path(folder, "tokenizer.json")
+        table_file = Path(folder, "model.safetensors")
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
         [table] = load_file(table_file).values()

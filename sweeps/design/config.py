@@ -9,9 +9,8 @@ max: 1.0e-1, log: true}`.
 import dataclasses
 import hashlib
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import takewhile
@@ -24,16 +23,11 @@ from pipeline.config.schema import Config
 from pipeline.results.metric_names import FINAL_METRICS, ROUND_METRICS
 from spire_core.config.checks import Choice, Range, check_fields, hint, require
 from spire_core.config.privacy import label_of
-from spire_core.errors import ConfigError
-from sweeps.primary import check_primaries, primaries
+from sweeps.primary import KEYS, primaries
 
 CONF = resources.files("sweeps") / "conf"
-KEYS = "docs/sweeps.md lists all"
 RECORDED = ("tracking.enabled", "tracking.uri", "tracking.experiment")
 RANGE_KEYS = {"min", "max", "log", "integer"}
-LENGTHS = ("federation.tau", "federation.local_epochs")
-NAME = re.compile(r"[\w.-]{1,100}")
-MAX_TRIALS = 10_000
 
 
 @dataclass(frozen=True)
@@ -43,12 +37,12 @@ class SweepConfig:
     `settings` hold for every trial, `axes` vary, each combination with each of `seeds`.
     `num_trials`: points that random and Optuna search draw. `scheduler`: one of Ray's, which stops
     trials that fall behind. `metric` and `mode` define the best trial. `concurrency`: trials at
-    once, None for as many as fit. `budget_s`: seconds after which every trial stops.
-    `max_failures`: how often a trial is restarted after its process, an actor or a node was lost.
-    `autoscaling`: the cluster grows on demand, so a trial that does not fit now may fit later.
-    `share_pretraining`: trials with the same pre-training run it once in this "sweep", or once for
-    all sweeps under one tracking "root" that also set "root". `primary`: the comparisons that the
-    sweep is about (`sweeps.primary`). `question`: it in words, for reports.
+    once, None for as many as fit. `max_failures`: how often a trial is restarted after its process,
+    an actor or a node was lost. `autoscaling`: the cluster grows on demand, so
+    a trial that does not fit now may fit later. `share_pretraining`: trials with
+    the same pre-training run it once in this "sweep", or once for all sweeps under one tracking
+    "root" that also set "root". `primary`: the comparisons that the sweep is about
+    (`sweeps.primary`). `question`: it in words, for reports.
     """
 
     name: str = ""
@@ -62,7 +56,6 @@ class SweepConfig:
     metric: str = "final/adapt_kid_after"
     mode: Annotated[str, Choice("min", "max")] = "min"
     concurrency: Annotated[int | None, Range(1)] = None
-    budget_s: Annotated[float | None, Range(above=0)] = None
     max_failures: Annotated[int, Range(0)] = 2
     autoscaling: bool = False
     report: bool = True
@@ -73,7 +66,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_fields(self, "")
         expected = "a sweep's name of letters, digits, dots and dashes"
-        require(NAME.fullmatch(self.name) is not None, expected, repr(self.name), "change name")
+        is_name = re.fullmatch(r"[\w.-]{1,100}", self.name) is not None
+        require(is_name, expected, repr(self.name), "change name")
         is_set = 0 < len(self.seeds) == len({*self.seeds})
         require(is_set, "seeds as different numbers", [*self.seeds], "such as seeds=[0,1]")
         advice = "say how many points to draw" if self.is_drawn else "leave it out"
@@ -82,13 +76,15 @@ class SweepConfig:
         advice = "a search learns from single results; run the best points on more seeds as a grid"
         is_one = not self.is_drawn or len(self.seeds) == 1
         require(is_one, f"one seed with search={self.search}", [*self.seeds], advice)
-        check_primaries(primaries(self.primary))
-        self._check_metric()
+        primaries(self.primary)
+        known = ROUND_METRICS if self.scheduler != "none" else (*FINAL_METRICS, *ROUND_METRICS)
+        is_final = self.scheduler == "none" and self.metric.startswith("final/")
+        when = "" if self.scheduler == "none" else " while rounds run"
+        expected = f"a metric that every trial reports{when}"
+        require(self.metric in known or is_final, expected, self.metric, hint(self.metric, known))
         for name, axis in self.axes.items():
             self._check_axis(name, axis)
         self._check_keys()
-        expected = f"at most {MAX_TRIALS} trials"
-        require(self.num_combinations <= MAX_TRIALS, expected, self.num_combinations, "split it")
 
     @property
     def is_drawn(self) -> bool:
@@ -101,12 +97,6 @@ class SweepConfig:
         return self.is_drawn or self.scheduler != "none"
 
     @property
-    def num_combinations(self) -> int:
-        """The number of points with each of the seeds."""
-        sizes = [len(axis) for axis in self.axes.values() if isinstance(axis, list)]
-        return (self.num_trials or math.prod(sizes)) * len(self.seeds)
-
-    @property
     def key(self) -> str:
         """Hash of the settings that all trials share; it names the sweep's folder.
 
@@ -114,7 +104,7 @@ class SweepConfig:
         be recorded in makes another one. A search depends on values, seeds and mode too, because
         its points are positions on the axes; a scheduler on the mode, which decides whom it stops.
         """
-        flat = flattened(self.settings)
+        flat = settings_of(self.settings)
         settings = {k: v for k, v in flat.items() if determines(k) or k in RECORDED}
         common = [self.name, self.preset, settings, self.search, self.scheduler, self.metric]
         if self.is_drawn:
@@ -123,61 +113,42 @@ class SweepConfig:
             common.append(self.mode)
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:8]
 
-    def _check_metric(self) -> None:
-        known = ROUND_METRICS if self.scheduler != "none" else (*FINAL_METRICS, *ROUND_METRICS)
-        is_final = self.scheduler == "none" and self.metric.startswith("final/")
-        when = "" if self.scheduler == "none" else " while rounds run"
-        expected = f"a metric that every trial reports{when}"
-        require(self.metric in known or is_final, expected, self.metric, hint(self.metric, known))
-
     def _check_axis(self, name: str, axis: Any) -> None:
-        if isinstance(axis, dict) and self.is_drawn and {"min", "max"} <= axis.keys() <= RANGE_KEYS:
-            low, high = ends = (axis["min"], axis["max"])
-            numbers = (int,) if axis.get("integer") else (int, float)
-            is_met = all(type(end) in numbers for end in ends)
-            is_met = is_met and low < high and (low > 0 or not axis.get("log"))
+        if self.is_drawn and isinstance(axis, dict) and {"min", "max"} <= axis.keys() <= RANGE_KEYS:
+            is_met = axis["min"] < axis["max"] and (axis["min"] > 0 or not axis.get("log"))
             expected = f"axes.{name} from a lower to a higher number, above 0 with log"
             require(is_met, expected, axis, "such as {min: 1.0e-3, max: 1.0, log: true}")
             return
-        kinds = "a list of values" + " or a range {min: A, max: B, log: true}" * self.is_drawn
-        key = next(iter(flattened({name: axis})), name) if isinstance(axis, dict) else name
-        advice = f"such as {key.removesuffix('.min')}: [1, 2]"
-        if isinstance(axis, dict) and not self.is_drawn and RANGE_KEYS & axis.keys():
-            advice += ", or add search: random and num_trials: 20 for a range"
-        require(isinstance(axis, list) and bool(axis), f"axes.{name} as {kinds}", axis, advice)
+        key = next(iter(settings_of({name: axis})), name).removesuffix(".min")
+        expected = f"axes.{name} as a list of values, or with search: random as a range"
+        require(isinstance(axis, list) and bool(axis), expected, axis, f"such as {key}: [1, 2]")
 
     def _check_keys(self) -> None:
         """Raise ConfigError for a setting that another part of the sweep would overrule."""
-        overruled, on_axes = set[str](), set[str]()  # by an axis in every trial; in any
+        settings, on_axes = {*settings_of(self.settings)}, set[str]()
         for name, axis in self.axes.items():
-            values = axis if isinstance(axis, list) else []
-            points = [canonical(settings_of(name, value)) for value in values]
-            mentioned = set[str]().union(*points) or canonical([name])
+            values = axis if isinstance(axis, list) else [None]
+            points = [{*point_of(name, value)} for value in values]
+            mentioned = set[str]().union(*points)
             twice = min(mentioned & on_axes, default="")
             require(not twice, f"one axis for {twice}", "two", "leave one out")
-            advice = "both say how long a round is, so make them one axis, such as period: "
-            advice += "[{federation.tau: 3}, {federation.local_epochs: 1}]"
-            is_crossed = bool(mentioned & {*LENGTHS} and on_axes & {*LENGTHS})
-            require(not is_crossed, f"one axis for {' and '.join(LENGTHS)}", "two", advice)
+            both = min(settings.intersection(*points), default="")
+            advice = "to choose some of the axis's values, set axes.KEY=[...]"
+            require(not both, f"{both} among the settings or on an axis", "both", advice)
             on_axes |= mentioned
-            overruled |= mentioned.intersection(*points)
-        settings = canonical(flattened(self.settings))
-        both = min(overruled & settings, default="")
-        advice = "to choose some of the axis's values, set axes.KEY=[...]"
-        require(not both, f"{both} among the settings or on an axis", "both", advice)
         is_seed = "seed" in on_axes | settings
         require(not is_seed, "seeds to say which seeds to run", "seed", "set seeds=[0, 1]")
 
 
-def settings_of(name: str, value: Any) -> dict[str, Any]:
-    """Return the settings that a value on an axis stands for, by key of the configuration."""
-    return flattened(value if isinstance(value, dict) else {name: value})
-
-
-def canonical(keys: Iterable[str]) -> set[str]:
-    """Return keys of the configuration by one name each: `method.name` becomes `method`."""
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by whole key, however they are nested; `method.name` is `method`."""
     groups = {f"{group}.name": group for group in NAMED_GROUPS}
-    return {groups.get(key, key) for key in keys}
+    return {groups.get(key, key): value for key, value in flattened(values).items()}
+
+
+def point_of(name: str, value: Any) -> dict[str, Any]:
+    """Return the settings that a value on an axis stands for."""
+    return settings_of(value if isinstance(value, dict) else {name: value})
 
 
 def labelled(settings: Any, key: str = "") -> Any:
@@ -198,51 +169,30 @@ def sweep_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in CONF.iterdir() if p.name.endswith(".yaml"))
 
 
-def load_study(file: str, words: Sequence[str] = ()) -> tuple[SweepConfig, SweepConfig]:
-    """Return a sweep from a file, or one of ours by name, with words; and the one to record.
+def load_sweep(file: str, words: Sequence[str] = ()) -> SweepConfig:
+    """Return a sweep from a file, or one of ours by name, with words.
 
     A word `key=value` sets a key of the sweep (`seeds=[0,1]`) or, for every trial, one of the
     configuration (`federation.num_rounds=10`). The comment with which a file begins is its
-    question, unless it has another. What is recorded of a sweep with primary comparisons has the
-    seeds and axes of its file, of which a command may run a part.
+    question, unless it has another.
     """
     path: Any = CONF / f"{file}.yaml" if file in sweep_names() else Path(file).expanduser()
     known = f"a YAML file or one of {', '.join(sweep_names())}"
     values = {"name": Path(file).stem, "question": "", **read_yaml(path, known, sweep_names())}
     values["question"] = values["question"] or _first_comment(path.read_text(encoding="utf-8"))
     values |= {key: {} for key in ("settings", "axes") if values.get(key) is None}
-    values["settings"] = flattened(values["settings"])
-    written, groups = dict(values), {one.name for one in dataclasses.fields(Config)} - {"seed"}
-    for key in values:
-        is_own = key.partition(".")[0] not in groups
-        require(is_own, f"a sweep's own keys at the left of {file}", key, "write it below settings")
-    for word in words:
-        key, value = split_word(word)
+    groups = {one.name for one in dataclasses.fields(Config)}
+    for key, value in map(split_word, words):
         root, _, rest = key.partition(".")
-        if root in (*groups, "seed"):
+        if root in groups:
             root, rest = "settings", key
         if rest and root == "settings":
-            values[root] = _laid_over(values[root], flattened({rest: value}))
+            values[root] = settings_of(values[root]) | settings_of({rest: value})
         elif rest and root == "axes":
-            values[root] = {**values[root], rest: value}
+            values[root] = values[root] | {rest: value}
         else:
             values[key] = value
-    sweep = build(SweepConfig, values, KEYS)
-    if not (words and sweep.primary):
-        return sweep, sweep
-    try:
-        as_written = build(SweepConfig, written, KEYS)
-        whole = dataclasses.replace(sweep, seeds=as_written.seeds, axes=as_written.axes)
-    except ConfigError:  # whole only with the words, or with a word on an axis of the file
-        return sweep, sweep
-    return sweep, whole if whole.key == sweep.key else sweep
-
-
-def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return flat settings with those of the upper layer, under whichever name they have."""
-    replaced = canonical(upper)
-    kept = {k: v for k, v in lower.items() if k in upper or not canonical([k]) & replaced}
-    return {**kept, **upper}
+    return build(SweepConfig, values, KEYS)
 
 
 def _first_comment(text: str) -> str:

@@ -26,8 +26,8 @@ from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import DataError
 from spire_core.federated.messages import steps_per_epoch
-from sweeps.design.config import SweepConfig, labelled, settings_of
-from sweeps.primary import TASK, Run, place_of, primaries
+from sweeps.design.config import SweepConfig, labelled, point_of, settings_of
+from sweeps.primary import primaries
 
 TuneParams = dict[str, Any]  # with which Tune starts a trial: an id, or a drawn point
 
@@ -39,36 +39,27 @@ class Trial:
     `trial_id`: hash of the resolved configuration, so that equivalent points are the same trial.
     Paths are in it as they were typed. `point` has its values on the axes, by key of the
     configuration. It and `overrides` have the label of a given noise key, which the configuration
-    alone has. `shares_pretraining`: another trial, of this sweep or another, may have the same
-    pre-training.
+    alone has.
     """
 
     trial_id: str
     config: Config
-    preset: str
     overrides: tuple[str, ...]
     point: dict[str, Any]
-    shares_pretraining: bool = False
 
     @property
     def label(self) -> str:
         """The method, the values on the axes and the seed, for people."""
         parts = [self.config.method.name]
-        parts += [f"{k.split('.')[-1]}={_short(v)}" for k, v in self.point.items() if k != "method"]
+        parts += [f"{k.split('.')[-1]}={v}" for k, v in self.point.items() if k != "method"]
         return " ".join([*parts, f"seed={self.config.seed}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
     """Return the trials at these points, or at those of a grid, each once.
 
-    Equivalent points are one trial. The trials of a task stand together, so that a sweep that is
-    stopped has whole comparisons. Among them, those that share their pre-training with an earlier
-    one come last, so that it has ended when they begin; a search's draws may share it with later
-    draws. Raises ConfigError if a trial's configuration is wrong.
+    Equivalent points are one trial. Those that share their pre-training with an earlier one come
+    last, so that it has ended when they begin. ConfigError if a trial's configuration is wrong.
     """
     if points is None:
         values = itertools.product(*sweep.axes.values())
@@ -80,30 +71,13 @@ def trials(sweep: SweepConfig, points: Sequence[Mapping[str, Any]] | None = None
         # Equivalent points differ only in axes that their method ignores, which are left out.
         common = {k: v for k, v in known.point.items() if trial.point.get(k) == v}
         unique[trial.trial_id] = dataclasses.replace(known, point=common)
-    by_pretraining: dict[str, list[Trial]] = {}
+    first, later, begun = list[Trial](), list[Trial](), set[str]()
     for trial in _without_equal_rounds([*unique.values()]):
-        record = trial.config.method.record
-        common = pretrain_fingerprint(trial.config) if record.is_federated else trial.trial_id
-        by_pretraining.setdefault(common, []).append(trial)
-    with_others = sweep.share_pretraining == "root" or sweep.is_drawn
-    groups = [
-        [_sharing(trial, with_others or len(group) > 1) for trial in group]
-        for group in by_pretraining.values()
-    ]
-    found = [group[0] for group in groups] + [t for group in groups for t in group[1:]]
-    tasks = [*dict.fromkeys(_task(trial) for trial in unique.values())]
-    return sorted(found, key=lambda trial: tasks.index(_task(trial)))
-
-
-def _task(trial: Trial) -> tuple[str, ...]:
-    """Return the settings without which scores of two trials cannot be compared."""
-    settings = flattened(trial.config.as_dict()).items()
-    return tuple(f"{key}={value}" for key, value in settings if key.startswith(TASK))
-
-
-def _sharing(trial: Trial, shares: bool) -> Trial:
-    shares &= trial.config.method.record.is_federated
-    return dataclasses.replace(trial, shares_pretraining=shares)
+        is_federated = trial.config.method.record.is_federated
+        pretraining = pretrain_fingerprint(trial.config) if is_federated else trial.trial_id
+        (later if pretraining in begun else first).append(trial)
+        begun.add(pretraining)
+    return [*first, *later]
 
 
 def _without_equal_rounds(found: Sequence[Trial]) -> list[Trial]:
@@ -138,11 +112,11 @@ def _train_sizes(config: Config) -> set[int]:
 
 def make_trial(sweep: SweepConfig, point: Mapping[str, Any], seed: int) -> Trial:
     """Return the trial at one point of the axes; ConfigError if its configuration is wrong."""
-    on_axes = {k: v for name, value in point.items() for k, v in settings_of(name, value).items()}
-    settings = {**flattened(sweep.settings), **on_axes, "seed": seed}
+    on_axes = {k: v for name, value in point.items() for k, v in point_of(name, value).items()}
+    settings = {**settings_of(sweep.settings), **on_axes, "seed": seed}
     config = load_config(sweep.preset, _words(settings))
     words = _words(labelled(settings))
-    return Trial(fingerprint(config)[:12], config, sweep.preset, words, labelled(on_axes))
+    return Trial(fingerprint(config)[:12], config, words, labelled(on_axes))
 
 
 def _words(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -193,23 +167,18 @@ def check_effects(found: Sequence[Trial]) -> None:
 
 
 def check_compared(sweep: SweepConfig) -> None:
-    """Raise ConfigError for a comparison in a grid whose sides have no trial, or a common one."""
+    """Raise ConfigError for a comparison in a grid of which a side has no trial."""
     if sweep.is_drawn or not sweep.primary:
         return
     one_seed = dataclasses.replace(sweep, seeds=sweep.seeds[:1])
     runs = [run_of(trial.config) for trial in trials(one_seed)]
     for one in primaries(sweep.primary):
-        sides = [{i for i, run in enumerate(runs) if side.fits(*run)} for side in one.sides]
-        for side, own in zip(one.sides, sides, strict=True):
-            place = f" with {place_of(side.where)}" if side.where else ""
-            expected = f"trials of {side.method}{place} for a primary comparison"
-            require(bool(own), expected, "none", "change its where, or add them to the sweep")
-        advice = "name in against_where every setting in which they differ"
-        expected = "two sides of a primary comparison that share no trials"
-        require(not sides[0] & sides[1], expected, one.words, advice)
+        for method in (one.method, one.against):
+            expected = f"trials of {method} for the primary comparison of {one.words}"
+            advice = "change its where, or add them to the sweep"
+            require(any(one.fits(method, run) for run in runs), expected, "none", advice)
 
 
-def run_of(config: Config) -> Run:
-    """Return the method and all params of a run with a configuration."""
-    own = {key: str(value) for key, value in params_of(config).items()}
-    return config.method.name, {**default_params(), **own}
+def run_of(config: Config) -> dict[str, str]:
+    """Return all params of a run with a configuration."""
+    return {**default_params(), **{key: str(value) for key, value in params_of(config).items()}}

@@ -1,5 +1,6 @@
-"""What each trial of a sweep needs, compared with the cluster before anything starts."""
+"""What each trial of a sweep needs, and how long it takes, before anything starts."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,9 @@ from pipeline.cluster.actor_plan import (
     num_fitting,
     plan_actors,
 )
+from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
+from pipeline.experiment.estimate import START_S, adaptation_s, kind_of, measure, pretraining_s
 from spire_core.errors import ClusterError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial
@@ -51,23 +54,22 @@ def concurrency(sweep: SweepConfig, trials: Sequence[Trial], cluster: Resources)
     A cluster that grows has room for all.
     """
     room = len(trials)
-    if not sweep.autoscaling:
-        room = min([room, *(_room(trial.config, cluster) for trial in trials)])
+    for config in (trial.config for trial in trials if not sweep.autoscaling):
+        num_actors, num_gpus = _least(config)
+        room = min(room, num_fitting(cluster, config.resources.num_cpus, num_gpus) // num_actors)
     return max(1, min(room, sweep.concurrency or room))
 
 
-def _room(config: Config, cluster: Resources) -> int:
-    """Return how many trials like this one fit, with what is on auto at its least."""
+def _least(config: Config) -> tuple[int, float]:
+    """Return the number of a trial's actors and their GPUs, with what is on auto at its least."""
     asked = config.resources
     if asked.pool == "local":
-        return num_fitting(cluster, asked.num_cpus, 0.0)
-    num_actors = 1 if isinstance(asked.num_actors, str) else asked.num_actors
-    return num_fitting(cluster, asked.num_cpus, _least_gpus(config)) // num_actors
-
-
-def _least_gpus(config: Config) -> float:
-    asked = config.resources.num_gpus
-    return 0.0 if isinstance(asked, str) else asked
+        return 1, 0.0
+    num_actors, num_gpus = asked.num_actors, asked.num_gpus
+    return (
+        1 if isinstance(num_actors, str) else num_actors,
+        0.0 if isinstance(num_gpus, str) else num_gpus,
+    )
 
 
 def plan_trial(
@@ -82,7 +84,7 @@ def plan_trial(
         return TrialPlan(None, asked.num_cpus)
     most, num_actors, num_gpus = most_useful_actors(config), asked.num_actors, asked.num_gpus
     if isinstance(num_actors, str):
-        fits = num_fitting(cluster, asked.num_cpus, _least_gpus(config)) // at_once
+        fits = num_fitting(cluster, asked.num_cpus, _least(config)[1]) // at_once
         num_actors = max(1, min(fits, most))
     if isinstance(num_gpus, str):
         num_gpus = gpu_share(cluster.get("GPU", 0.0), num_actors * at_once)
@@ -109,3 +111,25 @@ def check_nodes(plan: TrialPlan, nodes: Sequence[Resources]) -> None:
             "resources.num_actors, resources.num_cpus or resources.num_gpus, or set "
             "autoscaling=true if nodes can be added"
         )
+
+
+def sweep_seconds(
+    planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
+) -> float:
+    """Return the seconds of these trials, `at_once` at a time, after the trials that are done.
+
+    A pre-training that several trials share counts once. Pre-trainings of other sweeps, which may
+    be reused, count again. DataError if an image folder is missing.
+    """
+    measured = functools.cache(measure)
+    begun = {pretrain_fingerprint(trial.config) for trial in done}
+    total = 0.0
+    for trial, plan in planned:
+        config, workers = trial.config, plan.workers
+        costs, shared = measured(kind_of(config)), pretrain_fingerprint(config)
+        work = adaptation_s(config, costs)
+        if shared not in begun:
+            work += pretraining_s(config, costs)
+        begun.add(shared)
+        total += START_S + work / (workers.num_actors * min(1.0, workers.num_cpus))
+    return total / max(1, min(at_once, len(planned)))

@@ -27,7 +27,7 @@ from pipeline.runs.layout import RECORD, RUNS
 from pipeline.runs.noise_key import drop_noise_key
 from pipeline.runs.record import load_result, run_lock
 from pipeline.tracking.tracker import Status, note_end, relay_rest
-from spire_core.errors import ClusterError, ConfigError, SpireError
+from spire_core.errors import ClusterError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial
 
@@ -84,10 +84,6 @@ class Study:
         run_dir = self.run_dir(trial_id)
         return None if run_dir is None else load_result(run_dir)
 
-    def is_new(self, trial_id: str) -> bool:
-        """Return whether a trial has never begun."""
-        return not self.trial_file(trial_id, "lock").is_file()
-
     def status(self, trial_id: str) -> str:
         """Return finished, failed, stopped (by the scheduler) or unfinished."""
         if self.result(trial_id) is not None:
@@ -112,10 +108,9 @@ class Study:
         """Give the run of each trial its last status, whichever command began it.
 
         One whose process lives is left to that process. A stopped one loses its noise key; one that
-        failed may be tried again under its key. All have their status on the disk before the store,
-        which may be away, is asked.
+        failed may be tried again under its key. A store that is away is asked once.
         """
-        ended, deadline = list[Path](), time.monotonic() + DYING_S
+        deadline, is_away = time.monotonic() + DYING_S, False
         for trial_id in sorted(path.name for path in (self.folder / "trials").glob("*")):
             if (run_dir := self.run_dir(trial_id)) is None:
                 continue
@@ -126,17 +121,11 @@ class Study:
                         drop_noise_key(run_dir)
                     statuses: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}
                     note_end(run_dir, tracking, statuses.get(found, "KILLED"))
-                    ended.append(run_dir)
+                if not is_away:
+                    relay_rest(run_dir, tracking)
             except (OSError, SpireError) as error:  # the others are ended all the same
-                _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
-        for run_dir in ended:
-            try:
-                relay_rest(run_dir, tracking)
-            except (ClusterError, ConfigError) as error:  # of the store: it is asked once
-                _log.warning("the ends of trials wait for `spire sync`: %s", error)
-                return
-            except (OSError, SpireError) as error:
-                _log.warning("the end of run %s is not recorded: %s", run_dir.name, error)
+                is_away |= isinstance(error, ClusterError)
+                _log.warning("the end of run %s is not recorded yet: %s", run_dir.name, error)
 
 
 @dataclass(frozen=True)
@@ -182,11 +171,9 @@ def score_of(sweep: SweepConfig, result: Mapping[str, Any]) -> float | None:
     return metrics.get(sweep.metric, metrics.get(final_name(sweep.metric)))
 
 
-def progress_of(
-    sweep: SweepConfig, study: Study, named: Sequence[Trial], num_undrawn: int = 0
-) -> Progress:
+def progress_of(sweep: SweepConfig, study: Study, named: Sequence[Trial]) -> Progress:
     """Return how far the named trials are."""
     statuses = {trial.trial_id: study.status(trial.trial_id) for trial in named}
     results = {trial.trial_id: study.result(trial.trial_id) for trial in named}
     found = {trial_id: result for trial_id, result in results.items() if result is not None}
-    return Progress(sweep, named, statuses, found, num_undrawn)
+    return Progress(sweep, named, statuses, found)

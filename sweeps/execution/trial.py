@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.load import flattened, overridden, write_value
+from filelock import FileLock, Timeout
+
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
@@ -15,8 +16,7 @@ from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.reuse import has_pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
-from pipeline.files.paths import expanded
+from pipeline.federation.driver import Driver
 from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_session import PARENT
@@ -25,11 +25,10 @@ from spire_core.errors import BusyError, ClusterError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, TuneParams, trial_of
 from sweeps.design.trial_plan import TrialPlan, plan_trial
-from sweeps.execution.shared_pretraining import SharedPretraining
 from sweeps.execution.study import Study
 
 Report = Callable[[dict[str, Any]], None]
-PATHS = ("data.path", "eval.extractor_weights", "model.backbone", "model.text_encoder")
+POLL_S = 0.5  # between two looks at whether a trial that waits is to go on
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,7 @@ class Command:
 
     def config(self, trial: Trial) -> Config:
         """Return a trial's configuration for its process, which has another directory."""
-        values = flattened(trial.config.as_dict())
-        paths = {key: Path(self.typed_in, expanded(values[key])) for key in PATHS if values[key]}
-        words = [f"{key}={write_value(str(path))}" for key, path in paths.items()]
-        config = located(overridden(trial.config, words))
+        config = located(trial.config, self.typed_in)
         tracking = replace(self.tracking, run_name=trial.label)
         data, resources = replace(config.data, root=self.data_root), config.resources
         if self.plan(trial).actors is None:
@@ -85,11 +81,55 @@ class Command:
             report({"round": round_idx, **numbers})
 
 
+class SharedPretraining:
+    """One pre-training, by its fingerprint: `acquire`, then `publish` it or `release`.
+
+    `<fingerprint>.run` names the run that has finished it. The lock beside it, which ends with its
+    process, makes the others wait meanwhile.
+    """
+
+    def __init__(
+        self, study: Study, folder: Path, fingerprint: str, is_whole: Callable[[Path], bool]
+    ) -> None:
+        """`is_whole` tells whether the pre-training in a run's folder can be reused."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.study, self.is_whole = study, is_whole
+        self.file = folder / f"{fingerprint}.run"
+        self.lock = FileLock(self.file.with_suffix(".lock"))
+
+    def acquire(self, check_goes_on: Callable[[], None]) -> Path | None:
+        """Return the run that has finished it; None if this process is to run it.
+
+        Waits while another process runs it; `check_goes_on` may end that by an error.
+        """
+        while not self.lock.is_locked:
+            check_goes_on()
+            try:
+                self.lock.acquire(timeout=POLL_S)
+            except Timeout:
+                continue
+        run_dir = self.study.read_run(self.file)
+        if run_dir is None or not self.is_whole(run_dir):
+            return None
+        self.release()
+        return run_dir
+
+    def publish(self, run_dir: Path) -> None:
+        """Name this run as the one that has finished it; without the lock, do nothing."""
+        if self.lock.is_locked:
+            self.study.write_run(self.file, run_dir)
+            self.release()
+
+    def release(self) -> None:
+        """Give the lock back, so that another process runs it unless it is published."""
+        self.lock.release()
+
+
 class _Watcher(Watcher):
     """Writes down the trial's run, reports every evaluation, and ends the run when it is to end."""
 
     def __init__(
-        self, command: Command, trial: Trial, report: Report, shared: SharedPretraining | None
+        self, command: Command, trial: Trial, report: Report, shared: SharedPretraining
     ) -> None:
         self.command, self.trial, self.report, self.shared = command, trial, report, shared
         self.may_stop = command.sweep.scheduler != "none"
@@ -99,7 +139,7 @@ class _Watcher(Watcher):
         study = self.command.study
         study.write_run(study.trial_file(self.trial.trial_id, "run"), run_dir)
 
-    def between_rounds(self, done: int, driver: RoundDriver) -> None:
+    def between_rounds(self, done: int, driver: Driver) -> None:
         self.command.check_goes_on()  # as an interrupt, after which the run keeps its last round
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
@@ -107,8 +147,7 @@ class _Watcher(Watcher):
             self.command.report_to(self.report, evaluation.round_idx, evaluation.metrics())
 
     def pretrained(self, run_dir: Path) -> None:
-        if self.shared is not None:
-            self.shared.publish(run_dir)
+        self.shared.publish(run_dir)
 
 
 def run_trial(command: Command, trial: Trial, report: Report) -> None:
@@ -151,12 +190,12 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
 def _run(command: Command, trial: Trial, report: Report) -> None:
     """Run a trial's experiment, from its newest checkpoint if it has begun."""
     config, study = command.config(trial), command.study
-    shared = None
-    if trial.shares_pretraining:
-        in_root = command.sweep.share_pretraining == "root"
-        folder = (study.folder.parents[1] if in_root else study.folder) / "pretrained"
-        is_whole = functools.partial(has_pretraining, config=config)
-        shared = SharedPretraining(study, folder, pretrain_fingerprint(config), is_whole)
+    in_root = command.sweep.share_pretraining == "root"
+    folder = (study.folder.parents[1] if in_root else study.folder) / "pretrained"
+    is_federated = config.method.record.is_federated
+    pretraining = pretrain_fingerprint(config) if is_federated else trial.trial_id
+    is_whole = functools.partial(has_pretraining, config=config)
+    shared = SharedPretraining(study, folder, pretraining, is_whole)
     watcher = _Watcher(command, trial, report, shared)
     tags = {"spire.kind": "trial", "spire.sweep": command.sweep.name}
     tags["spire.trial_id"] = trial.trial_id
@@ -165,19 +204,15 @@ def _run(command: Command, trial: Trial, report: Report) -> None:
     begun = study.run_dir(trial.trial_id)
     if begun is not None and is_deleted(begun, config.tracking):
         begun = None
+    preset, parent = command.sweep.preset, command.parent_run_id
     try:
-        pretrained = None if shared is None else shared.acquire(command.check_goes_on)
+        pretrained = shared.acquire(command.check_goes_on)
         if begun is not None:
             reused = None if pretrained == begun else pretrained
-            resume_experiment(
-                begun, config, watcher, reused, trial.preset, extra_tags=tags, actors=actors
-            )
+            resume_experiment(begun, config, watcher, reused, preset, tags, actors)
             return
-        if command.parent_run_id is not None:  # a process that was killed at its start left one
-            ours = {PARENT: command.parent_run_id, "spire.trial_id": trial.trial_id}
-            drop_runs(config.tracking, ours)
-        parent = command.parent_run_id
-        run_experiment(config, trial.preset, watcher, parent, pretrained, tags, actors)
+        if parent is not None:  # a process that was killed at its start left one
+            drop_runs(config.tracking, {PARENT: parent, "spire.trial_id": trial.trial_id})
+        run_experiment(config, preset, watcher, parent, pretrained, tags, actors)
     finally:
-        if shared is not None:
-            shared.release()
+        shared.release()

@@ -64,8 +64,7 @@ class Narrator(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         own, sweep, study = self.running.pop(trial.trial_id), self.command.sweep, self.command.study
-        is_over = sweep.budget_s is not None and time.monotonic() - self.began >= sweep.budget_s
-        if self.command.stop.exists() or is_over:
+        if self.command.stop.exists():
             return
         status, result = study.status(own.trial_id), study.result(own.trial_id)
         if status == "unfinished" and sweep.scheduler != "none":
@@ -119,9 +118,7 @@ def run_trials(command: Command, progress: Progress, max_rounds: int, say: Say) 
         with _alone(command), _interruptible(narrator):
             results = _tuner(command, num_runs, max_rounds, narrator).fit()
     except TuneError as error:  # which stands for whatever a callback raises
-        if narrator.no_node is None:
-            raise
-        raise narrator.no_node from error
+        raise narrator.no_node or error from error
     errors = {(r.metrics or {}).get("trial_id"): r.error for r in results if r.error is not None}
     for tune_id, trial in narrator.lost.items():
         told = str(errors.get(tune_id) or "its process was lost").strip().splitlines()[-1]
@@ -156,7 +153,6 @@ def _tuner(command: Command, num_runs: int, max_rounds: int, narrator: Narrator)
             scheduler=_scheduler(sweep, max_rounds),
             num_samples=num_runs if sweep.is_drawn else 1,
             max_concurrent_trials=command.at_once,
-            time_budget_s=sweep.budget_s,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

@@ -8,40 +8,85 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+from scipy.special import stdtrit
 
-from pipeline.results.metric_names import (
-    COVERED_RATIO,
-    FLD_EXCESS,
-    NN_EXCESS,
-    NN_SHARE,
-    PRECISION,
-    RECALL,
-)
-from sweeps.primary import HELDOUT, KIDS, MEASURES, TARGET, Primary
-from sweeps.report.runs import OWN_KID, SCORES, TUNED_KID, sortable, varying
-from sweeps.report.statistics import holm, paired
+from pipeline.results import metric_names as names
+from sweeps.primary import HELDOUT, KIDS, MEASURES, NO_RATIO, TUNED_KID, Primary
+from sweeps.report.runs import DISTANCE, SCORES, sortable, varying
 
 REFERENCE = "spire"
+LEVEL = 0.05  # of tests; intervals have the rest
 FEW_SEEDS = 3  # fewer tell nothing
-LEVEL = 0.05
 HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", "final/adapt_retrieved_after")
-HIGHER_IS_BETTER += (PRECISION, RECALL)
-NO_CHOICE = (NN_SHARE, NN_EXCESS, FLD_EXCESS, COVERED_RATIO, "final/adapt_forgetting_global")
+HIGHER_IS_BETTER += (names.PRECISION, names.RECALL)
+NO_CHOICE = (*NO_RATIO, names.NN_SHARE, names.COVERED_RATIO)  # nobody chooses a setting by these
 SAME = "no difference was found"
 COMPARED = {  # in the table of differences, and the metric in words
     **{key: MEASURES[key] for key in ("final/adapt_kid_after", "final/adapt_tv_after", HELDOUT)},
-    "final/pretrain_kid_mean": MEASURES["final/pretrain_kid_mean"],
-    OWN_KID: "KID of pre-training clients' own or fine-tuned models",
-    "final/adapt_style_distance_after": MEASURES["final/adapt_style_distance_after"],
+    **{key: MEASURES[key] for key in ("final/pretrain_kid_mean", TUNED_KID, DISTANCE)},
     "final/adapt_prompt_accuracy_after": MEASURES["final/adapt_prompt_accuracy_after"],
     "final/adapt_retrieved_after": "new clients' own images retrieved",
     "final/adapt_copied_after": "new clients' images copied",
 }
 
 
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def half_interval(values: pd.Series) -> float:
+    """Return half of the 95 % interval of a mean, t s / sqrt(n) (Student); NaN of one value."""
+    num, error = values.count(), float(np.asarray(values.sem()))
+    return float(stdtrit(num - 1, 1 - LEVEL / 2)) * error if num > 1 else np.nan
+
+
+def paired(
+    theirs: pd.Series, ours: pd.Series, scale: str = "", limit: float = np.nan
+) -> dict[str, Any]:
+    """Return how scores differ on the pairs that both have, as the cells of a row.
+
+    With the scale "ratio" the effect is the mean of log(theirs / ours), and low, middle and high
+    are ratios; with "difference" it is theirs - ours. Without a scale it is the ratio if all scores
+    are above zero. p: Student's test of no effect. match: two one-sided tests (Schuirmann 1987) of
+    one beyond +-`limit`. Without two pairs there is neither, nor a ratio of scores below zero.
+    """
+    both = pd.concat({"theirs": theirs, "ours": ours}, axis=1, join="inner").dropna()
+    has_ratio = bool((both > 0).all(axis=None))
+    scale = scale or ("ratio" if has_ratio else "difference")
+    row: dict[str, Any] = {"scale": scale, "n": len(both)}
+    if both.empty or (scale == "ratio" and not has_ratio):
+        return row
+    logs = both.apply(np.log) if scale == "ratio" else both
+    effect, back = logs["theirs"] - logs["ours"], np.exp if scale == "ratio" else float
+    row |= {"effect": effect.mean(), "middle": back(effect.mean())}
+    if len(effect) < 2:
+        return row
+    half = half_interval(effect)
+    row |= {"half": half, "low": back(row["effect"] - half), "high": back(row["effect"] + half)}
+    if effect.nunique() == 1:  # of pairs that all differ alike there is no doubt
+        alike = effect.iloc[0]
+        return row | {"p": float(alike == 0), "match": float(abs(alike) >= limit)}
+    test: Any = stats.ttest_1samp
+    below = test(effect, limit, alternative="less").pvalue
+    above = test(effect, -limit, alternative="greater").pvalue
+    return row | {"p": test(effect, 0).pvalue, "match": max(below, above)}
+
+
+def holm(values: Any) -> np.ndarray:
+    """Return p-values corrected for their number (Holm 1979); NaN counts, and stays."""
+    p = np.asarray(values, float)
+    order = np.argsort(p)
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return corrected
+
+
+# --- best settings --------------------------------------------------------------------------------
+
+
 def score_of(runs: pd.DataFrame) -> str:
     """Return the metric by which runs of one task choose: the first of `SCORES` that they have."""
-    return next((key for key in SCORES if key in runs and runs[key].notna().any()), HELDOUT)
+    return next((key for key in SCORES if runs[key].notna().any()), HELDOUT)
 
 
 def best_settings(
@@ -67,7 +112,7 @@ def _best(runs: pd.DataFrame, metric: str) -> str:
         runs.pivot_table(index="pair", columns="setting", values=key, dropna=False, sort=False)
         if key in runs
         else pd.DataFrame()
-        for key in (metric, OWN_KID)
+        for key in (metric, TUNED_KID)
     )
     if scores.count().max() == 0 or scores.empty:
         return runs.setting.iloc[0]
@@ -84,19 +129,10 @@ def by_pair(runs: pd.DataFrame, metric: str) -> pd.Series:
     return values.set_axis(runs.pair)
 
 
-def is_compared(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> bool:
-    """Return whether a metric means the same of both: a loss is the error of its own target."""
-    both = pd.concat([one, other])
-    return metric != HELDOUT or all(both[key].nunique() < 2 for key in TARGET if key in both)
-
-
 def reference_of(chosen: pd.DataFrame) -> str:
     """Return the method that others are compared with in a task: SPIRE, or the one ahead."""
-    score = score_of(chosen)
-    means = chosen.groupby("method", sort=False)[score].mean() if score in chosen else None
-    if REFERENCE in set(chosen.method) or means is None or means.isna().all():
-        return REFERENCE
-    return str(means.idxmin())
+    means = chosen.groupby("method", sort=False)[score_of(chosen)].mean().dropna()
+    return REFERENCE if REFERENCE in {*chosen.method} or means.empty else str(means.idxmin())
 
 
 def differences(chosen: pd.DataFrame, metrics: Sequence[str] = tuple(COMPARED)) -> pd.DataFrame:
@@ -106,26 +142,16 @@ def differences(chosen: pd.DataFrame, metrics: Sequence[str] = tuple(COMPARED)) 
     """
     rows = []
     for task, here in chosen.groupby("task", sort=False):
-        reference = reference_of(here)
+        reference, has_text = reference_of(here), score_of(here) == DISTANCE
         ours = here[here.method == reference]
-        has_text = "final/adapt_style_distance_after" in here and (
-            here["final/adapt_style_distance_after"].notna().any()
-        )
         for method, theirs in here[here.method != reference].groupby("method", sort=False):
-            for metric in metrics:
-                is_kid = metric in (*KIDS, OWN_KID)
-                if metric not in here or (has_text and is_kid):
-                    continue
-                if metric == OWN_KID and (TUNED_KID not in here or here[TUNED_KID].isna().all()):
-                    continue  # it is the KID of pre-training clients
-                if not is_compared(theirs, ours, metric):
-                    continue
+            for metric in (one for one in metrics if not (has_text and one in KIDS)):
                 row = paired(by_pair(theirs, metric), by_pair(ours, metric))
                 if row["n"]:
                     head = {"task": task, "method": method, "against": reference, "metric": metric}
                     rows.append(head | row | {"verdict": verdict(row, metric)})
-    names = ["task", "method", "against", "metric", "scale", "n", "effect", "half"]
-    return pd.DataFrame(rows, columns=[*names, "middle", "low", "high", "p", "verdict"])
+    columns = ["task", "method", "against", "metric", "scale", "n", "effect", "half"]
+    return pd.DataFrame(rows, columns=[*columns, "middle", "low", "high", "p", "verdict"])
 
 
 def verdict(row: dict, metric: str) -> str:
@@ -216,26 +242,21 @@ def comparisons(recorded: Sequence[Primary], runs: pd.DataFrame) -> pd.DataFrame
     the other tables if nobody would choose by it. p-values are corrected for the number of the
     comparisons of a family; one without runs counts.
     """
-    params = [{str(key): value for key, value in row.items()} for row in runs.to_dict("records")]
+    params: list[Any] = runs.to_dict("records")
     rows = []
     for one in recorded:
         by = "" if one.measure in NO_CHOICE else one.measure
         sides = [
-            best_settings(runs[[side.fits(row["method"], row) for row in params]], by)
-            for side in one.sides
+            best_settings(runs[[one.fits(method, row) for row in params]], by)
+            for method in (one.method, one.against)
         ]
-        tasks = pd.concat(sides).task.drop_duplicates()
-        for task in [*tasks] or [""]:
-            theirs, ours = (side[side.task == task] for side in sides)
+        for task in [*pd.concat(sides).task.drop_duplicates()] or [""]:
             row = {"task": task, "comparison": one.words, "family": one.family, "n": 0}
-            row |= {"scale": one.scale, "margin": one.margin}
-            if is_compared(theirs, ours, one.measure):
-                scores, others = by_pair(theirs, one.measure), by_pair(ours, one.measure)
-                row |= paired(scores, others, one.scale, one.limit)
-            rows.append(row)
-    names = ["task", "comparison", "family", "scale", "n", "effect", "half"]
-    names += ["middle", "low", "high", "p", "margin", "match"]
-    found = pd.DataFrame(rows, columns=names)
+            scores, others = (by_pair(side[side.task == task], one.measure) for side in sides)
+            rows.append(row | {"margin": one.margin} | paired(scores, others, one.scale, one.limit))
+    columns = ["task", "comparison", "family", "scale", "n", "effect", "half"]
+    columns += ["middle", "low", "high", "p", "margin", "match"]
+    found = pd.DataFrame(rows, columns=columns)
     for p, corrected in (("p", "Holm"), ("match", "equivalence")):
         found[corrected] = found.groupby("family")[p].transform(lambda own: holm(own.astype(float)))
     found["verdict"] = [

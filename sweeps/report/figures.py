@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.cli.command import one_line
 from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain, ratio_ticks
 from sweeps.report.compare import SAME, score_of
 from sweeps.report.runs import KID_ROUNDS, SCORES, method_place
@@ -77,7 +76,7 @@ def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
     if at.isna().any():  # words stand side by side
         words = [*here["at"].unique()]
         at = here["at"].map(words.index).astype(float)
-        axes.set_xticks(range(len(words)), [_shown(word) for word in words])
+        axes.set_xticks(range(len(words)), [plain(str(word)) for word in words])
         axes.margins(x=0.15)
     else:
         if at.min() > 0 and at.max() >= 4 * at.min():
@@ -87,19 +86,17 @@ def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
             axes.minorticks_off()
     _lines(axes, here.assign(at=at), "at", score, has_band=False)
     _scale_scores(axes, here[score])
-    axes.set(xlabel=_shown(NAMES.get(key, key)), ylabel=SCORES[score])
+    axes.set(xlabel=plain(NAMES.get(key, key)), ylabel=SCORES[score])
     return _with_legend(figure)
 
 
 def dots_figure(clients: pd.DataFrame) -> "Figure | None":
     """Return every new client of every seed, before adaptation (grey) and after, by method."""
-    pairs = {name: [f"{name}_before", f"{name}_after"] for name in CLIENT_SCORES}
-    known = [
-        n for n, p in pairs.items() if {*p} <= {*clients} and clients[p].notna().any(axis=None)
-    ]
+    known = [key for key in CLIENT_SCORES if f"{key}_after" in clients]
+    known = [key for key in known if clients[f"{key}_after"].notna().any()]
     if not known:
         return None
-    before, after = pairs[known[0]]
+    before, after = f"{known[0]}_before", f"{known[0]}_after"
     clients = clients.dropna(subset=[before, after])
     methods = [*clients.method.unique()]
     figure = blank_figure(max(4.6, 1.4 + 0.8 * len(methods)), 3.6)
@@ -117,7 +114,7 @@ def dots_figure(clients: pd.DataFrame) -> "Figure | None":
         axes.errorbar(
             [place + 2 * RIGHT], [seeds.mean()], yerr=ends if len(seeds) > 1 else None, **bar
         )
-    axes.set_xticks(range(len(methods)), [_shown(name) for name in methods])
+    axes.set_xticks(range(len(methods)), [*map(plain, methods)])
     axes.tick_params(axis="x", rotation=30 if len(methods) > 5 else 0)
     axes.set_xlim(-0.6, len(methods) - 0.4)
     _scale_scores(axes, pd.concat([clients[before], clients[after]]))
@@ -125,40 +122,30 @@ def dots_figure(clients: pd.DataFrame) -> "Figure | None":
     return figure
 
 
-def comparisons_figures(found: pd.DataFrame) -> "dict[str, Figure]":
-    """Return the written-down comparisons with their intervals and margins, one figure a scale.
+def comparisons_figure(rows: pd.DataFrame, is_ratio: bool) -> "Figure":
+    """Return written-down comparisons of one scale with their intervals and margins.
 
     Differences are in units of their margin.
     """
-    figures = {}
-    known = found[found.low.notna()]
-    for scale, rows in known.groupby("scale", sort=False):
-        is_ratio = scale == "ratio"
-        figure = blank_figure(7.4, 1.1 + 0.34 * len(rows))
-        axes = figure.subplots()
-        for place, row in enumerate(rows.to_dict("records")):
-            limit = math.log1p(row["margin"]) if is_ratio else 1.0
-            ends = np.array([row["low"], row["middle"], row["high"]])
-            low, mid, high = np.log(ends) if is_ratio else ends / row["margin"]
-            colour = GREY if row["verdict"] == SAME else OKABE_ITO[0]
-            axes.plot([-limit, limit], [place, place], color=GREY, linewidth=9, alpha=0.18)
-            axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
-            axes.plot([mid], [place], "o", color=colour, markersize=5)
-        axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-        names = [f"{row.task}: {row.comparison}".strip(": ") for row in rows.itertuples()]
-        axes.set_yticks(range(len(rows)), [_shown(name) for name in names], fontsize=7)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        if is_ratio:
-            ticks = ratio_ticks(*axes.get_xlim())
-            axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
-        axes.set_xlabel("ratio" if is_ratio else "difference, in margins")
-        axes.spines[["top", "right"]].set_visible(False)
-        figures[str(scale)] = figure
-    return figures
-
-
-def _shown(name: object) -> str:
-    return plain(one_line(str(name)))
+    figure = blank_figure(7.4, 1.1 + 0.34 * len(rows))
+    axes = figure.subplots()
+    ends, places = rows[["low", "middle", "high"]].astype(float), range(len(rows))
+    ends = ends.apply(np.log) if is_ratio else ends.div(rows.margin, axis=0)
+    limits = np.log1p(rows.margin) if is_ratio else 1.0
+    colours = [GREY if verdict == SAME else OKABE_ITO[0] for verdict in rows.verdict]
+    axes.hlines(places, -limits, limits, color=GREY, linewidth=9, alpha=0.18)
+    axes.hlines(places, ends.low, ends.high, color=colours, linewidth=1.6)
+    axes.scatter(ends.middle, places, s=25, color=colours, zorder=3)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    names = [plain(f"{row.task}: {row.comparison}".strip(": ")) for row in rows.itertuples()]
+    axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    if is_ratio:
+        ticks = ratio_ticks(*axes.get_xlim())
+        axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
+    axes.set_xlabel("ratio" if is_ratio else "difference, in margins")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _look(method: str) -> dict[str, Any]:
@@ -171,7 +158,7 @@ def _lines(axes: "Axes", rows: pd.DataFrame, x: str, y: str, has_band: bool) -> 
     for method, own in rows.groupby("method", sort=False):
         at = own.groupby(x)[y].agg(["mean", "min", "max", "count"])
         at = at[at["count"] == at["count"].max()] if has_band else at.dropna()
-        look = _look(str(method)) | {"label": _shown(method), "markersize": 5}
+        look = _look(str(method)) | {"label": plain(str(method)), "markersize": 5}
         if has_band:
             axes.plot(at.index, at["mean"], markevery=max(1, len(at) // 15), **look)
             axes.fill_between(at.index, at["min"], at["max"], color=look["color"], alpha=0.18, lw=0)

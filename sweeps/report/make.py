@@ -1,24 +1,29 @@
 """`spire report`, top to bottom: read runs, compare, draw, write, attach. Read `make_report`."""
 
+import base64
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from pipeline.cli.tables import duration
+from pipeline.cli.tables import aligned, duration
 from pipeline.config.load import read_text
 from pipeline.config.tracking import TrackingConfig, run_address, tracking_root
 from pipeline.evaluation.diagnosis import ADVICE, DIAGNOSIS
+from pipeline.figures.style import svg_text
+from pipeline.files.atomic import write_whole
 from pipeline.files.paths import lasting
 from pipeline.results.metric_names import CONTROLS_TABLE, DROPPED, NEW_CLIENTS_TABLE, ROUND_S
 from pipeline.tracking.mlflow_queries import TrackedRun, artifact_text, attach
-from spire_core.errors import ConfigError, RunError
+from spire_core.errors import RunError
 from sweeps.primary import primaries
 from sweeps.report import compare, figures, tables
-from sweeps.report.page import Picture, Report
 from sweeps.report.runs import (
     DOWN,
     EXTRACTOR,
@@ -32,22 +37,142 @@ from sweeps.report.runs import (
     short,
     with_costs,
 )
-from sweeps.report.tables import ID_CHARS, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
 TRIALS_FILE = "config/trials.yaml"  # likewise: the ids of its trials, as it began
-CURVES = (KID_ROUNDS, UP, DOWN, DROPPED, ROUND_S, *figures.FORGETTING, *tables.EPOCHS.values())
+CURVES = (KID_ROUNDS, UP, DOWN, DROPPED, ROUND_S, *figures.FORGETTING)
 SPREAD = "Lines: mean over seeds; shaded or barred: from the lowest to the highest seed."
-MAX_NAMED = 6
 NO_KID = "no KID, which needs features: eval.extractor=none"
+FLOOR = "final/pretrain_kid_floor"
+MAX_NAMED = 6  # runs in a note
+TERMINAL = ("comparisons", "methods", "differences")  # the tables that a terminal shows
+CITATION = """@article{ozkara2025spire,
+  title = {SPIRE: Conditional Personalization for Federated Diffusion Generative Models},
+  author = {Ozkara, Kaan and Zhou, Ruida and Diggavi, Suhas},
+  year = {2025},
+  eprint = {2506.12303},
+  archivePrefix = {arXiv},
+}"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what is said below it."""
+
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says, and where it lies; `parent_id` is the sweep that it is attached to.
+
+    `runs`: the finished experiments, `clients`: new clients at each method's best setting.
+    `answers`: a sentence for each axis and for the methods of each task. `axes`: a figure for each
+    of these axes. `samples`: PNG pictures by title. `links`: pages in MLflow's UI, by run id.
+    """
+
+    name: str
+    folder: Path
+    parent_id: str | None
+    question: str
+    facts: dict[str, str]
+    notes: list[str]
+    answers: list[str]
+    axes: list[Picture]
+    pictures: list[Picture]
+    tables: dict[str, pd.DataFrame]
+    samples: dict[str, bytes]
+    runs: pd.DataFrame
+    clients: pd.DataFrame
+    links: dict[str, str] = field(default_factory=dict)
+    sweep_file: str = ""
+
+    @property
+    def html(self) -> Path:
+        return self.folder / "report.html"
+
+    def values(self) -> dict[str, Any]:
+        """Return the report as plain values without NaN."""
+        plain = {
+            name: json.loads(own.to_json(orient="records")) for name, own in self.tables.items()
+        }
+        files = [str(self.folder / "tables" / f"{name}.csv") for name in self.tables]
+        return {
+            "name": self.name,
+            "parent_run_id": self.parent_id,
+            "question": self.question,
+            "answers": self.answers,
+            "facts": self.facts,
+            "notes": self.notes,
+            "tables": plain,
+            "artifacts": {"folder": str(self.folder), "html": str(self.html), "tables": files},
+        }
+
+    def text(self) -> str:
+        """Return the report for a terminal."""
+        parts = [f"{self.name}: {self.facts['Runs']}", *self.answers]
+        for name in TERMINAL:
+            if name in self.tables:
+                cells = tables.texts(name, self.tables[name])
+                rows = cells.itertuples(index=False, name=None)
+                parts.append(f"{name.capitalize()}\n{aligned([*map(str, cells)], rows)}")
+        notes = "\n".join(f"note      {note}" for note in self.notes)
+        attached = f", attached to run {self.parent_id[:8]}" if self.parent_id else ""
+        return "\n\n".join([*parts, *filter(None, [notes]), f"page      {self.html}{attached}"])
+
+    def note(self) -> str:
+        """Return the description of the sweep's run in MLflow."""
+        answers = [f"- {answer}" for answer in self.answers]
+        end = "All of it: `report/report.html` among the artifacts."
+        return "\n".join([f"**{self.name}**", "", self.question, "", *answers, "", end])
+
+    def write(self) -> list[Path]:
+        """Write the page and the tables in the place of those of an older report."""
+        folder = self.folder / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*tables.CAPTIONS, "clients"):
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+        frames = self.tables | ({} if self.clients.empty else {"clients": self.clients})
+        for name, frame in frames.items():
+            write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_whole(self.html, self.page().encode())
+        return [self.html, *(folder / f"{name}.csv" for name in frames)]
+
+    def page(self) -> str:
+        """Return the page. Every text is escaped, because names may come from strangers."""
+        from jinja2 import Environment, StrictUndefined  # needed by reports alone
+
+        environment = Environment(
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters |= {
+            "svg": lambda figure: _data_uri("svg+xml", svg_text(figure).encode()),
+            "png": lambda data: _data_uri("png", data),
+        }
+        source = (resources.files("sweeps.report") / "page.html.j2").read_text(encoding="utf-8")
+        return environment.from_string(source).render(
+            report=self,
+            links={run_id[: tables.ID_CHARS]: link for run_id, link in self.links.items()},
+            captions=tables.CAPTIONS,
+            texts=tables.texts,
+            citation=CITATION,
+        )
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None = None) -> Report:
     """Write the report of a sweep or of runs, attach it to the sweep, and return it.
 
     `words` as in `sweep_runs`. `out`: the folder, else one in the tracking root. RunError if no
-    such run has finished; ConfigError if the folder cannot be written; ClusterError if the store
-    does not answer.
+    such run has finished; ClusterError if the store does not answer.
     """
     # 1. Read the runs, and choose each method's best setting.
     parent, asked = read_runs(config, words)
@@ -57,66 +182,52 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
             f"expected a finished experiment in {' '.join(words)!r}, got "
             f"{_counted(asked.status) or 'no run'}: wait for one, or name another sweep"
         )
-    name = parent.name if parent else str(runs.run_id[0][:ID_CHARS])
-    folder = _folder(out or tracking_root(config) / "reports" / file_name(name))
+    name = parent.name if parent else str(runs.run_id[0][: tables.ID_CHARS])
+    folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "report"
     chosen = compare.best_settings(runs)
     curves = read_curves(config, chosen, CURVES)
     chosen = with_costs(chosen, curves)
     clients = read_tables(config, chosen, NEW_CLIENTS_TABLE)
     sweep_file = (artifact_text(config, parent.run_id, SWEEP_FILE) or "") if parent else ""
-    recorded = read_text(sweep_file, SWEEP_FILE) if sweep_file else {}
+    recorded = read_text(sweep_file, SWEEP_FILE)
 
     # 2. Compare.
-    planned = _planned(config, parent, runs, recorded)
+    planned = _planned(config, parent, runs)
     found = compare.comparisons(primaries(recorded.get("primary", ())), planned)
     told = compare.differences(chosen)
-    along = [
-        (key, task, here)
-        for key in compare.axes(runs)
-        for task, here in compare.along(runs, key).groupby("task", sort=False)
-        if here.groupby("method")["at"].nunique().max() > 1
-    ]
-    axes = [
-        Picture(
-            _of_task(task, short(key)),
-            compare.axis_sentence(here),
-            figures.axis_figure(here, key),
-        )
-        for key, task, here in along
-    ]
+    axes = _axis_pictures(runs)
     answers = [f"{picture.title}: {picture.caption}" for picture in axes]
-    by_task = [*chosen.groupby("task", sort=False)]
-    answers += [_of_task(task, compare.method_sentence(here)) for task, here in by_task]
+    answers += [
+        _of_task(task, said)
+        for task, here in chosen.groupby("task", sort=False)
+        if (said := compare.method_sentence(here))
+    ]
 
-    # 3. Draw and tabulate.
+    # 3. Tabulate and draw.
     controls = chosen[chosen["eval.controls"] == "True"]
+    compared = {words: key for key, words in compare.COMPARED.items()}
     frames = {
         "comparisons": found,
         "methods": tables.methods_frame(chosen, told),
-        "pretraining": tables.means(chosen, tables.PRETRAINING),
-        "new_clients": tables.means(chosen, tables.NEW_CLIENTS),
-        "forgetting_and_cost": tables.means(chosen, tables.FORGETTING_AND_COST),
-        "differences": tables.differences_frame(told),
+        **{name: tables.scores_frame(chosen, name) for name in tables.METRICS},
+        "differences": told.assign(metric=told.metric.map(compare.COMPARED)),
         "controls": tables.controls_frame(read_tables(config, controls, CONTROLS_TABLE)),
         "prompts": tables.prompts_frame(chosen),
-        "epochs": tables.epochs_frame(curves),
-        "privacy": tables.means(chosen, tables.PRIVACY),
-        "settings": tables.means(runs, tables.SETTINGS) if len(runs) > len(chosen) else found[:0],
+        "settings": tables.means(runs, compared) if len(runs) > len(chosen) else found[:0],
         "runs": tables.runs_frame(asked),
         "parameters": tables.parameters_frame(runs),
     }
     report = Report(
         name=name,
-        folder=folder,
+        folder=lasting(out or tracking_root(config) / "reports" / folder, "--out"),
         parent_id=parent.run_id if parent else None,
         question=str(recorded.get("question") or ""),
         facts=_facts(asked, runs),
         notes=_notes(runs, chosen),
-        answers=[answer for answer in answers if answer],
+        answers=answers,
         axes=axes,
-        compared=_comparison_pictures(found),
-        pictures=_client_pictures(clients) + _curve_pictures(chosen, curves),
-        tables={name: Table(name, frame) for name, frame in frames.items() if not frame.empty},
+        pictures=_pictures(found, clients, chosen, curves),
+        tables={name: frame for name, frame in frames.items() if not frame.empty},
         samples=read_samples(config, chosen, clients),
         runs=runs,
         clients=clients,
@@ -127,92 +238,72 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     # 4. Write and attach.
     paths = report.write()
     if parent:
-        attach(config, parent.run_id, folder, paths, report.note())
+        attach(config, parent.run_id, report.folder, paths, report.note())
     return report
 
 
-def _planned(
-    config: TrackingConfig, parent: TrackedRun | None, runs: pd.DataFrame, recorded: dict
-) -> pd.DataFrame:
-    """Return the runs of the trials that a sweep had when it wrote its comparisons down.
+def _planned(config: TrackingConfig, parent: TrackedRun | None, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of the trials that a sweep had when it began.
 
     Seeds and settings that are added later must not decide what it finds.
     """
-    if seeds := recorded.get("seeds"):
-        runs = runs[runs.seed.isin(seeds)]
     ids = artifact_text(config, parent.run_id, TRIALS_FILE) if parent else None
     if ids:
         runs = runs[runs["tags.spire.trial_id"].isin(read_text(ids, TRIALS_FILE)["trial_ids"])]
     return runs
 
 
-def file_name(name: str) -> str:
-    """Return a sweep's name as that of a folder."""
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "report"
-
-
-def _folder(folder: Path) -> Path:
-    """Return the report's absolute folder; ConfigError if it cannot be made, or does not last."""
-    folder = lasting(folder, "--out")
-    try:
-        (folder / "tables").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"expected a folder that can be written, got {folder} ({error}): name another"
-        ) from error
-    return folder
-
-
 def _of_task(task: object, text: str) -> str:
-    return f"{task}: {text}" if task and text else text
+    return f"{task}: {text}" if task else text
 
 
-def _comparison_pictures(found: pd.DataFrame) -> list[Picture]:
+def _axis_pictures(runs: pd.DataFrame) -> list[Picture]:
+    pictures = []
+    for key in compare.axes(runs):
+        for task, here in compare.along(runs, key).groupby("task", sort=False):
+            if here.groupby("method")["at"].nunique().max() > 1:
+                sentence, figure = compare.axis_sentence(here), figures.axis_figure(here, key)
+                pictures.append(Picture(_of_task(task, short(key)), sentence, figure))
+    return pictures
+
+
+def _pictures(
+    found: pd.DataFrame, clients: pd.DataFrame, chosen: pd.DataFrame, curves: pd.DataFrame
+) -> list[Picture]:
+    """Return all figures but those of axes: of the written-down comparisons, then of each task."""
     text = (
         "Interval: 95 %, over paired seeds. Grey bar: the margin within which methods match. Left: "
         "the first method's score is lower. Grey: no difference was found after Holm's correction."
     )
-    return [
-        Picture(f"Comparisons of the sweep's file ({scale})", text, figure)
-        for scale, figure in figures.comparisons_figures(found).items()
-    ]
-
-
-def _client_pictures(clients: pd.DataFrame) -> list[Picture]:
-    text = (
-        "Every new client of every seed, before adaptation (grey) and after (coloured), at each "
-        "method's best setting. Bar: mean over seeds, from the lowest to the highest. Lower is "
-        "better."
-    )
-    return [
-        Picture(_of_task(task, "New clients, one by one"), text, figure)
-        for task, here in clients.groupby("task", sort=False)
-        if (figure := figures.dots_figure(here)) is not None
-    ]
-
-
-def _curve_pictures(chosen: pd.DataFrame, curves: pd.DataFrame) -> list[Picture]:
-    pictures = []
-    for task, here in curves.groupby("task", sort=False):
-        own = chosen[chosen.task == task]
-        floor = (
-            own["final/pretrain_kid_floor"].mean() if "final/pretrain_kid_floor" in own else np.nan
+    pictures = [
+        Picture(
+            f"Comparisons of the sweep's file ({scale})",
+            text,
+            figures.comparisons_figure(rows, scale == "ratio"),
         )
+        for scale, rows in found[found.low.notna()].groupby("scale", sort=False)
+    ]
+    for task, own in chosen.groupby("task", sort=False):
+        here = curves[curves.task == task]
         drawn = {
+            "New clients, one by one": (
+                figures.dots_figure(clients[clients.task == task]),
+                "Every new client of every seed, before adaptation (grey) and after (coloured). "
+                "Bar: mean over seeds, from the lowest to the highest. Lower is better.",
+            ),
             "KID over rounds": (
-                figures.rounds_figure(here, floor),
-                f"Each method at its best setting. {SPREAD} Lower is better.",
+                figures.rounds_figure(here, own.get(FLOOR, pd.Series(dtype=float)).mean()),
+                f"{SPREAD} Lower is better.",
             ),
             "Forgetting during adaptation": (
                 figures.forgetting_figure(here),
-                f"Each method at its best setting. {SPREAD} Own: noise alone lifts it above 0. "
-                "Global: lost for existing clients. Replaced: lost if only the adapted client is "
-                "kept.",
+                f"{SPREAD} Own: noise alone lifts it above 0. Global: lost for existing clients. "
+                "Replaced: lost if only the adapted client is kept.",
             ),
         }
         pictures += [
-            Picture(_of_task(task, title), text, figure)
-            for title, (figure, text) in drawn.items()
+            Picture(_of_task(task, title), f"Each method at its best setting. {caption}", figure)
+            for title, (figure, caption) in drawn.items()
             if figure is not None
         ]
     return pictures
@@ -228,34 +319,18 @@ def _links(config: TrackingConfig, parent: TrackedRun | None, runs: pd.DataFrame
 
 def _facts(asked: pd.DataFrame, runs: pd.DataFrame) -> dict[str, str]:
     """Return what the report's numbers come from."""
-
-    def value(key: str) -> str:
-        values = runs[key].dropna() if key in runs else []
-        return " / ".join(v for v in dict.fromkeys(values) if v != "None") or "-"
-
-    seeds = sorted(runs.seed.unique())
-    left = asked.status.where(asked.status != "FINISHED").dropna()
+    left = asked.status[asked.status != "FINISHED"]
     num_again = int((asked.status == "FINISHED").sum()) - len(runs)
     again = f"{num_again} run again later, or no experiments" if num_again else ""
     out = ", ".join(filter(None, (_counted(left), again)))
+    seeds = ", ".join(map(str, sorted(runs.seed.unique())))
     began, ended = runs.began_ms.min() / 1000, runs.ended_ms.max() / 1000
-    day = datetime.fromtimestamp(began, UTC)
-    kid = (
-        f"KID in the feature space of {value(EXTRACTOR)}, {value('eval.num_images')} images per "
-        f"client, subsets of at most {value('eval.kid_subset_size')}"
-    )
-    clients, new = value("federation.num_clients"), value("federation.num_new_clients")
-    cohort, rounds = value("federation.cohort_size"), value("federation.num_rounds")
+    extractors = " / ".join(runs[EXTRACTOR].dropna().unique())
     return {
-        "Runs": f"{len(runs)} finished, seeds {', '.join(map(str, seeds))}"
-        + (f"; left out: {out}" if out else ""),
-        "When": f"{day:%Y-%m-%d %H:%M} UTC, {duration(ended - began)}",
-        "Scores": NO_KID if value(EXTRACTOR).startswith("none") else kid,
-        "Sampling": f"{value('diffusion.sampler')}, {value('diffusion.sample_steps')} steps, "
-        f"guidance {value('eval.guidance')}",
-        "Data": f"{value('data.name')}, partition {value('partition.name')}",
-        "Federation": f"{clients} clients and {new} new ones, cohorts of {cohort}, {rounds} rounds",
-        "Code": f"revision {value('tags.git_revision')}",
+        "Runs": f"{len(runs)} finished, seeds {seeds}" + (f"; left out: {out}" if out else ""),
+        "When": f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M} UTC, "
+        f"{duration(ended - began)}",
+        "Scores": NO_KID if extractors.startswith("none") else f"KID in features of {extractors}",
     }
 
 
@@ -274,25 +349,21 @@ def _notes(runs: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
             "Each method is shown at its best setting, chosen on the seeds that are shown. This "
             "favours methods with more settings."
         )
-    if sizes.nunique() > 1:
-        notes.append("Some settings have fewer seeds than others: see the column n.")
     if "simulated" in {*runs.get("tags.dp", ())}:
         notes.append(
             "The noise of runs tagged dp=simulated comes from a key that was given, or is scaled "
             "from a larger cohort: their epsilon is no promise to the clients in them."
         )
-    odd = [
-        f"{run}: {key}" for run, keys in zip(runs.name, runs.unknown, strict=True) for key in keys
-    ]
-    notes += [f"Not a number, and in no mean: {_several(odd)}."] * bool(odd)
-    diagnoses = runs.get(f"tags.{DIAGNOSIS}", pd.Series("", runs.index)).fillna("").str.split(",")
-    for name, advice in ADVICE.items():
-        shown = [run for run, own in zip(runs.name, diagnoses, strict=True) if name in own]
-        notes += [f"{name}, seen in {_several(shown)}: try {advice}."] * bool(shown)
+    unknown = runs.explode("unknown").dropna(subset="unknown")
+    if odd := [*(unknown.name + ": " + unknown.unknown)]:
+        notes.append(f"Not a number, and in no mean: {_several(odd)}.")
+    diagnoses = runs.get(f"tags.{DIAGNOSIS}", pd.Series("", runs.index)).fillna("")
+    for diagnosis, advice in ADVICE.items():
+        if shown := [*runs.name[diagnoses.str.contains(diagnosis)]]:
+            notes.append(f"{diagnosis}, seen in {_several(shown)}: try {advice}.")
     return notes
 
 
-def _several(names: Iterable[str]) -> str:
-    names = [*names]
+def _several(names: list[str]) -> str:
     rest = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + rest

@@ -11,21 +11,7 @@ from PIL import Image
 from pipeline.config.data import DATASETS
 from pipeline.config.meaning import reads
 from pipeline.config.tracking import TrackingConfig
-from pipeline.results.metric_names import (
-    CLIENTS_DELTA,
-    CLIENTS_EPSILON,
-    COPIES_TAGS,
-    DELTA,
-    DROPPED,
-    EPSILON,
-    FIT_TAGS,
-    IMAGE_TAGS,
-    NN_CHANCE,
-    NN_EXCESS,
-    NN_SHARE,
-    ROUND_S,
-    tuned_name,
-)
+from pipeline.results import metric_names as names
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import (
     TrackedRun,
@@ -37,21 +23,18 @@ from pipeline.tracking.mlflow_queries import (
 )
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
-from spire_core.privacy.guarantee import CLIENT_UNIT
-from sweeps.primary import HELDOUT, TARGET, TASK
+from sweeps.primary import HELDOUT, TASK
 
 UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path", "world.")
 IGNORED += ("eval.extractor_weights", "eval.grid_images", "eval.controls")
 EXTRACTOR, IMAGES = "extractor", "images"  # of a task, and logged as tags
-KID_ROUNDS, KID_EPOCHS = "pretrain/kid/mean", "adapt/kid/mean"
-NN_GAP = "final/adapt_nn_gap"  # distance to the nearest training image, minus to a test image
-TUNED_KID = tuned_name(KID_ROUNDS)
-OWN_KID = "final/pretrain_own_kid"  # of the clients' own models: fine-tuned, where they are
+KID_ROUNDS = "pretrain/kid/mean"
 UP, DOWN = "comm/up_bytes", "comm/down_bytes"
 SENT_MB, UP_KB = "comm/total_mb", "comm/up_kb_per_client_round"
+DISTANCE = "final/adapt_style_distance_after"
 SCORES = {  # by which a best setting is chosen: the first that any run of a task has
-    "final/adapt_style_distance_after": "distance of new clients to the true images",
+    DISTANCE: "distance of new clients to the true images",
     "final/adapt_kid_after": "KID of new clients",
     "final/pretrain_kid_mean": "KID of pre-training clients",
     HELDOUT: "held-out loss of new clients",
@@ -103,8 +86,6 @@ def experiments(runs: pd.DataFrame) -> pd.DataFrame:
             unread = [key for key in settings_of(found) if not reads(record, key)]
             found.loc[own.index, unread] = np.nan
     task = (*TASK, EXTRACTOR, IMAGES)
-    if not any(found[key].notna().any() for key in SCORES if key != HELDOUT and key in found):
-        task += TARGET  # a loss is the error of its own target
     of_task = [key for key in map(str, found) if key.startswith(task) and found[key].nunique() > 1]
     found["task"] = _labels(found, of_task)
     keys = varying(found)
@@ -141,25 +122,10 @@ def _with_tags(runs: pd.DataFrame) -> pd.DataFrame:
     for key, name in {"model.backbone": "backbone_hash", "model.text_encoder": "text_hash"}.items():
         more[key] = tag(name).str[:8].fillna(UNSET)
     more["tags.partition_hash"] = tag("partition_hash")
-    for name, key in (COPIES_TAGS | IMAGE_TAGS | FIT_TAGS).items():
+    for name, key in (names.COPIES_TAGS | names.IMAGE_TAGS | names.FIT_TAGS).items():
         more[key] = pd.to_numeric(tag(name))
-    runs = runs.assign(**more)
-
-    def metric(name: str) -> pd.Series:
-        return runs.get(name, pd.Series(np.nan, runs.index))
-
-    of_clients = tag("privacy.unit") == CLIENT_UNIT  # else of one image of a new client
-    return runs.assign(
-        **{
-            CLIENTS_EPSILON: metric(EPSILON).where(of_clients),
-            CLIENTS_DELTA: metric(DELTA).where(of_clients),
-            EPSILON: metric(EPSILON).mask(of_clients),
-            DELTA: metric(DELTA).mask(of_clients),
-            NN_EXCESS: metric(NN_SHARE) - metric(NN_CHANCE),
-            NN_GAP: metric("final/adapt_nn_train") - metric("final/adapt_nn_test"),
-            OWN_KID: metric(TUNED_KID).fillna(metric("final/pretrain_kid_mean")),
-        }
-    )
+    more[names.NN_EXCESS] = more[names.NN_SHARE] - more[names.NN_CHANCE]
+    return runs.assign(**more, **{key: np.nan for key in SCORES if key not in runs})
 
 
 def _labels(runs: pd.DataFrame, keys: list[str]) -> pd.Series:
@@ -193,20 +159,20 @@ def sortable(column: pd.Series) -> pd.Series:
 def with_costs(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return runs with what they sent and their mean seconds a round, by their curves.
 
-    A client that is in no average counts in no round. A method without rounds sends nothing.
+    A client that is in no average counts in no round.
     """
     at = curves.pivot_table("value", "run_id", "metric", aggfunc=["sum", "count", "mean"])
 
     def of(how: str, metric: str) -> pd.Series:
         return runs.run_id.map(at.get((how, metric), {}))
 
-    messages = runs["federation.cohort_size"].astype(float) * of("count", UP) - of("sum", DROPPED)
-    alone = [(m := find_method(name)) is not None and not m.is_federated for name in runs.method]
+    cohort = runs["federation.cohort_size"].astype(float)
+    messages = cohort * of("count", UP) - of("sum", names.DROPPED)
     return runs.assign(
         **{
-            SENT_MB: ((of("sum", UP) + of("sum", DOWN)) / 1e6).mask(np.array(alone), 0.0),
-            UP_KB: of("sum", UP) / messages.where(messages > 0) / 1e3,
-            ROUND_S: of("mean", ROUND_S),
+            SENT_MB: (of("sum", UP) + of("sum", DOWN)) / 1e6,
+            UP_KB: of("sum", UP) / messages / 1e3,
+            names.ROUND_S: of("mean", names.ROUND_S),
         }
     )
 
@@ -224,11 +190,11 @@ def read_tables(config: TrackingConfig, runs: pd.DataFrame, path: str) -> pd.Dat
 
 def read_curves(config: TrackingConfig, runs: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Return metrics of runs by step: a row for each run, metric and step."""
-    keys, names = ["run_id", *KEYS, "seed"], [*metrics]
+    keys, metrics = ["run_id", *KEYS, "seed"], [*metrics]
     rows = [
         (*head, metric, step, value)
         for head in runs[keys].itertuples(index=False)
-        for metric, curve in histories(config, head[0], names).items()
+        for metric, curve in histories(config, head[0], metrics).items()
         for step, value in curve
     ]
     curves = pd.DataFrame(rows, columns=[*keys, "metric", "step", "value"])
@@ -249,11 +215,8 @@ def read_samples(
         path = "" if ids.empty else f"samples/client_{ids.client_id.min()}.png"
         data = artifact_bytes(config, first.run_id, path) if path else None
         if data is not None and len(found) < MAX_SAMPLES:
-            picture = Image.open(io.BytesIO(data)).convert("RGB")
-            picture = picture.crop((0, 0, picture.width // 2, picture.height))
-            small = io.BytesIO()
-            colours = picture.quantize(256, dither=Image.Dither.NONE)
-            colours.save(small, "PNG", optimize=True)
+            picture, small = Image.open(io.BytesIO(data)), io.BytesIO()
+            picture.crop((0, 0, picture.width // 2, picture.height)).save(small, "PNG")
             task, method, setting = keys
             title = ", ".join(filter(None, (str(task), f"{method} {setting}".strip())))
             found[title] = small.getvalue()

@@ -9,10 +9,10 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 EARLY, LATE = 10, 50
 ACTORS = ("ray::ClientActor", "ray::Driver")
 
@@ -27,7 +27,7 @@ class Weighing(Watcher):
     def __init__(self) -> None:
         self.rss: dict[int, dict[str, int]] = {}
 
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx + 1 in (EARLY, LATE):
             self.rss[stats.round_idx + 1] = {name: own(p) for name, p in processes()}
 

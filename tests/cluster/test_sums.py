@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,8 @@ def state_after(
 ) -> ServerState:
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, config.seed).numpy()
-    rounds = RoundSettings.of(config, setting.partition.train_sizes, setting.model.layout)
-    rounds = replace(rounds, guarantee=promise_to_clients(config))
+    sizes, shared_size = setting.partition.train_sizes, setting.model.layout.num_without_local
+    rounds = RoundSettings(config, sizes, shared_size, promise_to_clients(config))
     folder.mkdir()
     keep_noise_key(folder, config.privacy)
     with open_pool(setting, folder) as (pool, _):  # the driver stays in this process
@@ -119,6 +118,7 @@ def test_neither_three_actors_nor_lost_sums_change_a_bit(
     assert caplog.text.count(LOST) == 2
 
 
+@pytest.mark.slow
 def test_private_rounds_publish_the_same_with_lost_actors(mnist_root: Path, tmp_path: Path) -> None:
     """One sum has one noise, whoever adds it and however often: a second would spend twice."""
     words = [

@@ -131,6 +131,7 @@ def arrive(home: int) -> NeverThere:
     return NeverThere()
 
 
+@pytest.mark.slow
 def test_one_whose_process_never_came_up_is_listed(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_one_whose_process_never_came_up_is_listed(
     assert row["error"]
 
 
+@pytest.mark.slow
 def test_a_bad_trial_is_stopped_early(desk: Desk) -> None:
     text = (
         "scheduler: asha\nmetric: pretrain/heldout/own\nconcurrency: 1\n"
@@ -165,19 +167,7 @@ def test_a_bad_trial_is_stopped_early(desk: Desk) -> None:
     assert again == told | {"num_skipped": 1}
 
 
-def test_a_search_pretrains_once_for_all_that_it_draws(desk: Desk) -> None:
-    text = "search: optuna\nnum_trials: 2\naxes: {adapt.lr: {min: 1.0e-3, max: 1.0, log: true}}\n"
-    code, told, _ = desk.sweep(text)
-    assert (code, told["num_finished"]) == (0, 2)
-    assert len({row["trial_id"] for row in told["trials"]}) == 2
-    [shared] = desk.folder.glob("studies/*/pretrained/*.run")
-    source = desk.folder / "runs" / shared.read_text()
-    runs = [desk.folder / "runs" / row["run_id"] for row in told["trials"]]
-    [other] = [run for run in runs if run != source]
-    assert len(list(source.glob("checkpoints/0*"))) == 2  # of its rounds
-    assert len(list(other.glob("checkpoints/0*"))) == 1  # taken from it
-
-
+@pytest.mark.slow
 def test_a_password_is_neither_written_nor_said(desk: Desk) -> None:
     word = "tracking.uri=http://me:hunter2@127.0.0.1:9"
     text = "axes: {client.lr: [1.0e+3]}\n"  # a trial that ends at once
@@ -191,6 +181,7 @@ def test_a_password_is_neither_written_nor_said(desk: Desk) -> None:
     assert [path for path in files if b"hunter2" in path.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_a_given_noise_key_is_shown_as_its_label(desk: Desk) -> None:
     """Nowhere but in the user's own file stands the key; its command goes on."""
     key = "a s3cret phrase"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from free_ports import free_ports
-from warm_process import WarmPopen
 
 
 class Server:
@@ -32,7 +31,7 @@ class Server:
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "log").open("a") as log:
-            self.process = WarmPopen(
+            self.process = subprocess.Popen(
                 command,
                 env=environment,
                 cwd=self.folder,

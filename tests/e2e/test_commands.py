@@ -86,6 +86,7 @@ def told(desk: Desk) -> dict[str, Any]:
 
 
 def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
+    assert not (desk.folder / "was_run").exists()  # neither by the command nor by its actors
     promised = {"run_id", "method", "preset", "seed", "metrics", "params_total"}
     promised |= {"params_trainable_new_client", "config_fingerprint", "state_fingerprint"}
     promised |= {"artifacts"}
@@ -97,32 +98,19 @@ def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
     assert (desk.folder / "runs" / told["run_id"] / "model").is_dir()
 
 
-@pytest.mark.usefixtures("told")
-def test_files_of_the_user_are_neither_imported_nor_run(desk: Desk) -> None:
-    """Neither by the command nor by its actors, whatever they are called."""
-    assert not (desk.folder / "was_run").exists()
-
-
-def test_sample_draws_as_a_client(told: dict[str, Any], desk: Desk) -> None:
-    words = ("sample", told["run_id"], "--num", "8", "--json", "--client")
-    said = json.loads(desk.spire(*words, "6")[0])
-    with np.load(said["artifacts"]["npz"]) as stored:
-        images = stored["images"]
-    assert images.shape == (8, 1, 16, 16)
-    assert np.abs(images).max() <= 1.0
-    with Image.open(said["artifacts"]["png"]) as png:
-        assert png.width > 16
-    assert "got 99" in desk.spire(*words, "99", expect=2)[1]
-
-
-def test_a_client_arrives_later(told: dict[str, Any], desk: Desk) -> None:
+def test_a_client_arrives_later_and_is_drawn(told: dict[str, Any], desk: Desk) -> None:
     words = ("adapt", told["run_id"], "--data", "mnist", "--classes", "3", "--num-images", "32")
     said = json.loads(desk.spire(*words, "adapt.epochs=2", "--json")[0])
     assert said["client_id"] == 8  # 0..5 pre-trained, 6 and 7 were new
     saved = desk.folder / "runs" / told["run_id"] / "model" / "clients" / "client_8.safetensors"
     assert set(load_file(saved)) == {"client_emb"}
-    assert saved.stat().st_size < 1000
-    desk.spire("sample", told["run_id"], "--client", "8", "--num", "2")
+    words = ("sample", told["run_id"], "--num", "8", "--json", "--client")
+    said = json.loads(desk.spire(*words, "8")[0])
+    with np.load(said["artifacts"]["npz"]) as stored:
+        images = stored["images"]
+    assert images.shape == (8, 1, 16, 16)
+    assert np.abs(images).max() <= 1.0
+    assert "got 99" in desk.spire(*words, "99", expect=2)[1]
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -164,9 +152,6 @@ def test_what_lies_in_the_tracking_store(
     assert run.data.params["method.name"] == "spire"
     assert run.data.tags["state_fingerprint"] == told["state_fingerprint"]
     assert run.data.tags["extractor"] == "mnist-cnn"
-    assert (
-        0 < float(run.data.tags["adapt.fit_duration_s"]) < told["metrics"]["final/adapt_duration_s"]
-    )
     assert run.inputs.dataset_inputs[0].dataset.name == "mnist"
     losses = client.get_metric_history(told["run_id"], "pretrain/loss")
     assert [m.step for m in losses] == list(range(1, 21))
@@ -181,9 +166,6 @@ def test_what_lies_in_the_tracking_store(
     assert {"config", "images", "plots", "samples", "tables"} <= folders
     plots = {a.path for a in client.list_artifacts(told["run_id"], "plots")}
     assert {"plots/forgetting.png", "plots/partition.png", "plots/cross_client.png"} <= plots
-    assert "plots/cross_losses.png" in plots
-    assert run.data.tags["spire.diagnosis"] == "none"  # so short a run is hardly judged
-    assert told["diagnoses"] == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(desk.folder)
     models = client.search_logged_models([run.info.experiment_id])
@@ -192,21 +174,16 @@ def test_what_lies_in_the_tracking_store(
     assert np.asarray(drawn).shape == (3, 1, 16, 16)
 
 
-def test_doctor_checks_the_metrics(desk: Desk) -> None:
+def test_doctor_checks_the_metrics(desk: Desk, mnist_root: Path, tmp_path: Path) -> None:
     said = json.loads(desk.spire("doctor", "--metrics", "--json")[0])
     [test] = [test for test in said["selftests"] if test["name"] == "mnist"]
     assert (test["ok"], test["problem"]) == (True, None)
     limit = test["floor"] + 5 * test["floor_std"]
     assert test["real_kid"] < limit < min(test["wrong_class_kid"], test["noise_kid"])
     assert 0.95 < test["accuracy"] <= 1
-
-
-def test_doctor_says_that_a_selftest_failed(desk: Desk, mnist_root: Path, tmp_path: Path) -> None:
     with np.load(mnist_root / "mnist.npz") as stored:
         arrays: dict[str, Any] = dict(stored)
     np.savez(tmp_path / "mnist.npz", **arrays | {"test_labels": (arrays["test_labels"] + 1) % 10})
     beside = replace(desk, env=desk.env | {"SPIRE_DATA": str(tmp_path)})
     said = beside.spire("doctor", "--metrics", expect=1)[0]
-    damage = f"the stored file {tmp_path}/mnist.npz is damaged"
-    assert f"FAILED, {damage}" in said
-    assert f"mnist: {damage}" in beside.spire("doctor")[0]
+    assert f"- mnist: the stored file {tmp_path}/mnist.npz is damaged" in said

@@ -1,11 +1,12 @@
 """Eight trials write into one new SQLite store at once, as those of a sweep do."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
-from warm_process import run_warm
 
 NUM_WRITERS, NUM_ROUNDS = 8, 30
 WRITE = """
@@ -40,10 +41,11 @@ sys.exit(str(codes) if any(codes.values()) else 0)
 """
 
 
+@pytest.mark.slow
 def test_every_number_of_eight_writers_is_there_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path), str(NUM_WRITERS), str(NUM_ROUNDS)]
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    done = run_warm(command, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "spire"]

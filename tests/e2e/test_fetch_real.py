@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.config.data import DataConfig
 from pipeline.data.datasets import load
@@ -10,6 +11,7 @@ from pipeline.data.fetch import fetch
 from pipeline.data.resize import resized
 
 
+@pytest.mark.slow
 def test_mnist_is_the_real_one(tmp_path: Path) -> None:
     assert fetch("mnist", tmp_path) == tmp_path / "mnist.npz"
     config = DataConfig("mnist", root=str(tmp_path))

@@ -15,6 +15,7 @@ from typed_here import answer
 
 from benchmarks.ray_desk import NOT_INHERITED, Command
 
+pytestmark = pytest.mark.slow
 NUM_ROUNDS = 18
 SETTINGS = ["tracking.checkpoint_every=3", "eval.every=0"]
 SETTINGS += [f"federation.num_rounds={NUM_ROUNDS}", "eval.extractor=none", "eval.num_clients=2"]
@@ -39,7 +40,7 @@ def end_early(kind: signal.Signals, command: Command) -> tuple[int, str]:
     before = checkpoints(command.folder)
     command.wait_until(lambda: checkpoints(command.folder)[-1:] != before[-1:], LIMIT_S)
     command.process.send_signal(kind)
-    code, told, _ = command.end(LIMIT_S)
+    code, told = command.end(LIMIT_S)
     assert checkpoints(command.folder)[-1] < NUM_ROUNDS, "the run was too quick to be ended"
     return code, told
 
@@ -55,7 +56,7 @@ def test_a_run_that_was_ended_early_and_then_killed_goes_on(
         assert re.fullmatch(r"spire run: interrupted: spire resume \w+ goes on from .*", told), told
         assert "Traceback" not in command.err.read_text()
         assert checkpoints(tmp_path)[-1] == command.num_rounds
-        assert command.left_behind(LEFT_S)[0] == []
+        assert command.left_behind(LEFT_S) == []
     finally:
         command.kill()
     command = Command(tmp_path, mnist_root, "resume", "last")
@@ -110,7 +111,6 @@ def test_a_run_on_a_disk_that_gets_full_goes_on_when_there_is_room(
         pytest.skip(f"no disk of its own can be mounted here: {done.stderr.strip()}")
     said = (tmp_path / "said").read_text()
     assert (tmp_path / "code").read_text() == "2\n", said
-    assert "spire run: expected room for " in said
     assert "No space left on device" in said
     assert "Traceback" not in said
     assert "0000003" in (tmp_path / "checkpoints").read_text()

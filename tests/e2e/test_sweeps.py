@@ -158,6 +158,7 @@ def check_tree(desk: Desk, told: dict[str, Any]) -> None:
         assert steps(desk.client(), run, "pretrain/kid/mean") == evaluated
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_trials(
     desk: Desk,
     monkeypatch: pytest.MonkeyPatch,
@@ -199,7 +200,8 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     alone = run_experiment(config, "smoke", Watcher())
     assert alone.state_fingerprint == row["state_fingerprint"]
     assert fingerprint(config).startswith(row["trial_id"])
-    assert row["metrics"].items() <= alone.metrics.items()
+    scores = {k: v for k, v in row["metrics"].items() if "duration" not in k}
+    assert scores.items() <= alone.metrics.items()
 
     before = sorted(desk.folder.rglob("*"))
     monkeypatch.chdir(desk.folder)

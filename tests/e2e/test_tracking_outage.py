@@ -8,9 +8,7 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,20 +19,20 @@ from typing import Any, Protocol
 
 import pytest
 import ray
+from failing_proxy import Proxy
 from mlflow import MlflowClient
-from warm_process import WarmPopen
 
-from benchmarks.flaky_delivery import Proxy
 from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
 from pipeline.tracking import tracker
-from pipeline.tracking.outbox import num_waiting, read_cursor, read_entries, read_points
+from pipeline.tracking.outbox import entries, num_waiting, read_cursor, read_points
 from sweeps.cli import main
 from sweeps.design.points import Trial
 from sweeps.execution.trial import Command, Report, run_trial
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # trials cannot import a test file
 
+pytestmark = pytest.mark.slow
 NUM_ROUNDS = 60
 COMMAND = """
 import sys
@@ -69,7 +67,7 @@ class Spire:
         words = [*self.settings, f"data.root={mnist_root}", f"federation.num_rounds={NUM_ROUNDS}"]
         words += ["federation.cohort_size=2", "eval.every=20", "resources.pool=local", *SMALL]
         with self.err.open("w") as err:
-            self.process = WarmPopen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, str(wait_s), "run", "smoke", "--json", *words],
                 env=self.env,
                 stdout=subprocess.PIPE,
@@ -126,10 +124,10 @@ def spire(tmp_path: Path, mnist_root: Path) -> Iterator[Callable[[str, float], S
 
 
 def assert_all_is_there_once(address: str, run_dir: Path) -> None:
-    client, entries = MlflowClient(address), list(read_entries(run_dir))
+    client, logged = MlflowClient(address), [entry for entry, _ in entries(run_dir)]
     run = client.get_run(run_dir.name)
     told: dict[str, list[tuple[int, int, float]]] = {}
-    for entry in entries:
+    for entry in logged:
         for key, value in entry.get("metrics", {}).items():
             told.setdefault(key, []).append((entry["time_ms"], entry["step"], value))
     assert run.data.metrics.keys() == told.keys()
@@ -138,7 +136,7 @@ def assert_all_is_there_once(address: str, run_dir: Path) -> None:
         assert [(m.timestamp, m.step, m.value) for m in history] == points, key
     losses = [step for _, step, _ in told["pretrain/loss"]]
     assert losses == list(range(1, NUM_ROUNDS + 1))
-    files = [entry["file"] for entry in entries if "file" in entry]
+    files = [entry["file"] for entry in logged if "file" in entry]
     folders = {str(Path(file).parent).removeprefix(".") for file in files}  # "" is the root
     listed = [a for folder in folders for a in client.list_artifacts(run_dir.name, folder)]
     there = {a.path for a in listed if not a.is_dir}
@@ -217,25 +215,6 @@ def test_a_server_that_fails_30_percent_of_all_requests_gets_everything_once(
     named = f"attributes.run_name = '{client.get_run(run.run_dir.name).info.run_name}'"
     running = f"{named} and attributes.status = 'RUNNING'"
     assert not client.search_runs([place], running)  # none was created twice
-
-
-def test_a_database_that_is_locked_for_30_s_gets_everything(
-    spire: Callable[[str, float], Spire], tmp_path: Path, new_database: Path
-) -> None:
-    (tmp_path / "root").mkdir()
-    path = Path(shutil.copy(new_database, tmp_path / "root"))
-    run = spire(f"sqlite:///{path}", 60.0)
-    run.wait_until(lambda: run.num_rounds >= 5)
-    with sqlite3.connect(path, timeout=60.0, isolation_level=None) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        before = run.num_rounds
-        time.sleep(30.0)
-        assert run.num_rounds > before
-        other.execute("COMMIT")
-    other.close()
-    assert run.end()["metrics"]
-    assert run.sync()[0] == 0  # on a slow machine, something may be left
-    assert_all_is_there_once(f"sqlite:///{path}", run.run_dir)
 
 
 def short_trial(command: Command, trial: Trial, report: Report) -> None:

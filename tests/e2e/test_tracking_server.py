@@ -3,7 +3,6 @@
 import base64
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,38 +23,6 @@ from pipeline.tracking.tracker import Tracker
 def address(server: Any) -> str:
     """The address of a real tracking server."""
     return server.address
-
-
-def test_the_environment_names_a_server_that_gets_everything(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    config = TrackingConfig(root=str(tmp_path / "root"))
-    with Tracker.start(config, "remote", {"method": "spire"}) as tracker:
-        tracker.log_params({f"key{i}": i for i in range(150)})
-        tracker.log_metrics({"a/b": 0.5, "nan": math.nan, "inf": math.inf}, 3)
-        tracker.log_image("samples/all", np.zeros((4, 5, 3), np.uint8), 3)
-        tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
-        tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
-    assert tracker.uri == address
-    assert ui_command(config) == f"{address}/#/experiments?workflowType=machine_learning"
-    assert {p.name for p in (tmp_path / "root").iterdir()} == {"runs"}
-
-    client = MlflowClient(address)
-    run = client.get_run(tracker.run_id)
-    assert (run.info.status, len(run.data.params)) == ("FINISHED", 150)
-    assert run.data.metrics["a/b"] == 0.5
-    assert math.isnan(run.data.metrics["nan"])
-    assert run.data.metrics["inf"] == sys.float_info.max
-    table = client.download_artifacts(tracker.run_id, "tables/kid.json", str(tmp_path))
-    assert json.loads(Path(table).read_text()) == {"columns": ["client_id"], "data": [[0], [1]]}
-    assert len(client.list_artifacts(tracker.run_id, "images")) == 2
-
-    with Tracker.resume(config, tracker.run_dir) as resumed:
-        resumed.log_metrics({"a/b": 0.75}, 3)
-        resumed.log_metrics({"a/b": 0.25}, 4)
-    history = client.get_metric_history(tracker.run_id, "a/b")
-    assert [(m.step, m.value) for m in history] == [(3, 0.5), (4, 0.25)]
 
 
 PRIVATE = ["privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"]
@@ -116,9 +83,10 @@ numpy.save(sys.argv[2], images)
 """
 
 
-def test_the_logged_model_loads_where_the_project_is_not_installed(
-    address: str, tmp_path: Path
+def test_the_environment_names_a_server_that_gets_everything_also_a_model_that_loads_elsewhere(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The project is not installed there."""
     import torch
 
     from pipeline.config.load import load_config
@@ -126,26 +94,44 @@ def test_the_logged_model_loads_where_the_project_is_not_installed(
     from pipeline.runs.model_files import save_client, save_run
     from spire_core.network.flat_model import FlatModel
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     small = ["model.d_emb=4", "model.width=8", "model.multipliers=[1]", "model.attention=[]"]
-    config = load_config(None, [*small, "model.cond_dim=8", "diffusion.sample_steps=2"])
-    model = FlatModel(config.model, config.method, 1)
+    settings = load_config(None, [*small, "model.cond_dim=8", "diffusion.sample_steps=2"])
+    model = FlatModel(settings.model, settings.method, 1)
     weights = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(0)) / 10
     more = {"image_shape": [1, 8, 8], "class_names": ["a", "b"]}
-    with Tracker.start(TrackingConfig(uri=address, root=str(tmp_path)), "model", {}) as tracker:
+    config = TrackingConfig(root=str(tmp_path / "root"))
+    with Tracker.start(config, "remote", {"method": "spire"}) as tracker:
+        tracker.log_metrics({"a/b": 0.5, "inf": math.inf}, 3)
+        tracker.log_image("samples/all", np.zeros((4, 5, 3), np.uint8), 3)
+        tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
         folder = tracker.run_dir / "model"
-        save_run(folder, config, model, weights.numpy(), more)
+        save_run(folder, settings, model, weights.numpy(), more)
         save_client(folder, 0, {"client_emb": torch.ones(4)})
         tracker.log_model(folder, (1, 8, 8))
-    (output,) = MlflowClient(address).get_run(tracker.run_id).outputs.model_outputs
-    uri = f"models:/{output.model_id}"
+    assert tracker.uri == address
+    assert ui_command(config) == f"{address}/#/experiments?workflowType=machine_learning"
+    assert {p.name for p in (tmp_path / "root").iterdir()} == {"runs"}
 
+    client = MlflowClient(address)
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"a/b": 0.5, "inf": sys.float_info.max}
+    table = client.download_artifacts(tracker.run_id, "tables/kid.json", str(tmp_path))
+    assert json.loads(Path(table).read_text()) == {"columns": ["client_id"], "data": [[0], [1]]}
+    assert len(client.list_artifacts(tracker.run_id, "images")) == 2
+    with Tracker.resume(config, tracker.run_dir) as resumed:
+        resumed.log_metrics({"a/b": 0.75}, 3)
+        resumed.log_metrics({"a/b": 0.25}, 4)
+    history = client.get_metric_history(tracker.run_id, "a/b")
+    assert [(m.step, m.value) for m in history] == [(3, 0.5), (4, 0.25)]
+
+    (output,) = run.outputs.model_outputs
     copy = tmp_path / "model"  # else MLflow leaves one behind
     copy.mkdir()
-    command = [sys.executable, "-c", LOAD, uri, str(tmp_path / "images.npy"), str(copy)]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": address}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    uri, images = f"models:/{output.model_id}", tmp_path / "images.npy"
+    command = [sys.executable, "-c", LOAD, uri, str(images), str(copy)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected = SavedRun.load(folder).draw(0, 2)
-    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, atol=1e-5)
+    np.testing.assert_allclose(np.load(images), expected, atol=1e-5)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.runs.layout import NOISE_KEY
-from pipeline.runs.record import save_result
+from pipeline.files.atomic import write_json
+from pipeline.runs.layout import NOISE_KEY, RESULT
 from pipeline.tracking.tracker import Tracker
 from sweeps.execution.study import Study
 
@@ -20,5 +20,5 @@ def begun(
     study.write_run(study.trial_file(trial_id, "run"), tracker.run_dir)
     (tracker.run_dir / NOISE_KEY).write_bytes(bytes(range(32)))
     if metrics is not None:
-        save_result(tracker.run_dir, {"metrics": metrics})
+        write_json(tracker.run_dir / RESULT, {"metrics": metrics})
     return tracker.run_dir

@@ -57,9 +57,3 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_files_that_a_page_names_exist(page: str) -> None:
     paths = {*NAMED_PATH.findall((ROOT / page).read_text())}
     assert sorted(path for path in paths if not (ROOT / path).is_file()) == []
-
-
-def test_a_dead_link_is_found(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("# The page: `a_b`, c-d\n[1](#the-page-a_b-c-d) [2](#c) [3](no.md) [4](x:/y)\n")
-    assert dead_links(page) == ["#c", "no.md"]

@@ -17,7 +17,7 @@ from pipeline.federation.setup import prepare
 from pipeline.results.recording import run_tags
 from spire_core.errors import ConfigError
 from sweeps.cli import main
-from sweeps.design.config import load_study
+from sweeps.design.config import load_sweep
 from sweeps.design.points import trials
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
@@ -91,10 +91,10 @@ def test_the_sweep_of_the_page_has_both_methods(tmp_path: Path) -> None:
     _, _, (verb, name), _ = commands()
     (tmp_path / name).write_text(text)
     assert verb == "sweep"
-    found = [trial.config.method.name for trial in trials(load_study(name)[0])]
+    found = [trial.config.method.name for trial in trials(load_sweep(name))]
     assert found == ["spire", "both", "calm"]
 
 
 def test_a_sweep_can_choose_by_a_metric_that_its_trials_have() -> None:
     words = ["metric=final/adapt_contrast_gap_after", "eval.metrics=[contrast_gap]"]
-    assert load_study("smoke", words)[0].metric == "final/adapt_contrast_gap_after"
+    assert load_sweep("smoke", words).metric == "final/adapt_contrast_gap_after"

@@ -21,7 +21,7 @@ from pipeline.config.load import load_config
 from pipeline.theory.config import load_theory
 from spire_core.errors import ConfigError
 from sweeps.cli import MORE_VERBS
-from sweeps.design.config import load_study, sweep_names
+from sweeps.design.config import load_sweep, sweep_names
 from sweeps.design.points import check_effects, trials
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +76,7 @@ def test_a_command_is_one_that_would_be_understood(page: str, line: str, tmp_pat
             )
             file = str(tmp_path / "mine.yaml")
             Path(file).write_text(text)
-        planned = trials(load_study(file, settings)[0])
+        planned = trials(load_sweep(file, settings))
         assert planned
         check_effects(planned)
     elif name == "report":

@@ -173,28 +173,6 @@ def test_a_pull_keeps_a_fit_near_the_shared_weights(method: str) -> None:
     assert moved[2] < moved[0] / 3
 
 
-def test_an_embedding_is_pulled_nowhere() -> None:
-    (_, plain, _), (_, pulled, _) = adapt("spire"), adapt("spire", pull=1000.0)
-    assert torch.equal(plain.state.parts["client_emb"], pulled.state.parts["client_emb"])
-
-
-def test_more_draws_make_the_steps_of_a_few_images_steadier() -> None:
-    """The spread of the first epoch's loss over clients that hold the same two images."""
-
-    def spread(draws: int | None) -> float:
-        model = FlatModel(MODEL, MethodConfig(name="spire"), 1)
-        weights, losses = trained_weights("spire"), []
-        config = AdaptConfig(epochs=1, batch_size=32, draws=draws, lr=1e-9)
-        for client_id in range(12):
-            client = ClientContext(client_id, 2, IMAGES[:2])
-            start = PrivateState({"client_emb": torch.zeros(MODEL.d_emb)})
-            more = (client, start, config, OBJECTIVE, lambda *_: {})
-            losses.append(adapt_client(model, weights, *more).curve[1].train_loss)
-        return float(torch.tensor(losses).std())
-
-    assert spread(None) < spread(1) / 3
-
-
 def test_validation_split_is_disjoint_and_needs_two_images() -> None:
     train, val = split_validation(1, len(IMAGES), 0)
     assert (len(train), len(val)) == (16, 4)

@@ -12,7 +12,6 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import ConfigError
 from spire_core.federated.private_state import PrivateState
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
@@ -111,24 +110,3 @@ def test_captions_are_shown_together_as_one_by_one() -> None:
         for results in (found, fit_all(True, **settings)[0])
     ]
     assert not torch.allclose(*embs, atol=1e-3)  # the captions count
-
-
-@pytest.mark.usefixtures("float64")
-def test_who_has_stopped_leaves_the_others_alone() -> None:
-    """The clients stop after different numbers of epochs."""
-    settings = {"epochs": 12, "early_stopping": True, "lr": 0.3}
-    found, _ = fit_all(True, **settings)
-    assert len({len(one.curve) for one in found}) > 1
-    assert_close(found, fit_all(False, **settings)[0], 1e-9)
-
-
-def test_in_single_precision_they_are_close() -> None:
-    assert_close(fit_all(True)[0], fit_all(False)[0], 1e-4)
-
-
-@pytest.mark.parametrize(("method", "dropout"), [("fedavg_ft", 0.0), ("spire", 0.1)])
-def test_what_cannot_be_fitted_together_is_refused(method: str, dropout: float) -> None:
-    model = FlatModel(ModelConfig(width=8, dropout=dropout), MethodConfig(name=method), 1)
-    objective = TrainingObjective(Diffusion.of(DiffusionConfig()))
-    with pytest.raises(ConfigError, match="one by one"):
-        adapt_embeddings(model, model.weights, [], [], AdaptConfig(), objective, [])

@@ -59,15 +59,6 @@ def test_the_mean_of_the_last_steps_is_scored_and_the_iterate_goes_on(
     assert [mean for _, mean in found] == pytest.approx(scored, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("draws", "num_images", "num_rows"),
-    [(1, 20, 20), (3, 20, 60), (None, 20, 16 + 16), (None, 3, 15), (None, 1, 16), (None, 64, 64)],
-)
-def test_the_rows_of_an_epoch(draws: int | None, num_images: int, num_rows: int) -> None:
-    config = AdaptConfig(batch_size=16, draws=draws)
-    assert config.num_rows(num_images) == num_rows
-
-
 def test_the_draws_of_each_image_are_spread_over_all_timesteps() -> None:
     batch = Batch(torch.arange(3.0)[:, None, None, None], torch.arange(3)[:, None])
     rows = batch.repeated(4)

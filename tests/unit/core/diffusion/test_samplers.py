@@ -25,7 +25,7 @@ DIFFUSERS_NAMES = {
     "v": "v_prediction",
     "x0": "sample",
 }
-STEPS = [5, 12, 50]
+STEPS = [5, 30]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -140,7 +140,7 @@ def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
 
 
 @pytest.mark.parametrize("clip_x0", [False, True])
-@pytest.mark.parametrize(("num_steps", "eta"), [(5, 0.0), (12, 0.5), (50, 1.0)])
+@pytest.mark.parametrize(("num_steps", "eta"), [(5, 0.0), (30, 0.5)])
 def test_ddim_is_that_of_diffusers(process, denoiser, xT, num_steps, eta, clip_x0):
     scheduler = DDIMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)
     scheduler.set_timesteps(num_steps)  # takes no timesteps of ours, so ours takes its own
@@ -171,8 +171,8 @@ def test_dpmpp_is_that_of_diffusers(process, denoiser, xT, num_steps, clip_x0):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
-@pytest.mark.parametrize("std", [0.2, 0.5])
-def test_the_ode_samplers_return_the_gaussian_that_the_data_is(process, sampler, std):
+def test_the_ode_samplers_return_the_gaussian_that_the_data_is(process, sampler):
+    std = 0.5
     # All that they do to xT is affine here: 0 goes to the mean, and 1 to mean + std.
     denoiser = gaussian_denoiser(*process, torch.tensor(0.3), torch.tensor(std))
     xT = torch.tensor([0.0, 1.0])[:, None, None, None]
@@ -196,16 +196,6 @@ def test_ddpm_returns_the_gaussian_that_the_data_is(process):
     assert x0.std().item() == pytest.approx(0.5, rel=0.02)
 
 
-def test_the_second_order_pays_off_at_few_steps():
-    denoiser = gaussian_denoiser("cosine", "v", torch.tensor(0.0), torch.tensor(0.5))
-    xT, timesteps = torch.ones(1, 1, 1, 1), timestep_grid(1000, 12)
-    first, second = (
-        run_sampler(diffusion("cosine", "v"), SAMPLERS[name], denoiser, xT, timesteps).item()
-        for name in ("ddim", "dpmpp")
-    )
-    assert abs(second - 0.5) < abs(first - 0.5) / 3
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_step_is_the_guess_of_x0(name):
     denoiser = gaussian_denoiser("cosine", "eps", torch.tensor(2.0), torch.tensor(1e-6))
@@ -222,11 +212,6 @@ def test_a_config_chooses_sampler_and_steps(xT):
         images = run_sampler(chosen, rule, network(), xT, timesteps, [generator()])
         assert torch.equal(sample(chosen, network(), xT, generator()), images)
         assert images.abs().max() <= 1.0
-
-
-def test_noise_needs_a_generator(xT):
-    with pytest.raises(ConfigError, match="expected a generator"):
-        run_sampler(diffusion("cosine", "v"), SAMPLERS["ddpm"], network(), xT, [500, 0])
 
 
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
@@ -248,8 +233,8 @@ def test_a_step_of_no_length_changes_nothing(name: str):
     assert after == SAMPLERS[name]([0.1, 0.5, 1.0], 0)
 
 
-@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
-@pytest.mark.parametrize("num_timesteps", [2, 10, 64, 1000])
+@pytest.mark.parametrize("power", [1.0, 3.0])
+@pytest.mark.parametrize("num_timesteps", [2, 64])
 def test_the_grid_descends_without_repeating(num_timesteps, power):
     for num_steps in range(1, num_timesteps + 1):
         grid = timestep_grid(num_timesteps, num_steps, power=power)

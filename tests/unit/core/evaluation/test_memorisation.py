@@ -14,7 +14,7 @@ from torch import Tensor
 from spire_core.evaluation.memorisation import Neighbours, exchange_p, neighbours
 from spire_core.privacy.membership import ClientScores, auc
 
-NUM_SPLITS = 200
+NUM_SPLITS = 100
 
 
 def pixels(*values: float) -> Tensor:
@@ -96,20 +96,6 @@ def split(digits: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return train, test, others
 
 
-def test_fresh_images_are_flagged_as_often_as_chance_has_it(digits: Tensor) -> None:
-    found, areas = [], []
-    for seed in range(NUM_SPLITS):
-        train, test, fresh = split(digits, seed)
-        near = neighbours(fresh, train, test)
-        found.append(exchange_p([near], seed))
-        areas.append(auc(ClientScores(-near.train_reach, -near.test_reach)))
-    flagged = binomtest(sum(p < 0.05 for p in found), NUM_SPLITS)
-    low, high = flagged.proportion_ci(0.95, "exact")
-    assert low <= 0.05 <= high
-    assert kstest(found, "uniform").pvalue > 0.01
-    assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / NUM_SPLITS**0.5
-
-
 def test_fresh_images_of_several_clients_are_flagged_so_within_classes(mnist_root: Path) -> None:
     """As runs test them: three clients with classes of their own, exchanged within these."""
     images = np.load(mnist_root / "mnist.npz")["test_images"]
@@ -149,12 +135,11 @@ def test_new_images_of_the_training_images_classes_are_no_copies(mnist_root: Pat
     assert abs(np.mean([one.share - one.chance for one in clients])) < 0.01
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_copies_are_flagged(digits: Tensor, seed: int) -> None:
-    train, test, _ = split(digits, seed)
+def test_copies_are_flagged(digits: Tensor) -> None:
+    train, test, _ = split(digits, 0)
     near = neighbours(train.repeat(2, 1, 1, 1), train, test)
     assert near.share > 0.99
-    assert exchange_p([near], seed) < 0.001
+    assert exchange_p([near], 0) < 0.001
     assert auc(ClientScores(-near.train_reach, -near.test_reach)) > 0.95
 
 

@@ -36,24 +36,11 @@ def test_distances_are_means_over_pixels_then_images_of_a_kind_then_prompts() ->
     np.testing.assert_allclose(found, [0.2, 0.0, 0.3], atol=1e-6)
 
 
-def test_an_owner_without_the_kind_is_infinitely_far() -> None:
-    assert owner_distances(flat(0.9), np.array([1]), gallery())[2] == np.inf
-
-
 def test_ranks_count_owners_that_are_as_near_on_the_prompts_in_common() -> None:
     drawn, kinds = flat(0.2, 0.8), np.array([0, 1])
     # Owner 2, with 0.3 on kind 0, is behind owner 0's 0.2 on that kind.
     assert [retrieval_rank(owner, drawn, kinds, gallery()) for owner in range(3)] == [2, 1, 3]
     assert retrieval_rank(0, flat(0.5), np.array([1]), gallery()) == 2  # owner 2 has no such image
-
-
-def test_an_owner_of_one_easy_prompt_is_not_nearer() -> None:
-    levels, kinds = np.array([0, 102, 115], np.uint8), np.array([0, 1, 1])
-    images = levels.reshape(-1, 1, 1, 1).repeat(2, 2).repeat(2, 3)
-    both = Gallery(images, kinds, np.array([0, 0, 1]))
-    drawn = flat(0.5, 0.4), np.array([0, 1])
-    assert owner_distances(*drawn, both).argmin() == 1
-    assert retrieval_rank(0, *drawn, both) == 1
 
 
 def test_where_all_have_all_prompts_ranks_are_those_of_the_mean_distances() -> None:

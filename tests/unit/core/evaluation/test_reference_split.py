@@ -20,13 +20,9 @@ def split_of(held: tuple[int, ...]) -> ReferenceSplit:
     [
         ((1.0, 0.0), (30, 25), (30, 0)),  # all of the one class
         ((0.5, 0.5), (30, 25), (26, 25)),  # 51 halves to 25.5 each, of which the first gets more
-        ((0.75, 0.25), (30, 25), (30, 10)),
-        ((0.7, 0.2, 0.1), (7, 9, 9), (7, 2, 1)),
         ((0.65, 0.35), (4, 9), (4, 2)),  # of 7, 4.55 would become 5
         ((0.98, 0.02), (100, 0), (25, 0)),  # of 26, 0.52 would become 1
-        ((0.5, 0.5), (30, 0), (1, 0)),
         ((0.5, 0.5), (0, 30), (0, 0)),  # one image would be of the first class
-        ((0.25, 0.75), (9000, 9000), (512, 1536)),
         ((1 / 3, 2 / 3), (9000, 9000), (683, 1365)),  # 682.67 and 1365.33
     ],
 )
@@ -44,7 +40,7 @@ def rounded(num: int, own: np.ndarray) -> np.ndarray:
     return counts
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_no_larger_reference_is_possible(seed: int) -> None:
     rng = np.random.default_rng(seed)
     own, held = rng.multinomial(128, rng.dirichlet([0.3] * 5)), rng.integers(0, 60, 5)
@@ -58,11 +54,6 @@ def test_a_reference_has_each_image_once_and_the_mixture() -> None:
     assert len(set(chosen.tolist())) == len(chosen)
     counts = np.bincount(split.labels[chosen], minlength=4)
     assert counts.tolist() == reference_counts(mixture, np.array(HELD)).tolist() == [30, 15, 15, 0]
-
-
-def test_a_reference_is_a_function_of_seed_and_client() -> None:
-    mixture = np.array([0.5, 0.25, 0.25, 0.0])
-    first = split_of(HELD).images_of(mixture, 3, 7)
-    assert np.array_equal(first, split_of(HELD).images_of(mixture, 3, 7))
+    assert np.array_equal(chosen, split_of(HELD).images_of(mixture, 3, 7).ravel())
     for seed, client_id in ((4, 7), (3, 8)):
-        assert not np.array_equal(first, split_of(HELD).images_of(mixture, seed, client_id))
+        assert not np.array_equal(chosen, split.images_of(mixture, seed, client_id).ravel())

@@ -118,17 +118,6 @@ def test_private_moments_start_every_round_afresh() -> None:
     assert not np.array_equal(first[0][0].weights[AT], old[0][0].weights[AT])
 
 
-def test_without_averaged_moments_the_setting_changes_nothing() -> None:
-    settings = [
-        ClientConfig(batch_size=8, opt_state="reset", private_moments=name)
-        for name in ("conditioning", "none")
-    ]
-    (_, hidden), (_, told) = (second_round(config) for config in settings)
-    for (update, state), (other, other_state) in zip(hidden, told, strict=True):
-        np.testing.assert_array_equal(update.weights, other.weights)
-        assert state.to_tensors().keys() == other_state.to_tensors().keys()
-
-
 def test_weights_alone_still_tell_something() -> None:
     """What the default does not hide: Adam's change of the weights, and the span of a sum."""
     broadcast, finished = second_round(ClientConfig(batch_size=8))

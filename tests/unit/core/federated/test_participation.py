@@ -6,8 +6,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipeline.config.load import load_config
-from spire_core.errors import ConfigError
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.rng import derive_seed
 
@@ -26,15 +24,6 @@ def test_a_cohort_is_drawn_by_numpys_own_choice(num_clients: int) -> None:
             assert {*chosen} <= {*range(num_clients)}
 
 
-@pytest.mark.parametrize(("num_clients", "cohort_size"), [(10, 3), (10, 9), (6, 1)])
-def test_each_client_takes_part_as_often_as_another(num_clients: int, cohort_size: int) -> None:
-    """Of 3000 cohorts, within five standard deviations of a binomial."""
-    cohorts = [choose_cohort(num_clients, cohort_size, 1, r) for r in range(3000)]
-    counts, chance = np.bincount(np.concatenate(cohorts)), cohort_size / num_clients
-    deviation = (3000 * chance * (1 - chance)) ** 0.5
-    assert np.abs(counts - 3000 * chance).max() < 5 * deviation
-
-
 @pytest.mark.parametrize("num_clients", [1_000_000, 100_000_000])
 def test_a_cohort_costs_what_it_holds_not_what_the_population_does(num_clients: int) -> None:
     choose_cohort(num_clients, 1, 0, 0)
@@ -46,10 +35,6 @@ def test_a_cohort_costs_what_it_holds_not_what_the_population_does(num_clients: 
     assert len({*map(tuple, cohorts)}) == 10
     assert peak_bytes < 2**20  # a number for each client would take 8 or 800 MB
     assert duration_s < 1
-
-
-def test_at_a_chance_of_zero_everybody_answers() -> None:
-    assert responding_clients(COHORT, 0.0, seed=0, round_idx=3) == COHORT
 
 
 def test_a_draw_is_a_function_of_seed_client_and_round_alone() -> None:
@@ -109,21 +94,3 @@ def test_where_a_round_may_be_empty_no_client_responds_in_the_place_of_others() 
             assert without == [other for other in there if other != client_id]
     assert {0, 1} <= sizes
     assert responding_clients([], 0.9, 0, 0, may_be_empty=True) == []
-
-
-def test_the_cohort_itself_does_not_depend_on_the_scenario() -> None:
-    cohort = choose_cohort(20, 6, seed=0, round_idx=1)
-    assert {*responding_clients(cohort, 0.5, 0, 1)} < {*cohort}
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("federation.drop_rate=1.0", r"drop_rate in \[0, 1\), got 1.0"),
-        ("federation.drop_rate=-0.1", r"drop_rate in \[0, 1\), got -0.1"),
-        ("federation.drop_rate=.nan", r"drop_rate in \[0, 1\), got nan"),
-    ],
-)
-def test_wrong_chances_are_one_sentence(override: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
-        load_config("smoke", [override])

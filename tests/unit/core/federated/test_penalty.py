@@ -10,7 +10,6 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import OTHER_METHODS, MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import ConfigError
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
 from spire_core.federated.messages import Broadcast, RoundPlan
@@ -98,10 +97,3 @@ def test_the_gradient_of_each_client_by_hand() -> None:
     weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     Penalty(proximal, torch.tensor([0.5])).add_gradient(weights, grads, layout, (CLIENT_EMB, LOCAL))
     assert grads.tolist() == [[3.0, 1.0], [11.0, 1.0]]
-
-
-def test_a_term_of_another_shape_is_one_sentence() -> None:
-    layout = Layout({LOCAL: slice(0, 2)}, ())
-    wrong = Penalty(lambda w, w_0: (w - w_0).square().sum(), torch.zeros(2))
-    with pytest.raises(ConfigError, match=r"expected a method's penalty of shape \(3,\)"):
-        wrong.add_gradient(torch.ones(3, 2), torch.zeros(3, 2), layout, (LOCAL,))

@@ -39,12 +39,3 @@ def test_there_and_back() -> None:
     assert found.residual is not None
     assert sorted(found.snapshots) == [0, 12]
     assert found.guidance == 1.1  # to the last bit
-
-
-def test_a_state_is_empty_without_any_tensor() -> None:
-    assert PrivateState().is_empty
-    assert PrivateState.from_tensors({}).is_empty
-    assert PrivateState().client_emb is None
-    for name, tensor in FULL.to_tensors().items():
-        if not name.startswith("local."):
-            assert not PrivateState.from_tensors({name: tensor}).is_empty

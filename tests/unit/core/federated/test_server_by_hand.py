@@ -8,7 +8,6 @@ import pytest
 
 from spire_core.config.server import ServerConfig
 from spire_core.federated.messages import AdamMoments, ClientUpdate
-from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState, aggregate
 from spire_core.federated.sums import average
 
@@ -65,9 +64,3 @@ def test_moments_and_steps_are_weighted_by_examples() -> None:
     after = after_round(start, [sent(0, 1, 2.0), sent(1, 3, 6.0)], ServerConfig())
     assert after.moments is not None
     assert [array[0] for array in after.moments.arrays] == [5.0, 28.0, 5.0]
-
-
-@pytest.mark.parametrize("num_clients", [20, 200_000])
-def test_each_round_and_seed_has_a_cohort_of_its_own(num_clients: int) -> None:
-    cohorts = {tuple(choose_cohort(num_clients, 6, seed, r)) for seed in (0, 1) for r in range(10)}
-    assert len(cohorts) == 20

@@ -15,8 +15,10 @@ from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
 
 
-@pytest.mark.parametrize("groups", [[(0,), (1,)], [(0, 1)]])
-@pytest.mark.parametrize("setting", ["client.emb_dropout=0.5", "client.prox_mu=10"])
+@pytest.mark.parametrize(
+    ("groups", "setting"),
+    [([(0,), (1,)], "client.emb_dropout=0.5"), ([(0, 1)], "client.prox_mu=10")],
+)
 def test_a_worker_trains_by_the_settings(
     groups: list[tuple[int, ...]], setting: str, tmp_path: Path
 ) -> None:

@@ -1,23 +1,26 @@
 """Descent on the denoising loss: where it is as good as likelihood, where it fails, the ends."""
 
 import math
-from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 
-from spire_core.mixture.descent import (
+from spire_core.mixture.estimators import (
     all_t_gradient,
     descend_all_t,
     descend_fixed_t,
     fixed_t_gradient,
     iterates,
+    maximum_likelihood,
     tail_mean,
 )
-from spire_core.mixture.estimators import maximum_likelihood
-from spire_core.mixture.exact_errors import cramer_rao, fixed_t_error, published_bound
-from spire_core.mixture.expected_loss import expected_path, rate
+from spire_core.mixture.expected_loss import (
+    cramer_rao,
+    expected_path,
+    fixed_t_error,
+    published_bound,
+    rate,
+)
 from spire_core.mixture.two_components import draw_projected, time_of
 from spire_core.rng import numpy_generator
 
@@ -35,19 +38,9 @@ def errors_of_descent(d: int, m_t: float, n: int, replicates: int, case: int) ->
     return n * (descend_fixed_t(y, m, time_of(m_t, m), 80, 50, generator) - W) ** 2
 
 
-@pytest.mark.parametrize(("case", "m_t"), [(0, 0.5), (20, 1.0)])
-def test_the_slope_in_n_is_minus_one(case: int, m_t: float) -> None:
-    nums = (50, 150, 450, 1350)
-    mse = []
-    for i, n in enumerate(nums):
-        mse.append(mean_and_error(errors_of_descent(64, m_t, n, 400, case + i))[0] / n)
-    slope = np.polyfit(np.log(nums), np.log(mse), 1)[0]
-    assert abs(slope + 1.0) <= 0.08
-
-
 @pytest.mark.parametrize(
     ("case", "d", "m_t"),
-    [(100, 4, 0.5), (102, 4, 1.0), (104, 64, 0.75), (106, 1024, 0.5), (108, 1024, 1.0)],
+    [(100, 4, 0.5), (104, 64, 0.75), (108, 1024, 1.0)],
 )
 def test_the_error_does_not_grow_with_d(case: int, d: int, m_t: float) -> None:
     mean, error = mean_and_error(errors_of_descent(d, m_t, 400, 500, case))
@@ -77,7 +70,7 @@ def test_both_parameters_find_the_same_weight() -> None:
     torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(("case", "d", "t"), [(300, 256, 1.0), (301, 64, 1.0), (302, 16, 0.1)])
+@pytest.mark.parametrize(("case", "d", "t"), [(300, 256, 1.0), (302, 16, 0.1)])
 def test_descent_at_one_t_fails_where_m_t_is_large(case: int, d: int, t: float) -> None:
     m, n, generator = math.sqrt(d), 200, numpy_generator(0, "test_failure", case)
     y = draw_projected(W, m, (500, n), generator)
@@ -85,15 +78,6 @@ def test_descent_at_one_t_fails_where_m_t_is_large(case: int, d: int, t: float) 
     assert mean - 4 * error > n * published_bound(W, m * math.exp(-t), d, n)
     if (d, t) == (256, 1.0):
         assert abs(mean - 8.0) <= 0.2
-
-
-def test_a_longer_step_mends_the_failure_that_is_the_optimisers() -> None:
-    n, generator = 200, numpy_generator(0, "test_longer")
-    y = draw_projected(W, 8.0, (300, n), generator)
-    gradient, steepest = fixed_t_gradient(y, 8.0, 1.0, generator), 2.0 * (8.0 / math.e) ** 2
-    path = iterates(gradient, steepest / 4.0, 300, is_damped=False)
-    mean, error = mean_and_error(n * (tail_mean(path, 200, 20) - W) ** 2)
-    assert mean + 4 * error < n * published_bound(W, 8.0 / math.e, 64, n)
 
 
 def test_descent_over_all_t_does_not_fail_there() -> None:
@@ -119,32 +103,7 @@ def test_the_expected_path_converges_by_the_linear_factor(m_t: float) -> None:
     assert left[-1] / left[-2] == pytest.approx(1.0 - rate(W, m_t), rel=1e-3)
 
 
-@pytest.mark.parametrize(("case", "m_t"), [(400, 0.5), (401, 1.0)])
-def test_data_converge_by_the_linear_factor(case: int, m_t: float) -> None:
-    generator = numpy_generator(0, "test_rate", case)
-    y = draw_projected(W, 8.0, (60, 3000), generator)
-    gradient = fixed_t_gradient(y, 8.0, time_of(m_t, 8.0), generator, is_fresh=False)
-    path = iterates(gradient, 2.0 * m_t**2, 60)
-    w = torch.cat(list(islice(path, 200)), 1)
-    left = (w - w[:, -1:]).abs()
-    ratio = [row[1:][near] / row[:-1][near] for row, near in zip(left, _near(left), strict=True)]
-    mean, error = mean_and_error(torch.stack([r.mean() for r in ratio]))
-    assert abs(mean - (1.0 - rate(W, m_t))) <= 4 * error
-
-
-def _near(left: torch.Tensor) -> torch.Tensor:
-    return (left[:, 1:] > 1e-9) & (left[:, :-1] < 1e-4)
-
-
-def test_descent_is_stuck_from_m_t_of_3_on() -> None:
-    gaps = {m_t: abs(expected_path(W, m_t, 200)[-1] - W) / 0.2 for m_t in (2.0, 3.0, 4.0, 6.0)}
-    assert gaps[2.0] < 0.01
-    assert gaps[3.0] > 0.5
-    assert gaps[4.0] > 0.95
-    assert gaps[6.0] > 0.999
-
-
-@pytest.mark.parametrize("w", [0.0, 0.02, 0.98, 1.0])
+@pytest.mark.parametrize("w", [0.0, 0.98])
 @pytest.mark.parametrize("in_weight", [False, True])
 @pytest.mark.parametrize("is_damped", [False, True])
 def test_weights_near_the_ends_stay_inside(w: float, in_weight: bool, is_damped: bool) -> None:
@@ -158,19 +117,3 @@ def test_weights_near_the_ends_stay_inside(w: float, in_weight: bool, is_damped:
         paths = [iterates(*one, 20, in_weight, is_damped) for one in descents]
         for found in (*(tail_mean(path, 100, 100) for path in paths), maximum_likelihood(y, m)):
             assert bool(((found >= 0.0) & (found <= 1.0)).all())
-
-
-@pytest.mark.parametrize("w", [0.02, 0.98])
-def test_the_full_step_in_w_oscillates_and_the_damped_one_does_not(w: float) -> None:
-    y = draw_projected(w, 4.0, (100, 200), numpy_generator(0, "test_swing", int(100 * w)))
-    swings, errors = {}, {}
-    for is_damped in (True, False):
-        generator = numpy_generator(0, "test_swing_noise", int(100 * w))
-        gradient = fixed_t_gradient(y, 4.0, time_of(0.75, 4.0), generator, is_fresh=False)
-        path = iterates(gradient, 2 * 0.75**2, 100, True, is_damped)
-        last = torch.cat(list(islice(path, 150, 200)), 1)
-        swings[is_damped] = float(last.diff(dim=1).abs().mean())
-        errors[is_damped] = float(((last.mean(1) - w) ** 2).mean())
-    assert swings[False] > 0.01
-    assert swings[True] < 1e-9
-    assert errors[True] < errors[False]

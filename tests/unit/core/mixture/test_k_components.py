@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 
-from spire_core.mixture.exact_errors import cramer_rao
+from spire_core.mixture.expected_loss import cramer_rao
 from spire_core.mixture.k_components import (
     affine_error,
     affine_weights,
     descend_logits_all_t,
-    descend_logits_fixed_t,
     draw,
     drawn_information,
     likelihood_weights,
@@ -53,7 +52,7 @@ def loss_in_d(x0, z, logits, means, t: float) -> torch.Tensor:
     return (r @ mu_t - xt + z / sigma).square().sum(-1).mean()
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 1), (3, 5), (5, 2), (10, 16)])
+@pytest.mark.parametrize(("k", "d"), [(2, 1), (5, 2), (10, 16)])
 def test_the_gradient_in_logits_is_that_of_autograd_in_d_dimensions(k: int, d: int) -> None:
     generator = numpy_generator(0, "test_logits", k, d)
     means, x0, z = (
@@ -110,7 +109,7 @@ def test_two_components_have_twice_the_bound_of_one_weight() -> None:
     assert affine_error(weights, means, 1) == pytest.approx(2.0 * (0.21 + 0.25))
 
 
-@pytest.mark.parametrize(("shape", "k"), [("general", 5), ("orthogonal", 3), ("general", 10)])
+@pytest.mark.parametrize(("shape", "k"), [("general", 10), ("orthogonal", 3)])
 def test_the_affine_form_is_exact_for_independent_means(shape: str, k: int) -> None:
     means, weights = reduced_means(means_of(shape, k)), weights_of(k)
     x = draw(weights, means, (4000, 60), numpy_generator(0, "test_affine", k))[0]
@@ -121,27 +120,9 @@ def test_the_affine_form_is_exact_for_independent_means(shape: str, k: int) -> N
     assert abs(float(errors.mean()) - affine_error(weights, means, 60)) <= margin
 
 
-@pytest.mark.parametrize(("k", "distance"), [(5, 3.0), (8, 3.0)])
-def test_the_affine_form_is_no_error_where_k_exceeds_d_plus_1(k: int, distance: float) -> None:
-    """It lies below Cramer-Rao there, and equals the error in the two directions that it sees."""
-    means, weights = reduced_means(means_of("circle", k, distance)), weights_of(k)
-    form = affine_error(weights, means, 1)
-    assert form < 0.95 * least_error(weights, means)
-    x = draw(weights, means, (4000, 60), numpy_generator(0, "test_seen", k))[0]
-    seen = torch.linalg.pinv(means).T @ x.mean(-1)
-    onto = means @ torch.linalg.pinv(means)
-    errors = (seen - onto @ weights[:, None]).square().sum(0)
-    spread = torch.diag(weights) - torch.outer(weights, weights)
-    gram = torch.linalg.pinv(means @ means.T, rtol=1e-10, hermitian=True)
-    expected = float(torch.trace(onto @ spread @ onto) + torch.trace(gram)) / 60
-    assert abs(float(errors.mean()) - expected) <= 4 * float(errors.std()) / math.sqrt(4000)
-
-
-CASES = [("general", 3), ("general", 5), ("general", 10), ("orthogonal", 5), ("circle", 5)]
-CASES += [("circle", 8)]
-
-
-@pytest.mark.parametrize(("case", "shape", "k"), [(i, *c) for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("case", "shape", "k"), [(1, "general", 5), (3, "orthogonal", 5), (5, "circle", 8)]
+)
 def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: str, k: int) -> None:
     means, weights, n = reduced_means(means_of(shape, k)), weights_of(k), 500
     generator = numpy_generator(0, "test_components", case)
@@ -158,16 +139,6 @@ def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: st
     assert float(errors.mean()) <= 1.2 * least + margin
 
 
-def test_descent_at_one_t_is_within_a_fifth_of_cramer_rao_in_general_position() -> None:
-    means, weights, n = reduced_means(means_of("general", 5)), weights_of(5), 500
-    generator = numpy_generator(0, "test_components_fixed")
-    x = draw(weights, means, (60, n), generator)[0]
-    pi = descend_logits_fixed_t(x, means, math.log(2.0), 250, 150, generator)
-    errors = n * (pi - weights[:, None]).square().sum(0)
-    least = least_error(weights, means)
-    assert float(errors.mean()) <= 1.2 * least + 4 * float(errors.std()) / math.sqrt(60)
-
-
 def test_likelihood_weights_are_a_fixed_point_with_no_slope() -> None:
     means, weights = reduced_means(means_of("circle", 5)), weights_of(5)
     x = draw(weights, means, (3, 400), numpy_generator(0, "test_em"))[0]
@@ -175,19 +146,6 @@ def test_likelihood_weights_are_a_fixed_point_with_no_slope() -> None:
     density = torch.exp(-0.5 * (x[None] - means[:, :, None, None]).square().sum(1))
     slope = (density / (pi[..., None] * density).sum(0)).mean(-1)
     torch.testing.assert_close(slope, torch.ones_like(slope), rtol=1e-5, atol=1e-5)
-
-
-def test_collinear_means_that_differ_identify_the_weights_but_not_by_their_mean() -> None:
-    """Translates of a Gaussian are linearly independent: only means that coincide hide a weight."""
-    means = reduced_means(torch.tensor([[0.0, 0.0], [2.0, 2.0], [4.0, 4.0]], dtype=torch.float64))
-    weights, n = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), 500
-    generator = numpy_generator(0, "test_collinear")
-    least = least_error(weights, means)
-    assert least < 5.0
-    x = draw(weights, means, (100, n), generator)[0]
-    pi = likelihood_weights(log_densities(x, means).exp(), 200)
-    errors = n * (pi - weights[:, None]).square().sum(0)
-    assert float(errors.mean()) <= 1.2 * least + 4 * float(errors.std()) / 10.0
 
 
 def test_counts_are_as_good_as_samples_that_occur_as_often() -> None:

@@ -23,17 +23,6 @@ def test_a_confusion_matrix_has_predictions_in_rows_and_classes_in_columns() -> 
     np.testing.assert_allclose(found, [[0.5, 0.0], [0.5, 1.0]])
 
 
-def test_a_perfect_classifier_counts() -> None:
-    eye = np.eye(3)
-    assert inverse_norm(eye) == pytest.approx(1.0)
-    assert readout_error(eye, PI) == pytest.approx(1 - np.square(PI).sum())
-    assert readout_bound(eye, PI) == pytest.approx(readout_error(eye, PI))
-
-
-def test_a_classifier_that_guesses_tells_nothing() -> None:
-    assert inverse_norm(np.full((2, 2), 0.5)) > 1e15
-
-
 def test_two_classes_by_hand() -> None:
     """With C = [[1 - a, a], [a, 1 - a]], C^-1 has norm 1 / (1 - 2 a)."""
     confusion = np.array([[0.9, 0.1], [0.1, 0.9]])

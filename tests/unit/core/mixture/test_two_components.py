@@ -5,19 +5,14 @@ import math
 import pytest
 import torch
 
-from spire_core.mixture.descent import all_t_gradient
-from spire_core.mixture.estimators import maximum_likelihood, moment, one_step
-from spire_core.mixture.exact_errors import (
+from spire_core.mixture.estimators import all_t_gradient, maximum_likelihood, moment, one_step
+from spire_core.mixture.expected_loss import (
     cramer_rao,
-    fixed_t_error,
+    denoising_gradient,
+    likelihood_gradient,
     moment_error,
     one_step_error,
     published_bound,
-)
-from spire_core.mixture.expected_loss import (
-    denoising_gradient,
-    information,
-    likelihood_gradient,
 )
 from spire_core.mixture.two_components import (
     ddpm_loss,
@@ -29,7 +24,6 @@ from spire_core.mixture.two_components import (
     score,
     signal_and_noise,
     time_of,
-    weight,
 )
 from spire_core.rng import numpy_generator, torch_generator
 
@@ -53,7 +47,7 @@ def random_case(case: int, d: int):
     return draw(d), draw(50, d) * 2.0, draw(50, d), w, t
 
 
-@pytest.mark.parametrize(("case", "d"), [(i, d) for i, d in enumerate((1, 2, 5, 16, 64))])
+@pytest.mark.parametrize(("case", "d"), [(0, 1), (3, 16)])
 def test_gradients_in_h_and_in_w_are_those_of_autograd_in_d_dimensions(case: int, d: int) -> None:
     mu, x0, z, w, t = random_case(case, d)
     m = float(mu.norm())
@@ -94,12 +88,7 @@ def test_the_bound_on_the_curvature_is_a_gauss_newton_part_and_the_rest() -> Non
     torch.testing.assert_close(found.squeeze(), expected)
 
 
-def test_log_odds_there_and_back() -> None:
-    w = torch.tensor([0.0, 1e-9, 0.3, 0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(weight(log_odds(w)), w, rtol=1e-12, atol=0.0)
-
-
-@pytest.mark.parametrize("m", [0.3, 1.0, 2.5, 5.0, 8.0])
+@pytest.mark.parametrize("m", [0.3, 2.5, 8.0])
 def test_the_bridge_denoising_over_all_t_is_maximum_likelihood(m: float) -> None:
     generator = numpy_generator(0, "test_bridge", int(10 * m))
     y = normals(generator, 60) * (1.0 + m)
@@ -127,7 +116,7 @@ def test_descent_over_all_t_follows_the_gradient_of_the_likelihood_on_average(m:
     assert_within(found.squeeze(-1), float(expected))
 
 
-@pytest.mark.parametrize("d", [2, 64, 1024])
+@pytest.mark.parametrize("d", [2, 1024])
 def test_the_moments_error_is_exact(d: int) -> None:
     m, n, generator = math.sqrt(d), 50, numpy_generator(0, "test_moment", d)
     m_t = 0.8
@@ -147,7 +136,7 @@ def test_projected_data_are_the_projection_of_data() -> None:
     assert_within((moment(x @ mu / m, m) - W) ** 2, moment_error(W, m, n))
 
 
-@pytest.mark.parametrize("d", [1, 16, 256])
+@pytest.mark.parametrize("d", [1, 256])
 def test_the_moment_of_one_noised_axis_meets_the_published_bound_with_equality(d: int) -> None:
     c, t, n, generator = 1.0, 0.4, 30, numpy_generator(0, "test_axis", d)
     signal, sigma = signal_and_noise(t)
@@ -157,12 +146,6 @@ def test_the_moment_of_one_noised_axis_meets_the_published_bound_with_equality(d
     assert_within((moment(axis, signal * c) - W) ** 2, bound)
 
 
-def test_the_bounds_second_term_is_loose_by_d() -> None:
-    for d in (2, 64, 1024):
-        second = published_bound(0.0, 0.7, d, 10) / moment_error(0.0, 0.7, 10)
-        assert second == pytest.approx(d)
-
-
 @pytest.mark.parametrize(("m", "t"), [(2.0, 0.5), (8.0, 3.0)])
 def test_the_error_of_one_step_is_exact(m: float, t: float) -> None:
     generator = numpy_generator(0, "test_one_step", int(m))
@@ -170,49 +153,8 @@ def test_the_error_of_one_step_is_exact(m: float, t: float) -> None:
     assert_within((one_step(y, z, m, t) - W) ** 2, one_step_error(W, m, t, 50))
 
 
-def test_one_step_at_small_m_t_is_a_moment_with_less_noise() -> None:
-    m, t = 2.0, 8.0
-    expected = W * (1 - W) + 1 / (4 * m**2 * -math.expm1(-2 * t))
-    assert 100 * one_step_error(W, m, t, 100) == pytest.approx(expected, rel=1e-4)
-
-
-def test_cramer_rao_lies_between_its_limits() -> None:
-    assert 1 / information(W, 8.0) == pytest.approx(W * (1 - W), rel=1e-6)
-    assert 1 / information(0.5, 0.01) == pytest.approx(1 / (4 * 0.01**2), rel=1e-3)
-    assert cramer_rao(W, 1.0, 7) < moment_error(W, 1.0, 7)
-
-
 @pytest.mark.parametrize("m", [1.0, 2.0, 16.0])
 def test_maximum_likelihood_reaches_cramer_rao(m: float) -> None:
     n, generator = 1000, numpy_generator(0, "test_likelihood", int(m))
     y = draw_projected(W, m, (1500, n), generator)
     assert_within((maximum_likelihood(y, m) - W) ** 2, cramer_rao(W, m, n))
-
-
-def test_maximum_likelihood_has_no_slope_left() -> None:
-    y = draw_projected(0.6, 1.0, (50, 100), numpy_generator(0, "test_slope"))
-    w = maximum_likelihood(y, 1.0)
-    for row, at in zip(y, w, strict=True):
-        assert abs(float(likelihood_gradient(row, at.expand(100), 1.0).mean())) < 1e-9
-
-
-@pytest.mark.parametrize("m_t", [0.5, 0.75, 1.0])
-def test_the_sandwich_is_between_019_and_030_from_d_4_on(m_t: float) -> None:
-    for d in (4, 8, 64, 1024):
-        m = math.sqrt(d)
-        assert 0.19 <= fixed_t_error(W, m, time_of(m_t, m), 1) <= 0.30
-
-
-@pytest.mark.parametrize(
-    ("d", "t", "is_met"), [(16, 1.0, True), (64, 1.0, True), (16, 0.1, False), (256, 1.0, False)]
-)
-def test_which_minimisers_of_the_loss_at_one_t_meet_the_bound(d, t: float, is_met: bool) -> None:
-    m = math.sqrt(d)
-    bound = published_bound(W, m * math.exp(-t), d, 1)
-    assert (fixed_t_error(W, m, t, 1) <= bound) is is_met
-
-
-def test_the_sandwich_falls_to_the_share_of_each_component_as_d_grows() -> None:
-    errors = [fixed_t_error(W, m, time_of(0.75, m), 1) for m in (2.0, 8.0, 100.0)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] == pytest.approx(W * (1 - W), rel=1e-3)

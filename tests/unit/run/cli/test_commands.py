@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -19,9 +18,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.progress import Progress
-from pipeline.cli.tables import change
 from pipeline.config.load import load_config
 from pipeline.config.meaning import fingerprint
 from pipeline.federation.rounds import RoundStats
@@ -76,22 +73,13 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
         assert part in said.err
 
 
-def test_the_versions_are_one_line(spire) -> None:
-    said = spire("--version")
-    assert said.code == 0
-    own = "spire [0-9a-z.]+ \\(python 3[0-9.]+, torch [^ ]+, ray [^ ]+, mlflow [^ ]+\\)\n"
-    assert re.fullmatch(own, said.out)
-
-
 @pytest.mark.parametrize("verb", [["run", "smoke", "--dry-run"], ["data", "show", "smoke"]])
 def test_own_images_are_never_taken_for_a_data_set(spire, tmp_path: Path, verb: list[str]) -> None:
     (tmp_path / "photos" / "cats").mkdir(parents=True)
     (tmp_path / "photos" / "cats" / "1.JPG").touch()
     said = spire(*verb, f"data.path={tmp_path}/photos")
-    assert_one_sentence(said, "original files of mnist", "the preset folder-cpu, or data.name=")
+    assert_one_sentence(said, "original files of mnist", "preset folder-cpu or data.name=folder")
     assert_one_sentence(spire(*verb, f"data={tmp_path}/photos"), "data.name", "folder")
-    (tmp_path / "photos" / "train-images-idx3-ubyte.gz").touch()  # the data set is stored already
-    assert spire(*verb, f"data.path={tmp_path}/photos").code == 0
 
 
 def test_inception_without_weights_is_one_sentence(
@@ -116,17 +104,14 @@ def test_every_verb_explains_itself(spire, verb: list[str]) -> None:
     assert ("smoke" in said.out) == (verb[:1] in (["run"], ["sweep"]) or verb[1:] == ["show"])
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'numpy', 'yaml'} & set(sys.modules)"
-    code = f"import sys, sweeps.cli; sweeps.cli.main(['--help']); sys.exit(len({heavy}))"
+def test_heavy_packages_are_imported_when_they_are_needed() -> None:
+    """Neither for `--help`, nor Ray, MLflow and matplotlib before an experiment needs them."""
+    code = """import sys, sweeps.cli
+sweeps.cli.main(["--help"])
+found = {"torch", "ray", "mlflow", "matplotlib", "numpy", "yaml"} & {*sys.modules}
+import pipeline.experiment.run
+sys.exit(len(found | {"ray", "matplotlib", "mlflow"} & {*sys.modules}))"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
-def test_an_experiment_imports_neither_ray_nor_matplotlib_before_it_needs_them() -> None:
-    code = "import sys, pipeline.experiment.run; "
-    code += "print({'ray', 'matplotlib', 'mlflow'} & {*sys.modules})"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.stdout == "set()\n"
 
 
 def test_sweeps_as_a_module_has_both_of_its_verbs(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -137,79 +122,42 @@ def test_sweeps_as_a_module_has_both_of_its_verbs(monkeypatch: pytest.MonkeyPatc
         assert capsys.readouterr().out.startswith(f"Usage: spire {verb}")
 
 
-def test_spire_as_a_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["spire", "run", "smoke", "--fast"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("spire", run_name="__main__")
-    assert "see spire run --help" in capsys.readouterr().err
+STORE = "tracking.uri=http://me:hunter2@127.0.0.1:9"  # where nothing listens
 
 
-def test_the_pipeline_says_where_the_verbs_of_sweeps_are(capsys) -> None:
-    assert pipeline_main(["report", "smoke"]) == 2
-    assert "'report': type spire report, or python -m sweeps" in capsys.readouterr().err
-
-
-def test_dry_run_is_one_object(spire) -> None:
-    said = spire("run", "--dry-run", "smoke", "--json", "method=spire", "seed=3")
+def test_dry_run_is_one_object(spire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It plans on the cluster that a run would use, and shows no password."""
+    nodes = [{"CPU": 2.0, "GPU": 0.0}] * 2
+    monkeypatch.setattr("pipeline.cluster.session.cluster", contextlib.nullcontext)
+    monkeypatch.setattr("pipeline.cluster.session.cluster_nodes", lambda: nodes)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    words = ["method=spire", "seed=3", "resources.num_cpus=2", STORE]
+    said = spire("run", "--dry-run", "smoke", "--json", *words)
     told = json.loads(said.out)
-    assert said.code == 0
+    assert (said.code, told["resources"]["actors"]["num_actors"]) == (0, 2)
     assert told["config"]["method"]["name"] == "spire"
+    assert told["config"]["tracking"]["uri"] == "http://me:***@127.0.0.1:9"
     assert told["config_fingerprint"] == fingerprint(load_config("smoke", ["seed=3"]))
     assert told["params_trainable_new_client"] == 16
     clients = told["partition"]["clients"]
     assert [c["is_new"] for c in clients] == [False] * 6 + [True] * 2
     assert all(sum(n > 0 for n in c["class_counts"]) == 2 for c in clients)  # pathological, k = 2
     assert all(c["num_train"] == 64 for c in clients if c["is_new"])
-    assert 1 <= told["resources"]["actors"]["num_actors"] <= (os.cpu_count() or 1)
     for client in clients:  # of new ones alone it is known how far the others cover them
         assert client["is_new"] == ("hull_tv" in client)
         assert client.get("hull_tv", 0.0) <= client.get("nearest_tv", 1.0)
-    for name, mean in told["partition"]["world"].items():
-        assert mean == pytest.approx(sum(c[name] for c in clients if c["is_new"]) / 2, abs=1e-5)
-    assert told["partition"]["world"].keys() == {"hull_tv", "nearest_tv"}
+    for name in ("hull_tv", "nearest_tv"):
+        mean = sum(c[name] for c in clients if c["is_new"]) / 2
+        assert told["partition"]["world"][name] == pytest.approx(mean, abs=1e-5)
 
 
 def test_dry_run_text_says_who_what_and_where(spire) -> None:
-    words = ["smoke", "resources.pool=local"]
-    said = spire("run", "--dry-run", *words)
+    said = spire("run", "--dry-run", "smoke", "resources.pool=local", STORE)
     assert said.code == 0
-    assert fingerprint(load_config("smoke", words[1:])) in said.out
-    assert "a new client trains 16 of" in said.out
-    assert "this process alone" in said.out
-    assert "60000 of the training split, each 1 x 16 x 16 (channels" in said.out
-    assert re.search(r"^duration +about \d+ s on CPUs such as this machine's", said.out, re.M)
+    assert fingerprint(load_config("smoke", ["resources.pool=local"])) in said.out
     assert len(re.findall(r"^ *new \d", said.out, re.MULTILINE)) == 2
-    assert re.search(r"on average: TV 0\.\d{3} from the convex hull of the others', 0\.", said.out)
-
-
-def test_a_dry_run_plans_on_the_cluster_that_a_run_would_use(
-    spire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nodes = [{"CPU": 2.0, "GPU": 0.0}] * 2
-    monkeypatch.setattr("pipeline.cluster.session.cluster", contextlib.nullcontext)
-    monkeypatch.setattr("pipeline.cluster.session.cluster_nodes", lambda: nodes)
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    words = ["federation.cohort_size=6", "federation.num_clients=6", "resources.num_cpus=2"]
-    told = json.loads(spire("run", "--dry-run", "smoke", "--json", *words).out)
-    assert told["resources"]["actors"]["num_actors"] == 2
-
-
-@pytest.mark.parametrize("form", [[], ["--json"]])
-@pytest.mark.parametrize("verb", ["run", "sweep"])
-def test_a_dry_run_shows_no_password(spire, verb: str, form: list[str]) -> None:
-    word = "tracking.uri=http://me:hunter2@127.0.0.1:9"
-    said = spire(verb, "--dry-run", "smoke", word, *form)
-    assert said.code == 0
-    assert "hunter2" not in said.out + said.err
-    assert ("http://me:***@127.0.0.1:9" in said.out) == (verb == "run" or form == ["--json"])
-
-
-@pytest.mark.parametrize("verb", ["run", "sweep"])
-def test_a_dry_run_says_that_a_server_does_not_answer(spire, verb: str) -> None:
-    said = spire(verb, "--dry-run", "smoke", "tracking.uri=http://me:hunter2@127.0.0.1:9")
-    assert said.code == 0
-    assert said.err.startswith("a run would end at once: expected an MLflow store at")
+    for line in (r"params_trainable_new_client +16", r"estimate_s +\d+", r"world.hull_tv +\d"):
+        assert re.search(f"^{line}", said.out, re.MULTILINE)
     assert "hunter2" not in said.out + said.err
 
 
@@ -218,29 +166,14 @@ def test_a_mistake_shows_no_password(spire) -> None:
     assert_one_sentence(said, "seed", "http://me:***@127.0.0.1:9")
 
 
-def test_run_without_a_preset_takes_the_one_for_newcomers(spire) -> None:
-    told = json.loads(spire("run", "--dry-run", "--json").out)
-    assert told["preset"] == "mnist-cpu"
-    assert told["config_fingerprint"] == fingerprint(load_config("mnist-cpu"))
-
-
 def test_data_show_tells_and_draws(spire, tmp_path: Path) -> None:
     told = json.loads(spire("data", "show", "smoke", "--json", "--out", "who/holds.png").out)
     assert len(told["clients"]) == 8
     said = spire("data", "show", "smoke").out
-    hull, nearest = (f"{told['world'][name]:.3f}" for name in ("hull_tv", "nearest_tv"))
-    assert f"on average: TV {hull} from the convex hull of the others', {nearest} from" in said
+    assert told["hash"] in said
+    assert f"{told['world']['hull_tv']:.3g}" in said
     with Image.open(tmp_path / "who" / "holds.png") as picture:
         assert picture.width > 100
-
-
-@pytest.mark.parametrize("num_clients", [100, 101])
-def test_data_show_says_of_which_clients_coverage_is(spire, num_clients: int) -> None:
-    words = ["partition=independent", "partition.client_size=40"]
-    said = spire("data", "show", "smoke", *words, f"federation.num_clients={num_clients}").out
-    [coverage] = [line for line in said.splitlines() if "convex hull" in line]
-    which = " (at most: of the first 100 clients of each kind)"
-    assert coverage.endswith(which) == (num_clients > 100)
 
 
 def test_data_fetch_leaves_what_is_intact(spire, mnist_root: Path) -> None:
@@ -306,8 +239,7 @@ def test_a_client_arrives_with_a_budget_that_its_file_carries(spire, finished_ru
     assert float(header["privacy.epsilon"]) == told["privacy"]["epsilon"]
     again = ("--epsilon", "2", "privacy.noise_key=k", "--client")
     text = spire(*adapt, *again, "31").out
-    assert "private: epsilon 2 at delta 0.0125 for one image" in text
-    assert "simulated noise key" in text
+    assert re.search(r"^privacy.delta +0.0125", text, re.MULTILINE)
     spire(*adapt, *again, "32")
     keyed = [SavedRun.load(finished_run).client_state(c).parts["client_emb"] for c in (30, 31, 32)]
     assert not torch.equal(keyed[0], keyed[1])
@@ -327,7 +259,7 @@ def test_an_arrival_leaves_nothing_beside_the_run(
 def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Path) -> None:
     adapt = ("adapt", "last", "--data", "mnist", "--num-images", "4")
     assert json.loads(spire(*adapt, "--client", "20", "--json").out)["client_id"] == 20
-    assert "client 21: 16 numbers trained on 4 images" in spire(*adapt).out
+    assert re.search(r"^client_id +21", spire(*adapt).out, re.MULTILINE)
     assert "expected a client id that is free, got 20: 22" in spire(*adapt, "--client", "20").err
     assert "expected a client id that is free, got 0: 22" in spire(*adapt, "--client", "0").err
     run = SavedRun.load(finished_run)
@@ -348,9 +280,7 @@ def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Pa
         (["adapt", "last", "--data", "mnist", "model.d_emb=3"], ["model.d_emb=3", "adapt"]),
         (["adapt", "last", "--data", "mnist", "adapt.epoch=3"], ["adapt.epoch"]),
         (["adapt", "last", "--data", "mnist", "--epsilon", "0"], ["epsilon in (0, 100]", "0.0"]),
-        (["adapt", "last", "--data", "mnist", "--epsilon", ""], ["--epsilon"]),
         (["adapt", "last", "--data", "mnist", "--epsilon", "null"], ["--epsilon", "'null'"]),
-        (["adapt", "last", "--data", "mnist", "--epsilon", "inf"], ["epsilon", "inf"]),
         (["sample", "last", "--client", "77"], ["77"]),
         (["sample", "last", "--guidance", "2"], ["a client with guidance"]),
         (["sample", "nobody"], ["nobody", "tiny"]),
@@ -389,20 +319,10 @@ def test_too_few_or_broken_images_are_named(spire, finished_run: Path, tmp_path:
     for name in ("1.png", "2.png"):
         Image.new("L", (16, 16)).save(tmp_path / "few" / name)
     said = spire("adapt", "last", "--data", "few")
-    assert_one_sentence(said, "at least 3 images", "got 2")
+    assert (said.code, said.out) == (2, "")
+    assert "at least 3 images of the new client, got 2" in said.err.splitlines()[-1]
     (tmp_path / "few" / "a.png").write_bytes(b"no image")
     assert_one_sentence(spire("adapt", "last", "--data", "few"), "a.png")
-
-
-def test_an_answer_fits_the_encoding_of_stdout(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(finished_run.parents[1])
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", out)
-    assert cli.main(["sample", "last", "--num", "1", "--out", "\u00e9.png"]) == 0
-    assert Path("\u00e9.png").is_file()
-    assert "\\xe9.png" in out.buffer.getvalue().decode("ascii")
 
 
 def test_an_answer_that_finds_no_room_is_one_sentence(finished_run: Path, tmp_path: Path) -> None:
@@ -412,11 +332,6 @@ def test_an_answer_that_finds_no_room_is_one_sentence(finished_run: Path, tmp_pa
     assert ended.returncode == 2
     assert ended.stderr.startswith("spire sync: expected files that can be used")
     assert ended.stderr.count("\n") == 1
-
-
-def test_a_score_that_nobody_has_is_one_dash() -> None:
-    found = [change(*pair) for pair in ((None, None), (None, 1.0), (0.5, 0.25))]
-    assert found == ["-", "- -> 1", "0.5 -> 0.25"]
 
 
 # --- progress -----------------------------------------------------------------------------------
@@ -431,7 +346,7 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
         progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[-1].startswith("round 45/45  loss 0.5000  0.30 s/round  00:00 left")
+    assert lines[-1].startswith("round 45/45  loss 0.5000, 0.30 s, 00:00 left")
 
 
 def test_the_time_left_is_that_of_a_resumed_run(monkeypatch: pytest.MonkeyPatch) -> None:

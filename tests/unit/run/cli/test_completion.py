@@ -13,10 +13,8 @@ import pytest
     ("line", "some", "none"),
     [
         ("spire run mnist", {"mnist", "mnist-cpu"}, {"smoke"}),
-        ("spire run smoke --dr", {"--dry-run"}, {"--quiet"}),
         ("spire sweep compare adapt.ep", {"adapt.epochs="}, {"compare"}),
         ("spire sample ", {"last", "the-one", "0123"}, {"mnist"}),
-        ("spire data fe", {"fetch"}, {"show"}),
     ],
 )
 def test_a_tab_offers_what_can_follow(

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from pipeline.config.load import flattened, load_config, preset_names
@@ -24,32 +23,20 @@ def true_defaults() -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
-def test_the_page_has_each_setting_once_in_order() -> None:
+def test_the_page_has_each_setting_once_with_its_default() -> None:
     keys = [key for key, _, _ in ROW.findall(PAGE.read_text())]
     assert sorted(keys) == sorted(true_defaults())
-    groups = [key.partition(".")[0] for key in keys]
-    assert list(dict.fromkeys(groups)) == [
-        g for g in load_config(None, []).as_dict() if g != "seed"
-    ]
-
-
-@pytest.mark.parametrize("key", sorted(true_defaults()))
-def test_its_defaults_are_those_of_the_code(key: str) -> None:
-    assert yaml.safe_load(told()[key]) == true_defaults()[key]
+    groups = [group for group in load_config(None, []).as_dict() if group != "seed"]
+    assert list(dict.fromkeys(key.partition(".")[0] for key in keys)) == groups
+    assert {key: yaml.safe_load(default) for key, default in told().items()} == true_defaults()
 
 
 def test_its_presets_and_rates_are_those_of_the_code() -> None:
     text = PAGE.read_text()
     [presets] = re.findall(r"^Presets: (.*)$", text, re.MULTILINE)
     assert sorted(re.findall(r"`([\w-]+)`", presets)) == preset_names()
-    [rates] = re.findall(
-        r"rate if null: ([\d.]+) of `spire`, ([\d.]+) of `fedavg_ft`, ([\d.]+) of", text
-    )
-    expected = [METHODS[name].adapt_lr for name in ("spire", "fedavg_ft", "shared_rep")]
-    assert [float(rate) for rate in rates] == expected
-    assert METHODS["local"].adapt_lr == METHODS["shared_rep"].adapt_lr
     rate = r"([\d.]+) of `spire`, ([\d.]+) of `fedavg_ft`, ([\d.]+) of"
-    [rates] = re.findall(rf"learning rate of noisy steps. null: {rate}", text)
-    expected = [METHODS[name].private_lr for name in ("spire", "fedavg_ft", "shared_rep")]
-    assert [float(rate) for rate in rates] == expected
-    assert METHODS["local"].private_lr == METHODS["shared_rep"].private_lr
+    for words, name in (("rate if null:", "adapt_lr"), ("noisy steps. null:", "private_lr")):
+        [rates] = re.findall(f"{words} {rate}", text)
+        methods = [METHODS[method] for method in ("spire", "fedavg_ft", "shared_rep")]
+        assert [float(one) for one in rates] == [getattr(method, name) for method in methods]

@@ -13,12 +13,10 @@ from pipeline.cli.main import main
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import find_run
 from pipeline.theory import (
-    any_shapes,
     backbone,
     components,
     failure,
     landscape,
-    new_clients,
     optimiser,
     readout,
     scaling,
@@ -26,7 +24,7 @@ from pipeline.theory import (
 from pipeline.theory.config import EXPERIMENTS, load_theory
 from pipeline.theory.outcome import Claim, Outcome
 from pipeline.theory.replicates import draw_replicates, scores, slope
-from pipeline.theory.run import RUN, run_theory
+from pipeline.theory.run import run_theory
 from spire_core.errors import RunError
 from spire_core.mixture.readout import confusion_matrix
 from spire_core.mixture.two_components import normals
@@ -51,8 +49,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         components: {"SHAPES": (("general", 3), ("circle", 5))},
         backbone: {"SIZES": (0.0, 1.0), "CLIENTS": (1, 2)},
         landscape: {"SEPARATIONS": (0.5, 3.0), "WEIGHTS": (0.02,)},
-        readout: {"DIMS": (1, 16), "PER_CLASS": 5000},
-        new_clients: {"OLD_CLIENTS": (8, 24), "WORLDS": 1, "SEEDS": (0,)},
+        readout: {
+            "DIMS": (1, 16),
+            "PER_CLASS": 5000,
+            "OLD_CLIENTS": (8, 24),
+            "WORLDS": 1,
+            "SEEDS": (0,),
+        },
     }
     for module, constants in sizes.items():
         for name, value in constants.items():
@@ -67,7 +70,6 @@ def verdicts(claims: list[Claim]) -> list[bool | None]:
 
 
 def test_names_stand_for_experiments_and_settings_lie_over_them() -> None:
-    assert set(RUN) == set(EXPERIMENTS)
     assert load_theory("all").experiments == EXPERIMENTS
     assert load_theory("theorem").experiments == ("scaling", "failure")
     config = load_theory("bridge", ["w=0.25", "replicates=9"])
@@ -124,11 +126,7 @@ def test_a_dry_run_prints_the_settings_and_runs_nothing(spire) -> None:
     ("argv", "part"),
     [
         (["theorm"], "did you mean theorem?"),
-        (["theorem", "bridge"], "expected one name"),
-        (["replicates=9"], "a name out of all"),
         (["theorem", "w=0.5"], "w in (0, 0.5), got 0.5"),
-        (["theorem", "c=0.1"], "c in [0.6, 8], got 0.1"),
-        (["theorem", "replicates=1"], "replicates in [2, 1e+06], got 1"),
         (["theorem", "replicats=9"], "replicats"),
         (["theorem", "experiments=[scalling]"], "did you mean scaling?"),
     ],
@@ -194,20 +192,17 @@ def test_the_bound_holds_up_to_where_the_error_crosses_it() -> None:
 
 
 def test_descent_finds_the_weights_of_any_shapes() -> None:
-    outcome = any_shapes.run_any_shapes(load_theory("landscape", ["replicates=60"]))
+    outcome = landscape.run_any_shapes(load_theory("landscape", ["replicates=60"]))
     assert verdicts(outcome.claims) == [True] * 5
 
 
-@pytest.mark.parametrize("num_classes", [2, 10])
-def test_a_classifiers_norm_and_distances_follow_from_its_predictions(num_classes: int) -> None:
+def test_a_classifiers_norm_and_distances_follow_from_its_predictions() -> None:
     generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(num_classes), 4000)
-    is_wrong = generator.random(len(labels)) < 0.1
-    predictions = np.where(is_wrong, (labels + 1) % num_classes, labels)
+    labels = np.repeat(np.arange(2), 4000)
+    predictions = np.where(generator.random(len(labels)) < 0.1, 1 - labels, labels)
     found = readout.read_clients(load_theory("readout"), predictions, labels, (50, 200))
     assert verdicts(found.claims) == [None, True, None]
-    if num_classes == 2:
-        assert found.numbers["shipped_norm"] == pytest.approx(1 / 0.8, rel=0.02)
+    assert found.numbers["shipped_norm"] == pytest.approx(1 / 0.8, rel=0.02)
     (rows,) = found.tables.values()
     few, many = rows[readout.OTHER_TV]
     assert few / many == pytest.approx(2.0, rel=0.15)
@@ -229,51 +224,13 @@ def test_a_confusion_matrix_that_is_counted_leaves_a_bias_that_grows_with_n() ->
     assert rows[readout.MSE][1] < rows["bound"][1] < many
 
 
-@pytest.mark.usefixtures("small")
-def test_new_clients_of_a_preset_keep_to_the_order_of_distances(
-    mnist_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
-    outcome = new_clients.run_new_clients(load_theory("readout"), has_images=True)
-    assert verdicts(outcome.claims) == [True, None, None]
-    drawn, worlds = outcome.tables.values()
-    assert drawn[new_clients.HULL].is_monotonic_decreasing
-    assert (worlds[new_clients.HULL] <= worlds[new_clients.NEAREST]).all()
-
-
 def test_distances_by_hand() -> None:
     """From one old client the hull is a point; half the mass has to move, and KL is log 2."""
     old, new = np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]])
-    (row,) = new_clients.distances([(old, new)]).to_dict("records")
-    expected = dict.fromkeys((new_clients.HULL, new_clients.PROJECTION, new_clients.NEAREST), 0.5)
-    expected |= {"KL": np.log(2.0), new_clients.PINSKER: np.sqrt(0.5 * np.log(2.0))}
+    (row,) = readout.distances([(old, new)]).to_dict("records")
+    expected = dict.fromkeys((readout.HULL, readout.PROJECTION, readout.NEAREST), 0.5)
+    expected |= {"KL": np.log(2.0), readout.PINSKER: np.sqrt(0.5 * np.log(2.0))}
     assert row == pytest.approx(expected, abs=1e-6)
-
-
-# --- verdicts on either side of each limit ------------------------------------------------------
-
-ERROR = 0.01
-OFF = [(-4.1, False), (-3.9, True), (3.9, True), (4.1, False)]  # standard errors
-
-
-def test_a_slope_is_near_minus_one() -> None:
-    slopes = {str(mean): (mean, ERROR) for mean in (-1.081, -1.079, -0.921, -0.919)}
-    assert verdicts(scaling.slope_claims(slopes)) == [False, True, True, False]
-
-
-@pytest.mark.parametrize(("off", "is_met"), OFF)
-def test_errors_are_near_their_formulas_at_every_d(off: float, is_met: bool) -> None:
-    pairs = {scaling.AT_T: scaling.SANDWICH, scaling.ONE_AXIS: scaling.BOUND}
-    pairs[scaling.MOMENT] = "moment, exact"
-    for i, name in enumerate(pairs):
-        rows = pd.DataFrame({"d": [2.0, 4.0]})
-        for measured, expected in pairs.items():
-            columns = {measured: 1.0, f"{measured} +-": ERROR, expected: 1.0}
-            rows = rows.assign(**columns)
-        rows.loc[0, name] += off * ERROR
-        assert verdicts(scaling.d_claims(0.3, rows)) == [
-            is_met if j == i else True for j in range(3)
-        ]
 
 
 @pytest.mark.parametrize(
@@ -281,32 +238,5 @@ def test_errors_are_near_their_formulas_at_every_d(off: float, is_met: bool) -> 
 )
 def test_descent_is_as_good_as_cramer_rao_up_to_four_errors(ratio: float, is_met: bool) -> None:
     row = {"means": "circle-5", components.OVER_T: 2.0 * ratio, components.CRAMER_RAO: 2.0}
-    row |= {f"{components.OVER_T} +-": 2.0 * ERROR, components.AFFINE: float("nan")}
+    row |= {f"{components.OVER_T} +-": 0.02, components.AFFINE: float("nan")}
     assert components.ratio_claim(row | {components.FORM: 1.0}).is_met is is_met
-
-
-@pytest.mark.parametrize(
-    ("skewed", "even", "expected"),
-    [
-        ((3.0, 1.0), (1.1, 1.0), [True, True, True]),
-        ((1.0, 1.1), (1.3, 1.0), [False, True, False]),
-        ((1.2, 1.0), (1.3, 1.0), [True, True, False]),
-        ((1.2, 1.0), (1.0, 1.1), [True, False, True]),
-    ],
-)
-def test_more_clients_lower_the_error_and_most_for_skewed_ones(skewed, even, expected) -> None:
-    claims = backbone.learned_claims(pd.DataFrame({"skewed": skewed, "even": even}))
-    assert verdicts(claims) == expected
-
-
-@pytest.mark.parametrize(("off", "is_met"), OFF)
-def test_what_is_read_off_is_near_its_error_and_likelihood_below_the_bound(off, is_met) -> None:
-    read, likelihood = readout.READ, readout.LIKELIHOOD
-    right = {"d": 2, read: 1.0, f"{read} +-": ERROR, readout.EXACT: 1.0, "bound": 1.5}
-    right |= {likelihood: 1.5, f"{likelihood} +-": ERROR}
-    other = right | {read: 1.0 + off * ERROR}
-    claims = readout.dimension_claims(pd.DataFrame([right, other]), 0.7)
-    assert verdicts(claims) == [is_met, True, None]
-    above = right | {likelihood: 1.5 + off * ERROR}
-    claims = readout.dimension_claims(pd.DataFrame([above, right]), 0.7)
-    assert claims[1].is_met is (off < 4.0)

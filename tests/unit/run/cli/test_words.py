@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cli.words import split_words
+from pipeline.cli.words import preset_and_settings, split_words
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from pipeline.cli.words import split_words
 )
 def test_the_name_of_a_trial_is_no_setting(word: str, is_setting: bool) -> None:
     assert split_words([word]) == (([], [word]) if is_setting else ([word], []))
+
+
+def test_the_preset_for_newcomers_is_taken_unless_one_is_named() -> None:
+    assert preset_and_settings(["seed=1"]) == ("mnist-cpu", ["seed=1"])
+    assert preset_and_settings(["seed=1", "smoke"]) == ("smoke", ["seed=1"])

@@ -1,188 +1,105 @@
-"""What a round's memory is, and who has room for it."""
+"""The memory that is free, what a step takes of it, and who has room for one."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from pipeline.clients import memory
-from pipeline.clients.context import KEPT_BYTES
 from pipeline.clients.memory import (
-    NO_ROUNDS,
-    Footprint,
-    Place,
-    RoundMemory,
-    check_memory,
-    footprint,
+    Room,
+    available_bytes,
+    container_room,
     kept_positions,
     peak_bytes,
     resident_bytes,
+    room_of,
+    server_bytes,
 )
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.setup import prepare
-from spire_core.errors import ClusterError
 from spire_core.federated import client
-from spire_core.federated.exact_sum import BYTES
 from spire_core.methods import BODY, LOCAL
 from spire_core.training.adam import Adam
 
-MIB, GIB = 2**20, 2**30
-GPU_CALLS = ("mem_get_info", "memory_reserved", "max_memory_reserved", "empty_cache")
-GPU_CALLS += ("get_device_properties",)
+GIB = 2**30
+NO_LIMIT = 9223372036854771712  # of control groups of version 1
 
 
-def found_on(*places: tuple[str, int], step: int = 100) -> list[Footprint]:
-    """Actors on nodes with so many free MiB; the first of them has measured a step."""
-    needs = [step, *[0] * len(places)]
-    return [
-        Footprint(Place(node, need * MIB, free * MIB))
-        for need, (node, free) in zip(needs, places, strict=False)
-    ]
+def rooms_on(*places: tuple[str, int], need: int = 100) -> list[Room]:
+    """Actors in places with so much free; the first of them has measured a step."""
+    needs = [need, *[0] * len(places)]
+    return [Room(*place, one) for place, one in zip(places, needs, strict=False)]
 
 
-def test_each_node_keeps_as_many_as_it_has_room_for() -> None:
+def test_each_place_keeps_as_many_as_it_has_room_for() -> None:
     places = [("a", 250), ("b", 90), ("a", 240), ("c", 100), ("a", 260)]
-    kept = kept_positions(found_on(*places), NO_ROUNDS)
-    assert kept == [0, 2, 3]  # a: 240 is the least seen; b: none
-    assert kept_positions(found_on(*places, step=0), NO_ROUNDS) == [0, 1, 2, 3, 4]
-    assert kept_positions(found_on(*places, step=261), NO_ROUNDS) == []
+    assert kept_positions(rooms_on(*places), "d", 0) == [0, 2, 3]  # a: 240 is the least; b: none
+    assert kept_positions(rooms_on(*places, need=0), "d", 0) == [0, 1, 2, 3, 4]
+    assert kept_positions(rooms_on(*places, need=261), "d", 0) == []
+    assert kept_positions(rooms_on(*places), "a", 41) == [0, 3]  # the driver's node has less
 
 
-def test_a_sum_needs_as_much_room_in_every_actor() -> None:
-    def kept(free: int) -> list[int]:
-        return kept_positions(found_on(*[("a", free)] * 4), RoundMemory(actor_bytes=20 * MIB))
+def test_the_memory_of_a_driver_grows_with_the_network_alone() -> None:
+    def of(*words: str) -> int:
+        return server_bytes(load_config("smoke", [*words]), 10**8)
 
-    assert kept(4 * 120) == [0, 1, 2, 3]
-    assert kept(4 * 120 - 1) == [0, 1, 2]
-
-
-def test_the_drivers_node_has_less_room() -> None:
-    places, round_ = [("a", 150), ("b", 150)], RoundMemory(server_bytes=60 * MIB)
-    assert kept_positions(found_on(*places), round_, server_node="a") == [1]
-    assert kept_positions(found_on(*places), round_, server_node="elsewhere") == [0, 1]
-
-
-def test_the_broadcast_needs_room_on_each_node_once() -> None:
-    places, round_ = [("a", 220), ("a", 220), ("b", 119)], RoundMemory(node_bytes=20 * MIB)
-    assert kept_positions(found_on(*places), round_) == [0, 1]
-    round_ = RoundMemory(server_bytes=MIB, node_bytes=20 * MIB)
-    assert kept_positions(found_on(*places), round_, server_node="a") == [0]
-
-
-def test_an_actor_with_a_gpu_needs_room_on_both() -> None:
-    def kept(node_free: int, gpu_free: int) -> list[int]:
-        found = [
-            Footprint(Place("a", 0, node_free * MIB), Place("a GPU 0", need, gpu_free * MIB))
-            for need in (100 * MIB, 0)
-        ]
-        return kept_positions(found, RoundMemory(actor_bytes=20 * MIB))
-
-    assert kept(40, 200) == [0, 1]
-    assert kept(40, 199) == [0]
-    assert kept(39, 200) == [0]
-
-
-def test_the_memory_of_a_mean_does_not_depend_on_the_cohort(mnist_root: Path) -> None:
-    def memory_of(cohort_size: int, *words: str) -> RoundMemory:
-        sizes = [f"federation.num_clients={cohort_size}", f"federation.cohort_size={cohort_size}"]
-        return RoundMemory.of(load_config("smoke", [*sizes, "client.engine=loop", *words]), 10**8)
-
-    one, many = memory_of(40), memory_of(4000)
-    assert one == many
-    assert one.actor_bytes == (2 * 12 + 3 * BYTES) * 10**8
-    assert one.node_bytes == 12 * 10**8
-    assert memory_of(40, "client.opt_state=reset").actor_bytes == (2 * 4 + BYTES) * 10**8
-    assert one.in_one_process == one.server_bytes + one.actor_bytes + 16 * 10**8
-    group = memory_of(40, "client.engine=grouped", "client.group_size=4")
-    assert group.actor_bytes == (2 * 4 * 12 + 3 * BYTES) * 10**8
-    assert group.step_bytes == 4 * one.step_bytes == 4 * 16 * 10**8
-
-
-def test_a_round_that_one_process_has_no_room_for_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 100 * MIB)
-    check_memory(RoundMemory(actor_bytes=60 * MIB, server_bytes=40 * MIB))
-    with pytest.raises(ClusterError, match="got 101 MiB, 100 MiB free: lower model"):
-        check_memory(RoundMemory(actor_bytes=61 * MIB, server_bytes=40 * MIB))
-
-
-def test_what_work_takes_is_seen_after_it() -> None:
-    before, size = resident_bytes(), KEPT_BYTES + 64 * MIB  # beyond what was freed and is kept
-    goal = peak_bytes() + size  # beyond what any test before has held
-    held = torch.ones(goal - before, dtype=torch.uint8)
-    found = footprint("here", before, torch.device("cpu"))
-    assert (found.node.name, found.gpu) == ("here", None)
-    assert abs(found.node.need_bytes - len(held)) < 8 * MIB  # the kernel counts batches of pages
-    assert found.node.free_bytes > 0
+    assert of() == of("federation.num_clients=400", "federation.cohort_size=400")
+    assert of() == (80 + 2 * 16 * 3) * 10**8
+    assert of("client.opt_state=reset") == (80 + 2 * 16) * 10**8
+    assert of("method=local") == 0
 
 
 class Gpu:
-    """Stands in for torch's allocator on a GPU of 80 GiB; `step`: what a step took, beside `held`.
+    """Stands in for torch's allocator on a GPU of 80 GiB, of which CUDA takes 1 for a process."""
 
-    `context` is what CUDA takes of every process, which torch does not count.
-    """
-
-    def __init__(self, uuid: str, step: int = 0, held: int = 2, context: int = 1) -> None:
-        self.uuid, self.held, self.context = uuid, held * GIB, context * GIB
-        self.reserved = self.peak = self.held + step * GIB
+    def __init__(self, uuid: str, held: int) -> None:
+        self.uuid, self.reserved = uuid, held * GIB
 
     def mem_get_info(self, _: torch.device) -> tuple[int, int]:
-        return 80 * GIB - self.context - self.reserved, 80 * GIB
+        return 79 * GIB - self.reserved, 80 * GIB
 
     def memory_reserved(self, _: torch.device) -> int:
         return self.reserved
 
-    def max_memory_reserved(self, _: torch.device) -> int:
-        return self.peak
-
     def empty_cache(self) -> None:
-        self.reserved = self.held
+        self.reserved = min(self.reserved, 2 * GIB)
 
     def get_device_properties(self, _: torch.device) -> SimpleNamespace:
         return SimpleNamespace(uuid=self.uuid)
 
-    def footprint(self, node: str = "a") -> Footprint:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in GPU_CALLS:
-                patch.setattr(torch.cuda, name, getattr(self, name))
-            return footprint(node, resident_bytes(), torch.device("cuda"))
+
+def test_a_step_may_take_all_that_the_other_processes_leave_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Gpu("0", held=77)
+    for name in ("mem_get_info", "memory_reserved", "empty_cache", "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, getattr(gpu, name))
+    room = room_of("a", torch.device("cuda"), 79 * GIB)
+    assert room == Room("a GPU 0", 79 * GIB, 79 * GIB)
+    assert gpu.reserved == 2 * GIB  # what the step took is free for the others
+    assert kept_positions([room, Room("a GPU 1", 79 * GIB)], "a", 10 * GIB) == [0, 1]
 
 
-def test_a_step_may_take_all_that_the_other_processes_leave_of_a_gpu() -> None:
-    found = Gpu("0", step=77).footprint()
-    assert found.gpu == Place("a GPU 0", 79 * GIB, 79 * GIB)
-    assert kept_positions([found], NO_ROUNDS) == [0]
-    assert kept_positions([Gpu("0", step=77, context=2).footprint()], NO_ROUNDS) == []
-    graphs = Gpu("0", step=10, held=69).footprint()  # reserved as long as the network is there
-    assert graphs.gpu == Place("a GPU 0", 79 * GIB, 79 * GIB)
+# --- a rehearsal ---
 
 
-def test_of_eight_gpus_the_one_that_rehearsed_works_too() -> None:
-    found = [Gpu("0", step=50).footprint(), *[Gpu(str(i)).footprint() for i in range(1, 8)]]
-    assert kept_positions(found, NO_ROUNDS) == list(range(8))
-
-
-@pytest.mark.parametrize(("step", "kept"), [(36, [0, 1]), (37, [0])])
-def test_two_processes_share_a_gpu_if_both_have_room_for_a_step(step: int, kept: list[int]) -> None:
-    both = 1 + 1 + 2  # their contexts, and the model of the other
-    found = [Gpu("0", step, context=both).footprint(), Gpu("0", context=both).footprint()]
-    assert kept_positions(found, NO_ROUNDS) == kept  # of 76 GiB
+def worker_of(mnist_root: Path, folder: Path, *words: str) -> ClientWorker:
+    setting = prepare(load_config("smoke", [f"data.root={mnist_root}", *words]))
+    parts = (setting.mixtures, setting.partition, setting.extractor, folder)
+    return ClientWorker(WorkerSetup(setting.config, *parts), setting.images)
 
 
 def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
     mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["method=shared_rep", "method.phases=alternate", "client.engine=loop"]
-    setting = prepare(load_config("smoke", [*words, f"data.root={mnist_root}"]))
-    setup = WorkerSetup(
-        setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path
-    )
     phases: list[set[str]] = []
 
     def seen(leaves: Any, rates: Any, moments: Any) -> Adam:
@@ -191,21 +108,69 @@ def test_a_rehearsal_takes_each_phase_with_the_servers_moments(
         return Adam(leaves, rates, moments)
 
     monkeypatch.setattr(client, "Adam", seen)
-    ClientWorker(setup, setting.images).rehearse()
+    words = ["method=shared_rep", "method.phases=alternate", "client.engine=loop"]
+    worker_of(mnist_root, tmp_path, *words).measure_step()
     assert phases[0] == {LOCAL}
     assert BODY in phases[1]
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])
-def test_a_rehearsal_changes_nothing(mnist_root: Path, tmp_path: Path, engine: str) -> None:
-    words = [f"data.root={mnist_root}", f"client.engine={engine}", f"tracking.root={tmp_path}"]
-    setting = prepare(load_config("smoke", words))
-    setup = WorkerSetup(
-        setting.config, setting.mixtures, setting.partition, setting.extractor, tmp_path / "run"
-    )
-    worker, other = (ClientWorker(setup, setting.images) for _ in range(2))
-    worker.rehearse()
+def test_a_rehearsal_is_measured_and_changes_nothing(
+    mnist_root: Path, tmp_path: Path, engine: str
+) -> None:
+    words = (f"client.engine={engine}",)
+    worker, other = (worker_of(mnist_root, tmp_path / "run", *words) for _ in range(2))
+    before_s, before = time.process_time(), resident_bytes()
+    costs = worker.measure_step()
+    spent_s, num_images = time.process_time() - before_s, 16 * (2 if engine == "grouped" else 1)
+    assert 0 < 2 * costs.train_s * num_images < spent_s
+    assert 0 < costs.look_s < spent_s
+    assert costs.peak_bytes == pytest.approx(peak_bytes() - before, abs=2**24)
     assert not (tmp_path / "run").exists()
     weights = np.linspace(-0.1, 0.1, worker.context.model.layout.size, dtype=np.float32)
     drawn = [w.losses(0, weights, 1) for w in (worker, other)]
     assert drawn[0] == drawn[1]
+
+
+# --- limits of containers ---
+
+
+def group(folder: Path, limit: str | int, use: int, cache: int = 0, version: int = 2) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current")
+    stat = f"anon 7\ninactive_file {cache}\nactive_file 1"
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        stat = f"cache 5\ninactive_file 1\ntotal_inactive_file {cache}"
+    for name, text in (*zip(names, (limit, use), strict=True), ("memory.stat", stat)):
+        (folder / name).write_text(f"{text}\n")
+
+
+def test_every_limit_above_a_process_counts(tmp_path: Path) -> None:
+    member = tmp_path / "cgroup"
+    member.write_text("0::/pods/one\n")
+    group(tmp_path / "fs/pods/one", "max", 1 * GIB)
+    group(tmp_path / "fs/pods", 3 * GIB, 2 * GIB, cache=GIB // 2)
+    group(tmp_path / "fs", GIB, 2 * GIB)
+    assert list(container_room(member, tmp_path / "fs")) == [3 * GIB // 2, 0]
+
+
+def test_a_container_sees_its_group_at_the_mount_under_another_path(tmp_path: Path) -> None:
+    member = tmp_path / "cgroup"
+    member.write_text("9:name=systemd:/\n4:cpu,memory:/docker/4f\n3:cpuset:/docker/4f\n0::/\n")
+    group(tmp_path / "fs/memory", 4 * GIB, 3 * GIB, cache=2 * GIB, version=1)
+    assert list(container_room(member, tmp_path / "fs")) == [3 * GIB]
+    group(tmp_path / "fs/memory", NO_LIMIT, GIB, version=1)
+    [room] = container_room(member, tmp_path / "fs")
+    assert room > psutil.virtual_memory().total
+
+
+def test_without_groups_the_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "none")
+    assert 0 < available_bytes() < psutil.virtual_memory().total
+    member = tmp_path / "cgroup"
+    member.write_text("0::/\n")
+    group(tmp_path / "fs", 3, 1)
+    monkeypatch.setattr(memory, "MEMBERSHIP", member)
+    monkeypatch.setattr(memory, "MOUNT", tmp_path / "fs")
+    assert available_bytes() == 2

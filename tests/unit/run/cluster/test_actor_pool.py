@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from pipeline.clients.memory import NO_ROUNDS, Footprint, Place
+from pipeline.clients.memory import Room
 from pipeline.cluster import actor_pool
 from pipeline.cluster.actor_pool import RayClientPool
 from spire_core.errors import ClusterError
@@ -31,11 +31,11 @@ def pool_after(may_shrink: bool, *free_mib: int) -> RayClientPool:
     names = [f"actor {i}" for i in range(len(free_mib))]
     pool = RayClientPool(names, (None, None), may_shrink=may_shrink)
     needs = [100, *[0] * (len(free_mib) - 1)]
-    footprints = [
-        Footprint(Place(name, need * MIB, free * MIB))
+    rooms = [
+        Room(name, free * MIB, need * MIB)
         for name, need, free in zip(names, needs, free_mib, strict=True)
     ]
-    pool._keep_fitting(footprints, NO_ROUNDS)
+    pool._keep_fitting(rooms, 0)
     return pool
 
 
@@ -111,6 +111,15 @@ def test_a_lost_actor_ends_the_run_where_none_is_left_or_the_user_has_set_their_
     pool = RayClientPool([Actor("a", AWAY), Actor("b", other)], (None, None), None, may_shrink)
     with pytest.raises(ClusterError, match=r"to begin again on any node in 0\..*no node has room"):
         list(pool.each("name"))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_actor_that_is_lost_as_it_begins_begins_again(caplog: pytest.LogCaptureFixture) -> None:
+    actor, room = Actor("a"), Room("a", MIB)
+    actor.begin = Remote(room)
+    pool = RayClientPool([actor], (None, None))
+    assert pool._room(0, Remote(DEAD).remote()) == room
+    assert "was lost as it began" in caplog.text
 
 
 def test_all_actors_stay_where_all_have_room(ended: list[str]) -> None:

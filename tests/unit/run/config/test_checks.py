@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Annotated, Any, get_origin
 
 import pytest
@@ -13,30 +14,22 @@ from spire_core.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("limits", "number", "words"),
+    ("limits", "inside", "outside", "words"),
     [
-        (Range(1), 0, "in [1, inf), got 0"),
-        (Range(1, 10), math.nan, "in [1, 10], got nan"),
-        (Range(above=0), 0, "in (0, inf), got 0"),
-        (Range(0, below=1), 1.0, "in [0, 1), got 1.0"),
-        (Range(above=0, at_most=1), 2, "in (0, 1], got 2"),
+        (Range(1), 1, 0, "in [1, inf), got 0"),
+        (Range(1, 10), (1, 10), math.nan, "in [1, 10], got nan"),
+        (Range(0, below=1), 0, 1.0, "in [0, 1), got 1.0"),
+        (Range(above=0, at_most=1), 1, (0, 1), "in (0, 1], got 0"),
+        (Range(1), "auto", (), "entries of x, got none"),
     ],
 )
-def test_a_number_outside_its_range_is_refused(limits: Range, number: float, words: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        limits.check("x", number)
-    assert words in str(caught.value)
-    with pytest.raises(ConfigError):
-        limits.check("x", (number, number))
-
-
-def test_the_ends_of_a_range_belong_to_it_unless_they_are_open() -> None:
-    for value in (1, 10, (1, 10), None, "auto"):
-        Range(1, 10).check("x", value)
-    Range(0, below=1).check("x", 0)
-    Range(above=0, at_most=1).check("x", 1)
-    with pytest.raises(ConfigError, match="expected entries of x, got none"):
-        Range(1, 10).check("x", ())
+def test_a_number_outside_its_range_is_refused(
+    limits: Range, inside: Any, outside: Any, words: str
+) -> None:
+    limits.check("x", inside)
+    limits.check("x", None)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        limits.check("x", outside)
 
 
 def test_a_choice_names_the_one_that_was_meant() -> None:

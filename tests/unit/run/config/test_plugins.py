@@ -61,9 +61,3 @@ def test_what_a_process_has_registered_is_refused_for_rays_workers(
     with pytest.raises(ConfigError, match=r"installed package with the method 'mine'.*entry point"):
         check_reachable(config)
     check_reachable(load_config("smoke"))
-
-
-@pytest.mark.parametrize("word", ["method=spyre", "data=bar", "eval.metrics=[kid]"])
-def test_a_name_that_nobody_brings_is_refused(word: str) -> None:
-    with pytest.raises(ConfigError, match=" out of "):
-        load_config("smoke", [word])

@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
+from pipeline.config.data import DataConfig
 from pipeline.data.datasets import load_stored
-from pipeline.data.fetch import check_source, fetch
+from pipeline.data.fetch import fetch, fetch_for
 from pipeline.data.originals import CIFAR_BATCHES, IDX_FILES, answers, from_folder, read_pngs
 from spire_core.errors import ConfigError, DataError
 
@@ -66,9 +67,13 @@ def test_original_files_anywhere_below_a_folder_are_a_source(
     assert_stored(root, mnist_root)
     assert fetch("mnist", root, log=log.append) == root / "mnist.npz"
     assert log[-1] == f"mnist: already in {root / 'mnist.npz'}, intact"
+    (root / "mnist.npz").write_bytes((root / "mnist.npz").read_bytes()[:-100])
+    fetch("mnist", root, originals, log.append)
+    assert any("is damaged" in str(text) for text in log)
+    assert_stored(root, mnist_root)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another byte", "missing"])
+@pytest.mark.parametrize("damage", ["another byte", "missing"])
 def test_a_wrong_original_is_never_stored(tmp_path: Path, originals: Path, damage: str) -> None:
     for file in originals.iterdir():
         (tmp_path / file.name).symlink_to(file)
@@ -77,20 +82,10 @@ def test_a_wrong_original_is_never_stored(tmp_path: Path, originals: Path, damag
     file.unlink()
     if damage != "missing":
         content[-1] ^= 1
-        file.write_bytes(gzip.compress(content[: -20 if damage == "truncated" else None], 1))
+        file.write_bytes(gzip.compress(content, 1))
     with pytest.raises(DataError, match=r"original files, .* and run `spire data fetch mnist"):
         fetch("mnist", tmp_path / "store", tmp_path, quiet)
     assert [path.name for path in (tmp_path / "store").iterdir()] == [".mnist.lock"]
-
-
-def test_a_damaged_copy_is_fetched_again(tmp_path: Path, originals: Path, mnist_root: Path) -> None:
-    content = bytearray((mnist_root / "mnist.npz").read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "mnist.npz").write_bytes(content)
-    log: list[str] = []
-    fetch("mnist", tmp_path, originals, log.append)
-    assert "is damaged" in log[0]
-    assert_stored(tmp_path, mnist_root)
 
 
 @pytest.fixture
@@ -154,16 +149,6 @@ def begin(root: Path, source: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_of_two_processes_at_once_one_fetches(
-    tmp_path: Path, originals: Path, mnist_root: Path
-) -> None:
-    processes = [begin(tmp_path, originals) for _ in range(2)]
-    said = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sorted("already in" in text for text in said) == [False, True]
-    assert_stored(tmp_path, mnist_root)
-
-
 def test_a_killed_process_leaves_its_work_to_one_that_waits(
     tmp_path: Path, originals: Path, mnist_root: Path
 ) -> None:
@@ -180,22 +165,16 @@ def test_a_killed_process_leaves_its_work_to_one_that_waits(
     assert_stored(tmp_path / "store", mnist_root)
 
 
-def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match=r"expected to store mnist in .*file"):
-        fetch("mnist", tmp_path / "file", log=quiet)
-
-
-def test_own_images_are_no_originals(tmp_path: Path, originals: Path) -> None:
-    check_source("mnist", str(originals))
-    check_source("mnist", None)
-    check_source("mnist", str(tmp_path), begins=False)
+def test_own_images_are_no_originals(
+    tmp_path: Path, originals: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
+    fetch_for(DataConfig(path=str(originals)), quiet)
+    fetch_for(DataConfig(path=str(tmp_path)), quiet, begins=False)
     with pytest.raises(ConfigError, match=r"original files of mnist .* or data\.name=folder"):
-        check_source("mnist", str(tmp_path))
+        fetch_for(DataConfig(path=str(tmp_path)), quiet)
     with pytest.raises(DataError, match="expected a folder of images"):
-        check_source("folder", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="did you mean cifar10"):
-        fetch("cifar", tmp_path)
+        fetch_for(DataConfig("folder", path=str(tmp_path / "nowhere"), image_size=8), quiet)
 
 
 def colours() -> dict[str, np.ndarray]:
@@ -249,7 +228,7 @@ def test_known_pickles_of_cifar_are_read(
             tar.add(folder, CIFAR10.base_folder)
         (tmp_path / CIFAR10.filename).replace(tmp_path / "mine" / CIFAR10.filename)
     (tmp_path / "scratch").mkdir()
-    found = from_folder("cifar10", tmp_path / "mine", tmp_path / "scratch", quiet)
+    found = from_folder("cifar10", tmp_path / "mine", tmp_path / "scratch")
     for key, array in arrays.items():
         np.testing.assert_array_equal(found[key], array)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 import struct
 import zlib
@@ -16,11 +15,10 @@ import pytest
 from PIL import Image
 
 from pipeline.cli.main import main
-from pipeline.cli.setup_text import partition_json, partition_text
 from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.data.datasets import ImageData, load, load_clients
-from pipeline.data.image_folder import decoded, opened_rgb, upright_rgb
+from pipeline.data.image_folder import opened_rgb
 from pipeline.federation.partitioning import partitioned
 from spire_core.errors import DataError, SplitError
 
@@ -105,11 +103,10 @@ def test_a_class_of_one_split_alone_has_the_same_number_in_both(tmp_path: Path) 
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2])
 
 
-@pytest.mark.parametrize("other", ["val", "Validation"])
-def test_folders_of_other_splits_are_no_classes(tmp_path: Path, other: str) -> None:
-    for name in ("train/a", "train/b", f"{other}/a"):
+def test_folders_of_other_splits_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "val/a"):
         paint(tmp_path / name / "1.png", 0)
-    with pytest.raises(DataError, match=rf"got ({other}, train|train, {other}): name them train"):
+    with pytest.raises(DataError, match=r"or train and test with these, got train, val"):
         load(own(tmp_path), "train")
     assert load(own(tmp_path / "train"), "train").class_names == ("a", "b")
 
@@ -123,12 +120,12 @@ def test_what_is_left_out_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert [len(load(own(tmp_path), split).images) for split in ("train", "test")] == [2, 1]
     assert [record.getMessage() for record in caplog.records[:2]] == [
         f"files in {tmp_path} that are not read as images: 2 .heic, 1 .txt",
-        f"1 images beside the class folders of {tmp_path} are left out",
+        f"1 images beside the folders in {tmp_path} are left out",
     ]
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"folder of images in data.path, got .*nowhere"):
+    with pytest.raises(DataError, match=r"folder of images in data.path, got none at .*nowhere"):
         load(own(tmp_path / "nowhere"), "train")
     with pytest.raises(DataError, match="a subfolder of images per class"):
         load(own(tmp_path), "train")
@@ -141,16 +138,6 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
         load(own(tmp_path), "test")
 
 
-def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
-    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
-        paint(tmp_path / name, 0)
-    (tmp_path / "a" / "l").symlink_to(tmp_path / "b")
-    assert len(load(own(tmp_path), "train").labels) == 3 + 1  # a link to another class is no loop
-    (tmp_path / "b" / "m").symlink_to(tmp_path / "a")
-    with pytest.raises(DataError, match="a link to one around it: remove it"):
-        load(own(tmp_path), "train")
-
-
 @pytest.mark.parametrize(
     ("colour", "channels", "shape"),
     [(False, "auto", 1), (True, "auto", 3), (False, 3, 3), (True, 1, 1), (False, 1, 1)],
@@ -160,20 +147,14 @@ def test_a_folder_is_grey_if_no_image_has_a_colour(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     for i, image in enumerate(pixels.repeat(3, axis=3)):
-        image[0, 0, 2] ^= colour and i == 2  # one pixel, a little
+        image[0, 0, 2] ^= 255 * (colour and i == 2)  # one pixel
         save_image(tmp_path / "a" / f"{i}.png", image)
     data = load_clients(own(tmp_path, channels=channels))
     assert data.images.shape == (4, shape, 8, 8)
     np.testing.assert_array_equal(data.images[0], pixels[0].transpose(2, 0, 1).repeat(shape, 0))
-
-
-def test_one_channel_is_pillows_grey(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    for i, image in enumerate(pixels):
-        save_image(tmp_path / "a" / f"{i}.png", image)
-    expected = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
-    found = load_clients(own(tmp_path, channels=1)).images
-    np.testing.assert_array_equal(found[:, 0], expected)
+    if colour and channels == 1:
+        luma = Image.open(tmp_path / "a" / "2.png").convert("L")
+        np.testing.assert_array_equal(data.images[2, 0], np.asarray(luma))
 
 
 # Single images
@@ -213,12 +194,6 @@ def test_an_image_of_16_bits_per_channel_is_refused(
         opened_rgb(tmp_path / "deep.png")
 
 
-def test_floats_are_refused(tmp_path: Path) -> None:
-    Image.new("F", (4, 4), 300.0).save(tmp_path / "deep.tif")
-    with pytest.raises(DataError, match="8 bits per channel"):
-        opened_rgb(tmp_path / "deep.tif")
-
-
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     # Ink that opacity alone draws, as in many icons.
     opacity = np.repeat(np.array([255, 255, 128, 0], np.uint8), 4).reshape(4, 4)
@@ -226,16 +201,11 @@ def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     ink[..., 3] = opacity
     for name, pixels in (("rgba.png", ink), ("grey.png", ink[..., [0, 3]].copy())):
         save_image(tmp_path / name, pixels)
-        assert (decoded(tmp_path / name, 4) == 255 - opacity).all()
+        assert (np.asarray(opened_rgb(tmp_path / name))[..., 0] == 255 - opacity).all()
+    shown = np.where(opacity, opacity, 255)
     for mode in ("P", "L"):  # one colour is transparent
         Image.fromarray(opacity).convert(mode).save(tmp_path / "one.png", transparency=0)
-        assert (decoded(tmp_path / "one.png", 4) == np.where(opacity, opacity, 255)).all()
-
-
-def test_an_image_that_is_opaque_everywhere_keeps_its_colours() -> None:
-    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
-    colours[..., 3] = 255
-    assert (np.asarray(upright_rgb(Image.fromarray(colours))) == colours[..., :3]).all()
+        assert (np.asarray(opened_rgb(tmp_path / "one.png"))[..., 0] == shown).all()
 
 
 # Client folders
@@ -269,18 +239,6 @@ def test_top_folders_of_splits_are_kept(folder: Path) -> None:
     ]
 
 
-def test_folders_behind_links_are_read(folder: Path, tmp_path: Path) -> None:
-    paint(tmp_path / "else" / "0.png", 201)
-    (folder / "ann" / "cat").symlink_to(tmp_path / "else")
-    (folder / "dan").symlink_to(tmp_path / "else")
-    data = load_clients(own(folder))
-    assert data.clients is not None
-    assert data.clients.names == (*CLIENTS, "dan")
-    of_links = np.array(values(data)) == 201
-    assert data.clients.owner[of_links].tolist() == [0, 3]
-    assert [data.class_names[at] for at in data.labels[of_links]] == ["cat", "image"]
-
-
 def test_hidden_folders_are_no_clients_and_empty_ones_are_an_error(folder: Path) -> None:
     paint(folder / ".ipynb_checkpoints" / "0.png", 201)
     paint(folder / "ann" / ".ipynb_checkpoints" / "0.png", 201)
@@ -291,21 +249,6 @@ def test_hidden_folders_are_no_clients_and_empty_ones_are_an_error(folder: Path)
     (folder / "dan").mkdir()
     with pytest.raises(DataError, match=r"expected images in .*dan, got none"):
         load_clients(own(folder))
-
-
-@pytest.mark.parametrize(("splits", "share"), [(True, 0.5), (True, 0.25), (False, 0.5)])
-def test_a_share_of_test_images_that_the_data_name_is_told_of(
-    splits: bool, share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("train/ann", "test/ann", "train/bob", "test/bob") if splits else ("ann", "bob"):
-        for i in range(8):
-            paint(tmp_path / name / f"{i}.png", 0)
-    words = ["data=folder", f"data.path={tmp_path}", "data.image_size=8", *NATURAL]
-    partitioned(load_config("smoke", [*words, f"partition.test_fraction={share}"]))
-    said = [record.getMessage() for record in caplog.records]
-    assert any("partition.test_fraction=0.5 counts for" in text for text in said) == (
-        splits and share == 0.5
-    )
 
 
 # Metadata
@@ -356,14 +299,6 @@ def test_cells_stay_the_texts_that_they_are(folder: Path, name: str) -> None:
     assert set(data.clients.names) == {text.strip() for text in clients}
 
 
-@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
-def test_numbers_name_clients(folder: Path, name: str) -> None:
-    write(folder, [r | {"client": i % 2 + 9} for i, r in enumerate(rows(folder))], name)
-    data = listed(folder, name)
-    assert data.clients is not None
-    assert data.clients.names == ("10", "9")
-
-
 def test_columns_may_have_other_names_and_text_of_any_script(folder: Path) -> None:
     records = [
         {"path": r["path"], "autor": f"שלום {i % 2} <b>$x_1$</b>", "Titel": "Öl auf Leinwand"}
@@ -380,24 +315,6 @@ def test_columns_may_have_other_names_and_text_of_any_script(folder: Path) -> No
     assert data.labels.tolist() == [i % 4 for i in range(16)]
 
 
-def test_the_hash_depends_on_clients_captions_and_split(folder: Path) -> None:
-    first = rows(folder)
-    versions = [
-        first,
-        [first[0] | {"client": "c1"}, *first[1:]],
-        [first[0] | {"caption": "another"}, *first[1:]],
-        [r | {"split": "test" if i < 8 else "train"} for i, r in enumerate(first)],
-        [r | {"split": "test" if i < 9 else "train"} for i, r in enumerate(first)],
-    ]
-    hashes = []
-    for records in versions:
-        write(folder, records)
-        hashes.append(listed(folder).sha256)
-    write(folder, first)
-    assert hashes[0] == listed(folder).sha256
-    assert len(set(hashes)) == len(versions)
-
-
 def test_other_partitions_take_the_training_images_of_metadata(folder: Path) -> None:
     records = [r | {"split": "test" if i < 4 else "train"} for i, r in enumerate(rows(folder))]
     write(folder, records)
@@ -405,21 +322,6 @@ def test_other_partitions_take_the_training_images_of_metadata(folder: Path) -> 
     assert (len(train.images), len(test.images)) == (12, 4)
     assert values(test) + values(train) == values(listed(folder))
     assert test.captions == tuple(r["caption"] for r in records[:4])
-
-
-def test_clients_and_captions_are_shown(folder: Path) -> None:
-    write(folder, rows(folder))
-    words = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.metadata=meta.csv"]
-    data, partition = partitioned(load_config("smoke", [*words, *NATURAL]))
-    shown = partition_json(partition, data)
-    assert {client["name"] for client in shown["clients"]} == {"c0", "c1"}
-    for client, split in zip(
-        shown["clients"], (*partition.train_clients, *partition.new_clients), strict=True
-    ):
-        assert client["captions"] == sorted({(data.captions or ())[i] for i in split.train})
-    text = partition_text(shown)
-    assert "captions to train on" in text
-    assert "picture 0, picture 1 (3)" in text
 
 
 def test_the_vocabulary_that_is_shown_is_a_setting(
@@ -454,47 +356,39 @@ def broken(at: int, **cells: object) -> Callable[[list], list]:
     return lambda records: [r | cells if i == at else r for i, r in enumerate(records)]
 
 
-@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl"])
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (broken(2, path="ann/none.png"), r"expected an image, got .*ann/none\.png"),
         (broken(3, path="ann/0.png"), "expected one row of ann/0.png in .*, got 2"),
         (broken(4, client="  "), "a client in every row of .* none in row 5"),
-        (broken(5, caption=""), "a caption in every row of .* none in row 6"),
-        (broken(6, split="test"), "a split in every row of .* none in row 1"),
         (lambda r: [x | {"split": "val"} for x in r], "a split train or test in .*, got val"),
         (lambda r: [{"path": x["path"]} for x in r], "a column 'client' in .*, got path"),
-        (lambda r: [{"file": "a", "client": "b"}], "a column 'path' in .*, got file, client"),
     ],
 )
 def test_malformed_rows_are_refused(
-    folder: Path, name: str, change: Callable[[list], list], expected: str
+    folder: Path, change: Callable[[list], list], expected: str
 ) -> None:
-    write(folder, change(rows(folder)), name)
+    write(folder, change(rows(folder)))
     with pytest.raises(DataError, match=expected):
-        listed(folder, name)
+        listed(folder)
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("meta.csv", b""),
         ("meta.csv", b"path,client\n"),
         ("meta.csv", b"path,client\n\xff\xfe,a\n"),
         ("meta.jsonl", b'{"path": '),
-        ("meta.parquet", b"PAR1 and no more"),
         ("meta.txt", b"path,client\n"),
+        ("meta.csv", None),
     ],
 )
 def test_a_file_that_is_no_metadata_is_one_sentence(
-    folder: Path, name: str, content: bytes
+    folder: Path, name: str, content: bytes | None
 ) -> None:
-    (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"expected .*{name}") as error:
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"expected a \.csv, .* file at .*{name}") as error:
         listed(folder, name)
     assert "\n" not in str(error.value)
-    os.unlink(folder / name)
-    if name != "meta.txt":
-        with pytest.raises(DataError, match=rf"got no .*{name}"):
-            listed(folder, name)

@@ -1,12 +1,20 @@
 """The images of new clients' controls, chosen from clients that are written out by hand."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.controls import COPIES, FRESH, NEAREST_IMAGES, ControlRule
+from pipeline.evaluation.controls import (
+    COPIES,
+    FRESH,
+    NEAREST_IMAGES,
+    control_plan,
+    nearest_client,
+)
 from pipeline.results.metrics import covered_ratio
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import amount_of
@@ -21,13 +29,40 @@ def client(client_id: int, *positions: int, num_train: int = 2) -> ClientSplit:
 
 OLD = (client(0, 0, 1, 2, 40), client(1, 41, 42, 43, 3), client(2, 80, 81, 82, 83))
 NEW = (client(3, 44, 45, 46, 4), client(4, 84, 86, 47, 85))  # mostly of class 1, and of 2
-RULE = ControlRule(Partition(OLD, NEW), LABELS, 3, (0, 1, 2), "none", False, 12, seed=0)
+
+
+def setting(
+    partition: Partition = Partition(OLD, NEW),  # noqa: B008
+    candidates: Sequence[int] = (0, 1, 2),
+    style: str = "none",
+    is_personal: bool = False,
+    num_images: int = 12,
+    seed: int = 0,
+    sets_aside: bool = False,
+) -> Any:
+    config = SimpleNamespace(
+        partition=SimpleNamespace(style=style),
+        method=SimpleNamespace(record=SimpleNamespace(is_personal=is_personal)),
+        eval=SimpleNamespace(num_images=num_images),
+        seed=seed,
+        sets_aside=sets_aside,
+    )
+    data = SimpleNamespace(labels=LABELS, class_names=("a", "b", "c"))
+    return SimpleNamespace(
+        config=config, data=data, partition=partition, representative_ids=candidates
+    )
+
+
+def positions(name: str, **settings: Any) -> np.ndarray:
+    """The images of new client 3's control of this name."""
+    return control_plan(setting(**settings), 3).positions[name]
 
 
 def test_the_nearest_client_is_that_of_the_nearest_classes() -> None:
-    assert [RULE.nearest(client_id) for client_id in (3, 4)] == [1, 2]
-    assert replace(RULE, candidates=(0, 2)).nearest(3) == 0  # of the others it shares a class
-    assert replace(RULE, candidates=()).nearest(3) is None
+    assert [nearest_client(setting(), client_id) for client_id in (3, 4)] == [1, 2]
+    some = setting(candidates=(0, 2))
+    assert nearest_client(some, 3) == 0  # of the others it shares a class
+    assert nearest_client(setting(candidates=()), 3) is None
 
 
 def test_with_styles_it_is_that_of_the_nearest_style_too() -> None:
@@ -36,24 +71,18 @@ def test_with_styles_it_is_that_of_the_nearest_style_too() -> None:
         tuple(client(i, *range(4 * i, 4 * i + 4)) for i in range(8)),
         tuple(client(i, *range(4 * i, 4 * i + 4)) for i in (8, 9)),
     )
-    rule = replace(RULE, partition=same, candidates=range(8), style="rotation")
+    rotated, tinted = (setting(same, range(8), style) for style in ("rotation", "tint"))
     for new in (8, 9):
         gaps = [abs(amount_of(old, 0) - amount_of(new, 0)) for old in range(8)]
-        assert rule.nearest(new) == int(np.argmin(gaps))
+        assert nearest_client(rotated, new) == int(np.argmin(gaps))
         around = [min(gap, 2 - gap) for gap in gaps]  # hues are on a circle
-        assert replace(rule, style="tint").nearest(new) == int(np.argmin(around))
+        assert nearest_client(tinted, new) == int(np.argmin(around))
 
 
-def test_copies_are_all_training_images_again_and_again() -> None:
-    copies = RULE.plan(3).positions[COPIES]
-    assert copies.tolist() == [44, 45] * 6
-    few = replace(RULE, num_images=1).plan(3).positions[COPIES]
-    assert few.tolist() == [44, 45]
-
-
-def test_copies_are_of_the_images_that_a_client_fits() -> None:
-    copies = replace(RULE, sets_aside=True).plan(3).positions[COPIES]
-    assert len(set(copies.tolist())) == 1  # of its two training images
+def test_copies_are_all_images_that_a_client_fits_again_and_again() -> None:
+    assert positions(COPIES).tolist() == [44, 45] * 6
+    assert positions(COPIES, num_images=1).tolist() == [44, 45]
+    assert len({*positions(COPIES, sets_aside=True).tolist()}) == 1  # of its two training images
 
 
 @pytest.mark.parametrize(
@@ -74,25 +103,24 @@ def test_covered_clients_are_held_against_the_others(
 
 
 def test_fresh_images_are_of_others_with_the_clients_classes() -> None:
-    rule = replace(RULE, num_images=30)
-    drawn = [replace(rule, seed=seed).plan(3).positions[FRESH] for seed in range(40)]
+    drawn = [positions(FRESH, num_images=30, seed=seed) for seed in range(40)]
     for fresh in drawn:
         assert len(set(fresh.tolist())) == 30
         assert not set(fresh.tolist()) & {44, 45, 46, 4}
     shares = np.mean([np.bincount(LABELS[fresh], minlength=3) / 30 for fresh in drawn], axis=0)
     np.testing.assert_allclose(shares, [0.25, 0.75, 0], atol=4 * (0.25 * 0.75 / 1200) ** 0.5)
-    assert np.array_equal(rule.plan(3).positions[FRESH], rule.plan(3).positions[FRESH])
+    assert np.array_equal(drawn[0], positions(FRESH, num_images=30))
 
 
 def test_there_are_no_fresh_images_where_none_would_do() -> None:
-    assert FRESH not in replace(RULE, num_images=80).plan(3).positions  # 37 are left of class 1
-    assert FRESH not in replace(RULE, style="rotation").plan(3).positions
     named = Partition(OLD, NEW, names=tuple("abcde"))
-    assert FRESH not in replace(RULE, partition=named).plan(3).positions
+    few = setting(num_images=80)  # 37 are left of class 1
+    for one in (few, setting(style="rotation"), setting(named)):
+        assert FRESH not in control_plan(one, 3).positions
 
 
 def test_a_model_of_its_own_draws_in_place_of_the_nearest_clients_images() -> None:
-    without, with_model = RULE.plan(3), replace(RULE, has_own_models=True).plan(3)
+    without, with_model = control_plan(setting(), 3), control_plan(setting(is_personal=True), 3)
     assert without.drawn_as is None
     assert without.positions[NEAREST_IMAGES].tolist() == [41, 42, 43, 3]
     assert with_model.drawn_as == 1

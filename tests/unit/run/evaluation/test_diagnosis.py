@@ -13,7 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.cli.result_text import result_table
+from pipeline.cli.texts import result_table
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig, tracking_uri
@@ -56,19 +56,13 @@ def course(
     return None if found is None else found.name
 
 
-def test_a_backbone_that_learns_has_no_diagnosis() -> None:
-    assert course(FALLING, [1.0, 0.5, 0.25], [40.0, 2.0, 1.0]) is None
-    assert course(FALLING, [1.0, 0.899], [40.0, 35.9]) is None
-
-
 def test_a_backbone_has_to_fall_by_a_tenth() -> None:
+    assert course(FALLING, [1.0, 0.899], [40.0, 35.9]) is None
     assert course([1.0] * 30, [1.0, 1.0], [40.0, 40.0]) == NOT_LEARNING
     assert course(FALLING, [1.0, 0.901], [40.0, 1.0]) == NOT_LEARNING
     assert course(FALLING, [1.0, 0.5], [40.0, 36.1]) == NOT_LEARNING
     assert course([1.0] * 9, [1.0, 1.0], [40.0, 40.0], every=9) is None  # too short to say
-
-
-def test_a_backbone_whose_training_loss_is_private_is_judged_by_its_scores() -> None:
+    # A training loss that is private: the scores decide.
     assert course([], [1.0, 1.0], [40.0, 40.0]) == NOT_LEARNING
     assert course([], [1.0, 1.11], [40.0, 40.0]) == DIVERGING
     assert course([], [1.0, 0.5], [40.0, 1.0]) is None
@@ -149,15 +143,6 @@ def test_a_heldout_loss_rises_by_more_than_its_noise() -> None:
     assert heldout_rise(by_epoch([0.6, 0.8, 0.8], 0.0), 2) is None  # too short to say
 
 
-def test_the_loss_of_a_single_heldout_image_rises_by_more_than_its_jitter() -> None:
-    restless, steady = [1.0, 0.7, 1.0, 0.6, 0.9, 0.7], [1.0, 0.8, 0.6, 0.7, 0.8]
-    found = [
-        heldout_rise({epoch: torch.tensor([loss]) for epoch, loss in enumerate(losses)}, last)
-        for losses, last in ((restless, 5), (steady, 4))
-    ]
-    assert found == [None, "held-out loss rose from 0.6 after epoch 2 to 0.8"]
-
-
 def spread(means: list[float], std: float) -> dict[int, tuple[float, float]]:
     return {epoch: (mean, std) for epoch, mean in enumerate(means)}
 
@@ -232,7 +217,6 @@ def healthy(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
 
 def test_a_healthy_run_has_no_diagnosis(healthy: Result) -> None:
     assert names(healthy) == []
-    assert "no known failure recognised" in result_table(healthy)
     assert result_json(healthy, "smoke")["diagnoses"] == []
 
 
@@ -273,14 +257,6 @@ def test_clients_that_get_each_others_embeddings_are_inconsistent(
     np.testing.assert_array_equal(result.cross_losses.values, expected)
 
 
-def test_an_embedding_that_runs_away_from_four_images_is_over_fitted(
-    healthy: Result, mnist_root: Path, tmp_path: Path
-) -> None:
-    few = ("adapt.num_images=4", "adapt.lr=30", "adapt.epochs=60", "adapt.eval_every=10")
-    result = run(mnist_root, tmp_path, NUM_ROUNDS, *FAST, *few, pretrained=healthy.run_dir)
-    assert names(result) == [OVERFITTING]
-
-
 def test_fine_tuning_on_four_images_is_over_fitted(
     mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -314,11 +290,6 @@ def test_an_embedding_that_does_not_train_is_ignored_unless_clients_are_alike(
     records = (*course, result.cross_losses, result.adaptation.reports)
     assert [d.name for d in diagnose(result.setting, result.real, *records)] == [IGNORED]
     assert diagnose(result.setting, replace(result.real, mixtures=alike), *records) == ()
-
-
-def test_a_servers_rate_that_is_far_too_high_diverges(mnist_root: Path, tmp_path: Path) -> None:
-    server = ("server.optimizer=fedadam", "server.lr=0.1")
-    assert names(run(mnist_root, tmp_path, 20, *server)) == [DIVERGING]
 
 
 def test_a_backbone_that_does_not_move_is_named_in_mlflow(

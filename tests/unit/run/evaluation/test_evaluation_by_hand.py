@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.adaptation import report_of
+from pipeline.config.schema import Config
 from pipeline.evaluation import scores
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import (
     RealData,
-    Scoring,
     cross_client_kid,
-    draw_pretraining,
+    evaluate_pretraining,
     pooled_features,
 )
 from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
@@ -72,8 +72,8 @@ def test_each_client_is_held_against_its_own_data() -> None:
     for c in CLIENTS:
         assert real.floors[c] == kid_floor(features("real", c, 90), 10, 3, SEED, max_images=20)
         assert real.floors[c].num_real == 20
-    scoring = Scoring(real, EVAL, SEED)
-    found = draw_pretraining(pool, np.zeros(1), CLIENTS, False, 5, scoring)()
+    config = Config(eval=EVAL, seed=SEED)
+    found = evaluate_pretraining(pool, np.zeros(1), CLIENTS, config, 5, real)
     assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
     for c, score in zip(CLIENTS, found.scores, strict=True):
         assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)
@@ -88,7 +88,7 @@ def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     pool: Any = AnsweringPool()
     real = RealData.gather(pool, CLIENTS, {c: np.eye(4)[c] for c in CLIENTS}, EVAL, SEED)
     old, new = [drawn(0)], [drawn(c) for c in CLIENTS[1:]]
-    matrix = cross_client_kid(old, new, Scoring(real, EVAL, SEED))
+    matrix = cross_client_kid(old, new, real)
     assert matrix is not None
     assert matrix.client_ids == tuple(CLIENTS)
     for i in CLIENTS:
@@ -105,18 +105,17 @@ def test_the_matrix_is_of_the_first_clients_of_either_kind(
     ids = range(6)
     real = RealData.gather(pool, ids, {c: np.eye(4)[0] for c in ids}, EVAL, SEED)
     seen = [replace(drawn(c % 4), client_id=c, features=features("drawn", c, 20)) for c in ids]
-    scoring = Scoring(real, EVAL, SEED)
-    whole = cross_client_kid(seen[:3], seen[3:], scoring)
+    whole = cross_client_kid(seen[:3], seen[3:], real)
     monkeypatch.setattr(scores, "CROSS_CLIENTS", 2)
-    some = cross_client_kid(seen[:3], seen[3:], scoring)
-    alone = cross_client_kid(seen[:3], [], scoring)
+    some = cross_client_kid(seen[:3], seen[3:], real)
+    alone = cross_client_kid(seen[:3], [], real)
     assert whole is not None
     assert some is not None
     assert alone is not None
     assert some.client_ids == (0, 1, 3, 4)
     assert np.array_equal(some.values, whole.values[np.ix_(some.client_ids, some.client_ids)])
     assert alone.client_ids == (0, 1)
-    assert cross_client_kid([], [], scoring) is None
+    assert cross_client_kid([], [], real) is None
 
 
 def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
@@ -128,7 +127,7 @@ def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
 
 
 def test_an_adapted_client_is_reported_before_and_after() -> None:
-    def look(epoch: int, shown: int, guidance: float | None = None) -> Look:
+    def look(epoch: int, shown: int, is_kept: bool = False, guidance: float | None = None) -> Look:
         images = np.full((1, 1, 2, 2), shown)
         return Look(
             epoch=epoch,
@@ -137,10 +136,11 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
             heldout=torch.full((3,), float(shown)),
             duration_s=1.0,
             drawn=GeneratedSamples(7, features("drawn", shown, 20), None, images),
-            distances=(shown + 0.25, shown + 0.5),
+            distances=(shown + 0.25, shown + 0.5) if is_kept else None,
         )
 
     looks = {epoch: look(epoch, epoch) for epoch in (0, 2, 3)}
+    kept = look(2, 2, is_kept=True)
     curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
     fitted = FittedClient(
         client_id=7,
@@ -150,7 +150,7 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
         fit_duration_s=3.0,
         duration_s=4.0,
     )
-    report = report_of(fitted, list(looks.values()))
+    report = report_of(fitted, [*looks.values(), kept])
     assert report.before.images is not None
     assert report.after.images is not None
     assert (report.before.images.max(), report.after.images.max()) == (0, 2)
@@ -158,9 +158,9 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     assert (report.nn_train, report.nn_test) == (2.25, 2.5)
     observed = [point.observed for point in report.curve]
     assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
-    assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 7.0)
+    assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 8.0)
     # With a guidance of its own the client is looked at once more, and its curve stays as it is.
-    guided = report_of(replace(fitted, guidance=3.0), [*looks.values(), look(2, 9, 3.0)])
+    guided = report_of(replace(fitted, guidance=3.0), [*looks.values(), look(2, 9, True, 3.0)])
     assert guided.after.images is not None
     assert (guided.scores_after, guided.after.images.max()) == ({"own_kid": 9.0}, 9)
     assert [point.observed for point in guided.curve] == observed

@@ -4,22 +4,18 @@ import math
 
 import pytest
 
-from pipeline.cli.tables import duration
-from pipeline.clients.context import ModelContext
+from pipeline.clients.rounds import StepCosts
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment import estimate
 from pipeline.experiment.estimate import (
-    START_S,
-    Costs,
     adaptation_s,
-    kind_of,
     measure,
     pretraining_s,
     run_seconds,
 )
 
-COSTS = Costs(train_s=1.0, look_s=1e-3)
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)
 ROUNDS = ("federation.num_rounds=10", "federation.tau=2", "client.batch_size=5", "eval.every=4")
 DRAWS = ("eval.num_images=100", "diffusion.sample_steps=10")  # 1 s for one client
 ONE_EPOCH = ("federation.tau=null", "federation.local_epochs=1")
@@ -71,39 +67,10 @@ def test_private_steps_and_their_draws_are_counted() -> None:
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 3))
 
 
-def test_a_tinted_image_is_timed_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes, start = list[tuple[int, ...]](), ModelContext.start
-
-    def noting(config: Config, image_shape: tuple[int, ...]) -> ModelContext:
-        shapes.append(image_shape)
-        return start(config, image_shape)
-
-    monkeypatch.setattr(ModelContext, "start", noting)
-    for style in ("none", "tint"):
-        measure(kind_of(load_config("smoke", [f"partition.style={style}"])))
-    assert [channels for channels, *_ in shapes] == [1, 3]
-
-
-def test_the_first_participants_stand_for_all_in_private_rounds() -> None:
-    many = [*ROUNDS, *DRAWS, "federation.num_clients=800", "federation.cohort_size=20"]
-    plain = pretraining_s(load_config(None, many), COSTS)
-    private = ["client.opt_state=reset", "client.engine=loop", "privacy.rounds.epsilon=8"]
-    few = pretraining_s(load_config(None, [*many, *private]), COSTS)
-    assert plain - few == pytest.approx(4 * (800 - 100))
-
-
-def test_actors_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "measure", lambda config: COSTS)
-    config = load_config("smoke", [])
-    work = pretraining_s(config, COSTS) + adaptation_s(config, COSTS)
-    assert run_seconds(config, 1.0) == pytest.approx(START_S + work)
-    assert run_seconds(config, 4.0) == pytest.approx(START_S + work / 4)
-
-
 def test_a_large_cohort_is_not_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def measured(config: Config) -> Costs:
+    def measured(config: Config) -> StepCosts:
         sizes.append(config.federation.cohort_size)
         return COSTS
 
@@ -118,10 +85,3 @@ def test_steps_and_looks_are_timed() -> None:
     costs = measure(load_config("smoke", []))
     assert 0 < costs.look_s < math.inf
     assert 0 < costs.train_s < math.inf
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(40, "40 s"), (150, "2.5 min"), (1800, "30 min"), (4e4, "11 h")]
-)
-def test_spans_are_told_in_their_unit(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

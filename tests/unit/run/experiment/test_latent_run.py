@@ -9,15 +9,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, LDMPipeline, PNDMScheduler
 from safetensors.torch import load_file
+from small_runs import finished, small
 from tiny_backbone import PROMPT, autoencoder, change, make, save
 from torch import Tensor
 
 from pipeline.audit.audit import audit_run
-from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.experiment.estimate import measure
-from pipeline.experiment.run import run_experiment
-from pipeline.experiment.watcher import Watcher
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.pipeline_folder import write_pipeline
@@ -26,13 +24,11 @@ from pipeline.results.result import Result
 from pipeline.runs.record import load_start
 from spire_core.pretrained.latents import LatentCodec
 
-SETTINGS = ["resources.pool=local", "tracking.enabled=false", "data.image_size=16"]
-SETTINGS += ["federation.num_clients=2", "federation.num_new_clients=1", "federation.tau=1"]
-SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=3", "client.batch_size=2"]
-SETTINGS += ["adapt.epochs=1", "adapt.num_images=4", "eval.every=0", "eval.num_images=8"]
-SETTINGS += ["eval.num_loss_images=8", "diffusion.sample_steps=2", "client.warmup_rounds=0"]
-SETTINGS += ["client.lr=0.01", "eval.kid_subset_size=4", "partition=iid", "model.d_emb=4"]
-SETTINGS += ["partition.client_size=40", "method=retrofit"]
+SETTINGS = ["data.image_size=16", "federation.num_clients=2", "federation.num_new_clients=1"]
+SETTINGS += ["federation.tau=1", "federation.cohort_size=2", "federation.num_rounds=3"]
+SETTINGS += ["client.batch_size=2", "client.warmup_rounds=0", "client.lr=0.01", "model.d_emb=4"]
+SETTINGS += ["adapt.num_images=4", "eval.kid_subset_size=4", "partition=iid"]
+SETTINGS += ["partition.client_size=40", "method=retrofit", "eval.num_clients=null"]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +43,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(backbone: Path, mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp("latent")
-    words = [f"data.root={mnist_root}", f"tracking.root={root}", f"model.backbone={backbone}"]
-    return load_config("smoke", [*SETTINGS, *words])
+    return small(mnist_root, root, *SETTINGS, f"model.backbone={backbone}")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +62,7 @@ def result(config: Config, encoded: list[str]) -> Result:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LatentCodec, "encode", counted)
-        return run_experiment(config, "smoke", Watcher())
+        return finished(config)
 
 
 def test_each_image_is_encoded_once(result: Result, encoded: list[str]) -> None:
@@ -93,12 +88,6 @@ def test_what_is_drawn_are_images(result: Result, backbone: Path) -> None:
     assert report.after.features.shape[0] == 8
     stored = json.loads((result.run_dir / "model" / "config.json").read_text())
     assert stored["backbone_sha256"] == result.setting.hashes["backbone_sha256"]
-
-
-def test_a_run_is_the_same_again(result: Result, config: Config) -> None:
-    again = run_experiment(config, "smoke", Watcher())
-    assert np.array_equal(again.pretraining.weights, result.pretraining.weights)
-    assert again.state_fingerprint == result.state_fingerprint
 
 
 def test_a_client_is_a_pipeline_with_the_autoencoder(result: Result, tmp_path: Path) -> None:
@@ -134,9 +123,8 @@ def test_a_small_stable_diffusion_takes_a_token(
     others = {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
     change(folder / "model_index.json", **others)
     monkeypatch.chdir(tmp_path)
-    words = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "model.backbone=sd"]
-    words += ["method.entrance=tokens", "federation.num_rounds=1"]
-    found = run_experiment(load_config("smoke", [*SETTINGS, *words]), "smoke", Watcher())
+    words = ["model.backbone=sd", "method.entrance=tokens", "federation.num_rounds=1"]
+    found = finished(small(mnist_root, tmp_path, *SETTINGS, *words))
     run, (new_id,) = SavedRun.load(found.run_dir), found.setting.new_ids
     assert run.model.layout.size == 4 * 6
     assert not np.array_equal(run.draw(new_id, 2), run.draw(None, 2))

@@ -1,21 +1,18 @@
 """A population of a million: clients' data follow a rule, and a run touches who takes part."""
 
 import hashlib
-import pickle
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import crashed, finished, small
 
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.clients.store import ClientStore
-from pipeline.config.load import load_config
-from pipeline.config.schema import Config
 from pipeline.experiment.reuse import with_participants
-from pipeline.experiment.run import resume_experiment, run_experiment
+from pipeline.experiment.run import resume_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.partitioning import partitioned
 from pipeline.inference.saved_run import SavedRun
@@ -37,11 +34,21 @@ POPULATION = (
     "federation.cohort_size=3",
     "federation.num_rounds=3",
     "federation.num_new_clients=1",
+    "adapt.num_images=16",
+    "eval.num_clients=4",
+    "tracking.checkpoint_every=1",
+)
+PRIVATE = (
+    "client.opt_state=reset",
+    "client.engine=loop",
+    "privacy.rounds.epsilon=8",
+    "federation.cohort_size=8",
+    f"privacy.rounds.noise_cohort={MILLION}",
 )
 
 
 def population(seed: int = 0, num: int = MILLION, config: PartitionConfig = INDEPENDENT):
-    return make_partition(LABELS, 10, config, num, 2, seed, 16)
+    return make_partition(LABELS, config, num, 2, seed, 16)
 
 
 def test_a_clients_images_depend_on_the_seed_and_its_id_alone() -> None:
@@ -78,25 +85,10 @@ def test_only_a_client_that_is_asked_for_is_drawn(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(DrawnClients, "draw", noted)
     partition = population()
-    assert partition.train_sizes[5] == 48
-    assert partition.split(MILLION + 1).client_id == MILLION + 1
-    assert asked == [MILLION + 1]
-    for fraction in (0.001, 0.3, 0.99):
-        own = population(config=replace(INDEPENDENT, test_fraction=fraction))
-        assert own.train_sizes[7] == len(own.split(7).train)
-
-
-def test_the_sizes_of_a_population_are_no_list() -> None:
-    partition = population()
     sizes = partition.train_sizes
-    assert (len(sizes), sizes[0], sizes[MILLION - 1], sizes[-1]) == (MILLION, 48, 48, 48)
-    assert list(sizes[2:5]) == [48] * 3
-    with pytest.raises(IndexError):
-        sizes[MILLION]
-    content = pickle.dumps(sizes)
-    assert len(content) < 200
-    assert pickle.loads(content) == sizes == population().train_sizes
-    assert sizes != partition.train_sizes[:10]
+    assert (len(sizes), sizes[5], sizes[-1]) == (MILLION, 48, 48)
+    assert partition.split(MILLION + 1).client_id == MILLION + 1
+    assert asked == [0, MILLION + 1]
 
 
 def test_priors_follow_alpha() -> None:
@@ -120,9 +112,9 @@ def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:
         population(num=MILLION - 1),
         population(config=PartitionConfig("independent", client_size=65, alpha=0.1)),
         population(config=PartitionConfig("independent", client_size=64, alpha=0.2)),
-        make_partition(LABELS[::-1], 10, INDEPENDENT, MILLION, 2, 0, 16),
-        make_partition(LABELS, 10, INDEPENDENT, MILLION, 2, 0, 15),
-        make_partition(LABELS, 10, INDEPENDENT, MILLION, 3, 0, 16),
+        make_partition(LABELS[::-1], INDEPENDENT, MILLION, 2, 0, 16),
+        make_partition(LABELS, INDEPENDENT, MILLION, 2, 0, 15),
+        make_partition(LABELS, INDEPENDENT, MILLION, 3, 0, 16),
     ]
     assert len({base, *(p.hash for p in others)}) == len(others) + 1
 
@@ -148,28 +140,7 @@ def test_a_cohort_of_any_population_is_drawn_without_replacement() -> None:
     assert np.abs(tenths - 2000).max() < 5 * 42.4
 
 
-def config_for(mnist_root: Path, root: Path, *overrides: str) -> Config:
-    return load_config(
-        "smoke",
-        [
-            f"data.root={mnist_root}",
-            f"tracking.root={root}",
-            "tracking.enabled=false",
-            "resources.pool=local",
-            "adapt.epochs=1",
-            "adapt.num_images=16",
-            "eval.every=0",
-            "eval.num_images=8",
-            "eval.num_loss_images=8",
-            "eval.num_clients=4",
-            "diffusion.sample_steps=2",
-            *POPULATION,
-            *overrides,
-        ],
-    )
-
-
-def test_a_run_touches_those_who_take_part(
+def test_a_run_touches_those_who_take_part_also_when_it_is_resumed(
     mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -180,11 +151,11 @@ def test_a_run_touches_those_who_take_part(
         return draw(self, client_id)
 
     monkeypatch.setattr(DrawnClients, "draw", noted)
-    config = config_for(mnist_root, tmp_path)
+    config = small(mnist_root, tmp_path, *POPULATION, "adapt.init=mean")
     partitioned(config)
     assert len(set(asked)) <= 101  # the first, which stand for all, and the new one
     asked.clear()
-    result = run_experiment(config, None, Watcher())
+    result = finished(config)
     cohorts = {c for r in range(3) for c in choose_cohort(MILLION, 3, config.seed, r)}
     first, new = set(range(100)), {MILLION}
     assert set(asked) == cohorts | first | new
@@ -193,11 +164,9 @@ def test_a_run_touches_those_who_take_part(
     assert len(cohorts) == 9
     assert set(result.setting.eval_ids) < cohorts  # a sample of those who have trained
     assert len(result.setting.eval_ids) == 4
-
-
-def trained_ids(result: Result) -> set[int]:
-    """Return the pre-training clients that have a state of their own."""
-    return set(ClientStore(result.run_dir / "clients").client_ids()) & set(range(MILLION))
+    assert result.state_fingerprint == by_hand(result, [*sorted(cohorts), MILLION])
+    resumed = resume_experiment(crashed(config, 2), config, Watcher())
+    assert resumed.state_fingerprint == result.state_fingerprint
 
 
 def by_hand(result: Result, client_ids: Iterable[int]) -> str:
@@ -211,70 +180,24 @@ def by_hand(result: Result, client_ids: Iterable[int]) -> str:
     return digest.hexdigest()
 
 
-PRIVATE = (
-    "client.opt_state=reset",
-    "client.engine=loop",
-    "privacy.rounds.epsilon=8",
-    "federation.cohort_size=8",
-)
-PRIVATE += (f"privacy.rounds.noise_cohort={MILLION}", "tracking.checkpoint_every=1")
-
-
 def test_private_rounds_score_clients_that_took_part(mnist_root: Path, tmp_path: Path) -> None:
     """Also after a resume, and in a run that reuses the rounds and has another key."""
-    config, crasher = config_for(mnist_root, tmp_path, *PRIVATE), Crasher()
-    with pytest.raises(Crash):
-        run_experiment(config, None, crasher)
-    [first] = load_evaluations(crasher.run_dir, 0)
-    found = resume_experiment(crasher.run_dir, config, Watcher())
+    config = small(mnist_root, tmp_path, *POPULATION, *PRIVATE)
+    run_dir = crashed(config, 2)
+    [first] = load_evaluations(run_dir, 0)
+    found = resume_experiment(run_dir, config, Watcher())
     scored = found.setting.eval_ids
     assert 0 < len(scored) <= 4
-    assert set(scored) <= trained_ids(found)
+    assert set(scored) <= set(ClientStore(run_dir / "clients").client_ids()) - {MILLION}
     assert first.client_ids == found.pretraining.evaluations[-1].client_ids == tuple(scored)
     assert found.state_fingerprint == by_hand(found, found.setting.new_ids)
-    assert "partition_hash" not in (found.run_dir / "model" / "config.json").read_text()
-    taken_over = run_experiment(config, None, Watcher(), pretrained=found.run_dir)
+    assert "partition_hash" not in (run_dir / "model" / "config.json").read_text()
+    taken_over = finished(config, run_dir)
     assert taken_over.setting.eval_ids == scored
     assert taken_over.state_fingerprint == found.state_fingerprint
-    for content in ("", "[1]", "{}", '{"client_ids": 1}', '{"client_ids": [0, "1"]}', "[1e400]"):
-        (found.run_dir / SCORED).write_text(content)
-        for run, source in ((found, None), (taken_over, found.run_dir)):
-            if source is not None:
-                (run.run_dir / SCORED).unlink(missing_ok=True)
-            with pytest.raises(RunError, match=r"^expected the clients .* in .*scored.json, got"):
-                with_participants(found.setting, run.run_dir, source)
-    (found.run_dir / SCORED).unlink()
-    with pytest.raises(RunError, match=r"^expected the clients that took part in .*, got none"):
-        run_experiment(config, None, Watcher(), pretrained=found.run_dir)
-
-
-class Crash(Exception):
-    """What a test ends a run with."""
-
-
-class Crasher(Watcher):
-    """Ends a run after its second round."""
-
-    def started(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-
-    def after_round(self, stats, driver) -> None:
-        if stats.round_idx == 1:
-            raise Crash
-
-
-def test_a_resumed_run_of_a_large_population_ends_in_the_same_state(
-    mnist_root: Path, tmp_path: Path
-) -> None:
-    more = ("adapt.init=mean", "tracking.checkpoint_every=1")  # a mean of those who took part
-    config, crasher = config_for(mnist_root, tmp_path, *more), Crasher()
-    whole = run_experiment(config, None, Watcher())
-    with pytest.raises(Crash):
-        run_experiment(config, None, crasher)
-    resumed = resume_experiment(crasher.run_dir, config, Watcher())
-    assert resumed.state_fingerprint == whole.state_fingerprint
-    assert whole.state_fingerprint == by_hand(whole, [*sorted(trained_ids(whole)), MILLION])
-    taken_over = run_experiment(config, None, Watcher(), pretrained=whole.run_dir)
-    assert taken_over.state_fingerprint == whole.state_fingerprint
-    zero = run_experiment(config_for(mnist_root, tmp_path), None, Watcher())
-    assert zero.state_fingerprint != whole.state_fingerprint
+    (run_dir / SCORED).write_text('{"client_ids": [0, "1"]}')
+    with pytest.raises(RunError, match=r"^expected the clients that took part .*scored.json"):
+        with_participants(found.setting, run_dir, None)
+    (run_dir / SCORED).unlink()
+    with pytest.raises(RunError, match=r"^expected the clients that took part"):
+        finished(config, run_dir)

@@ -2,24 +2,20 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
+from small_runs import finished, small
 
 from pipeline.config.load import load_config
 from pipeline.data.datasets import load_stored
 from pipeline.experiment.export import published_classes
-from pipeline.experiment.run import run_experiment
-from pipeline.experiment.watcher import Watcher
 from pipeline.inference.arrival_images import held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import MODEL
 
-TINY = ("tracking.enabled=false", "resources.pool=local", "eval.extractor=none", "eval.every=0")
-TINY += ("eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2", "adapt.num_images=8")
-TINY += ("diffusion.sample_steps=2", "federation.num_rounds=1", "federation.cohort_size=2")
-TINY += ("federation.num_clients=3", "federation.num_new_clients=1", "partition=natural")
+TINY = ("eval.extractor=none", "adapt.num_images=8", "federation.num_rounds=1")
+TINY += ("federation.cohort_size=2", "federation.num_clients=3", "federation.num_new_clients=1")
+TINY += ("partition=natural",)
 ADAPT = ("privacy.adapt.epsilon=4", "privacy.adapt.steps=2", "privacy.adapt.draws=2")
-ROUNDS = ("privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop")
 HIDDEN = "partition.hidden=[hidden]"
 
 
@@ -33,14 +29,13 @@ def save_photos(mnist_root: Path, root: Path) -> None:
         Image.fromarray(image).save(file)
 
 
-@pytest.mark.parametrize("private", [ADAPT, ROUNDS])
 def test_a_class_of_one_client_is_not_beside_a_private_backbone(
-    private: tuple[str, ...], mnist_root: Path, tmp_path: Path
+    mnist_root: Path, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
     save_photos(mnist_root, photos)
-    words = [f"tracking.root={tmp_path}", "data=folder", f"data.path={photos}", HIDDEN]
-    result = run_experiment(load_config("smoke", [*words, *TINY, *private]), None, Watcher())
+    words = ["data=folder", f"data.path={photos}", HIDDEN, *TINY, *ADAPT]
+    result = finished(small(mnist_root, tmp_path, *words))
     assert "kept apart" in result.setting.data.class_names
     files = [path for path in (result.run_dir / MODEL).rglob("*") if path.is_file()]
     assert [path for path in files if b"kept apart" in path.read_bytes()] == []

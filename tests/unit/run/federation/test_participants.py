@@ -8,7 +8,6 @@ from pipeline.federation.participants import (
     NUM_REPRESENTATIVES,
     first_participants,
     has_secret_cohorts,
-    public_cohort,
     public_representatives,
 )
 from spire_core.federated.participation import choose_cohort, responding_clients, secret_cohort
@@ -22,27 +21,21 @@ def config_for(*words: str) -> Config:
     return load_config("smoke", [*LARGE, "federation.num_rounds=40", *words])
 
 
-def test_public_cohorts_follow_from_the_seed() -> None:
+def test_public_cohorts_follow_from_the_seed_and_small_populations_stand_for_themselves() -> None:
     config = config_for()
-    found = first_participants(config, lambda round_: public_cohort(config, round_))
     cohorts = [choose_cohort(100_000, 4, config.seed, round_idx) for round_idx in range(40)]
-    assert found == [client for cohort in cohorts for client in cohort][:NUM_REPRESENTATIVES]
-    assert not has_secret_cohorts(config)
-
-
-def test_all_clients_of_a_small_public_population_stand_for_it() -> None:
+    expected = [client for cohort in cohorts for client in cohort]
+    assert public_representatives(config) == expected[:NUM_REPRESENTATIVES]
+    assert public_representatives(config_for("eval.num_clients=150")) == expected[:150]
     small = config_for("federation.num_clients=1000")
     assert public_representatives(small) == list(range(1000))
     large = config_for("federation.num_clients=1001")
-    found = first_participants(large, lambda round_: public_cohort(large, round_))
-    assert public_representatives(large) == found
-    assert len(found) == NUM_REPRESENTATIVES
+    assert len(public_representatives(large)) == NUM_REPRESENTATIVES
 
 
 @pytest.mark.parametrize("drop_rate", [0.0, 0.5])
 def test_secret_cohorts_follow_from_the_key(drop_rate: float) -> None:
     config = config_for(*PRIVATE, f"federation.drop_rate={drop_rate}")
-    assert has_secret_cohorts(config)
     noise, other = (SecretNoise(key_of(text)) for text in "kl")
     found = first_participants(config, lambda r: secret_cohort(100_000, 4, noise, r))
     cohorts = [secret_cohort(100_000, 4, noise, round_idx) for round_idx in range(40)]
@@ -58,10 +51,6 @@ def test_secret_cohorts_follow_from_the_key(drop_rate: float) -> None:
 
 
 def test_cohorts_of_all_clients_are_no_secret() -> None:
+    assert not has_secret_cohorts(config_for())
     assert not has_secret_cohorts(load_config("smoke", [*PRIVATE, "federation.cohort_size=6"]))
     assert has_secret_cohorts(load_config("smoke", [*PRIVATE]))
-
-
-def test_as_many_clients_are_known_as_evaluations_ask_for() -> None:
-    config = config_for("eval.num_clients=150")
-    assert len(public_representatives(config)) == 150

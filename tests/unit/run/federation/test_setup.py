@@ -7,25 +7,18 @@ import numpy as np
 import pytest
 
 from pipeline.config.load import load_config
-from pipeline.federation.setup import READ, UNREAD, FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, prepare, setup_key
 from spire_core.errors import ConfigError, DataError
 
 SMALL = ["partition=iid", "partition.client_size=40", "federation.num_clients=2"]
 SMALL += ["federation.num_new_clients=1", "federation.cohort_size=2"]
 
 
-@pytest.mark.parametrize(("fraction", "num_images"), [(0.05, 2), (0.075, 3)])
-def test_too_few_test_images_for_the_floor_are_refused(
-    mnist_root: Path, fraction: float, num_images: int
-) -> None:
-    words = [*SMALL, f"data.root={mnist_root}", f"partition.test_fraction={fraction}"]
-    with pytest.raises(DataError, match=f"at least 4 test images .* got {num_images} of client 0"):
-        prepare(load_config("smoke", words))
-
-
-def test_four_test_images_are_enough(mnist_root: Path) -> None:
-    words = [*SMALL, f"data.root={mnist_root}", "partition.test_fraction=0.1"]
-    setup = prepare(load_config("smoke", words))
+def test_four_test_images_are_enough_for_the_floor_and_three_are_not(mnist_root: Path) -> None:
+    words = [*SMALL, f"data.root={mnist_root}"]
+    with pytest.raises(DataError, match=r"at least 4 test images .* got 3 of client 0"):
+        prepare(load_config("smoke", [*words, "partition.test_fraction=0.075"]))
+    setup = prepare(load_config("smoke", [*words, "partition.test_fraction=0.1"]))
     assert [len(setup.partition.split(c).test) for c in (0, 1, 2)] == [4, 4, 4]
 
 
@@ -42,21 +35,24 @@ def test_four_test_images_are_enough(mnist_root: Path) -> None:
 def test_setups_of_one_key_read_the_same_settings(
     more: list[str], mnist_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever `prepare` reads of a group that the key leaves out stands in `READ`."""
+    """Whatever `prepare` reads of a group that is not in the key as a whole, its key reads too."""
     config = load_config("smoke", [*SMALL, f"data.root={mnist_root}", *more])
-    read = set[str]()
-    groups = {type(getattr(config, prefix[:-1])): prefix for prefix in UNREAD}
-    settings = {prefix + field.name for kind, prefix in groups.items() for field in fields(kind)}
+    groups = (config.adapt, config.client, config.resources, config.server, config.tracking)
+    settings = {(type(group), field.name) for group in groups for field in fields(group)}
+    read = set[tuple[type, str]]()
 
     def spy(group: object, name: str) -> object:
-        read.update({groups[type(group)] + name} & settings)
+        read.update({(type(group), name)} & settings)
         return object.__getattribute__(group, name)
 
-    for kind in groups:
-        monkeypatch.setattr(kind, "__getattribute__", spy)
+    for group in groups:
+        monkeypatch.setattr(type(group), "__getattribute__", spy)
+    hash(setup_key(config))
+    of_key = {*read}
+    read.clear()
     prepare(config)
-    assert read & set(READ)
-    assert read <= set(READ)
+    assert read
+    assert read <= of_key
 
 
 def test_clients_draw_in_styles_of_their_own(mnist_root: Path) -> None:
@@ -98,12 +94,3 @@ def test_a_round_of_one_step_has_no_second_phase(mnist_root: Path) -> None:
     with pytest.raises(ConfigError, match=r"at least 2 steps of .*, got 1 of one with 30 images"):
         prepare(load_config("smoke", alternate))
     prepare(load_config("smoke", [*alternate, "client.batch_size=29"]))
-
-
-def test_a_round_of_one_step_has_no_proximal_gradient(mnist_root: Path) -> None:
-    words = [*SMALL, f"data.root={mnist_root}", "federation.local_epochs=1", "client.prox_mu=0.1"]
-    with pytest.raises(
-        ConfigError, match=r"at least 2 steps .* above 0, got 1 of the largest client"
-    ):
-        prepare(load_config("smoke", [*words, "client.batch_size=32"]))
-    prepare(load_config("smoke", [*words, "client.batch_size=29"]))

@@ -10,7 +10,6 @@ from matplotlib.text import Text
 
 from pipeline.figures.image_grids import image_grid, labelled_grids
 from pipeline.figures.plots import (
-    curve_figure,
     forgetting_figure,
     histogram_figure,
     matrix_figure,
@@ -27,10 +26,8 @@ def drawn(figure: Figure, path: Path) -> list[Axes]:
     return figure.axes
 
 
-def legend_of(owner: Figure | Axes) -> list[str]:
-    legend = owner.legends[0] if isinstance(owner, Figure) else owner.get_legend()
-    assert legend is not None
-    return [text.get_text() for text in legend.get_texts()]
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_a_partition_names_new_clients_and_shows_its_counts(tmp_path: Path) -> None:
@@ -55,28 +52,18 @@ def test_a_figure_of_many_classes_is_no_wider_than_one_of_forty(num_classes: int
     assert widths == pytest.approx([1.8 + 0.55 * 40, 1.2 + 0.65 * 40])
 
 
-def test_a_curve_keeps_its_points_and_draws_the_floor(tmp_path: Path) -> None:
-    series = {"spire": [(0, 0.3), (5, 0.1)], "fedavg": [(0, 0.4), (5, 0.3)], "none": []}
-    figure = curve_figure(series, "round", "KID", "KID over rounds", 0.01)
-    axes = drawn(figure, tmp_path)[0]
-    assert np.asarray(axes.lines[0].get_xydata()).tolist() == [[0, 0.3], [5, 0.1]]
-    assert axes.lines[3].get_linestyle() == "--"
-    assert legend_of(axes) == [*series, "floor (real against real)"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("round", "KID")
-
-
 def test_a_method_has_one_colour_in_both_forgetting_panels(tmp_path: Path) -> None:
-    own = {"spire": [(0, 0.0), (1, 0.0)], "fedavg_ft": [(0, 0.0), (1, 0.1)]}
-    lost = {"fedavg_ft": [(0, 0.0), (1, 0.5)], "shared_rep": [(0, 0.0), (1, 0.2)]}
+    own = {"spire": [(0, 0.0), (1, 0.1)]}
+    lost = {"alone": [(0, 0.0), (1, 0.5)], "spire": [(0, 0.0), (1, 0.2)]}
     figure = forgetting_figure(own, lost, "forgetting")
     left, right = drawn(figure, tmp_path)
-    assert left.lines[1].get_color() == right.lines[0].get_color() == OKABE_ITO[1]
-    assert right.lines[1].get_color() == OKABE_ITO[2]
-    assert legend_of(figure) == ["spire", "fedavg_ft", "shared_rep"]
+    assert left.lines[0].get_color() == right.lines[1].get_color() == OKABE_ITO[1]
+    assert np.asarray(right.lines[0].get_xydata()).tolist() == [[0, 0.0], [1, 0.5]]
+    assert legend_of(figure) == ["alone", "spire"]
     assert left.get_xlabel() == "epochs of adaptation"
 
 
-@pytest.mark.parametrize(("num", "num_texts"), [(1, 1), (12, 144), (13, 0), (60, 0)])
+@pytest.mark.parametrize(("num", "num_texts"), [(12, 144), (13, 0)])
 def test_a_matrix_of_up_to_12_clients_is_numbered(tmp_path: Path, num: int, num_texts: int) -> None:
     matrix = np.linspace(-0.01, 0.2, num * num).reshape(num, num)
     names = [f"client {i}" for i in range(num)]
@@ -112,41 +99,24 @@ def test_a_grid_by_hand() -> None:
         assert grid[:, :, channel].tolist() == expected
 
 
-def test_a_grid_keeps_channels_and_pixels_in_place() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 4), dtype=np.uint8)
-    grid = image_grid(images, columns=3, pad=2, scale=3)
-    assert grid.shape == (2 + 2 * 17, 2 + 3 * 14, 3)
-    for i in range(6):
-        top, left = 2 + (i // 3) * 17, 2 + (i % 3) * 14
-        tile = grid[top : top + 15 : 3, left : left + 12 : 3]
-        assert np.array_equal(tile.transpose(2, 0, 1), images[i])
-
-
 def test_floats_from_minus_one_to_one_become_bytes() -> None:
     images = np.array([-1.0, 0.0, 1.0, 1.5, -9.0], np.float32).reshape(5, 1, 1, 1)
     grid = image_grid(images, columns=5, pad=0, scale=1)
     assert grid[0, :, 0].tolist() == [0, 128, 255, 255, 0]
-
-
-@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 2, 4, 4), (3, 4, 4)])
-def test_a_grid_needs_images(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match="expected images"):
-        image_grid(np.zeros(shape), columns=2)
     with pytest.raises(DataError, match="expected finite images"):
         image_grid(np.full((1, 1, 2, 2), np.nan), columns=2)
 
 
-@pytest.mark.parametrize("name", [r"a$\bad{$", "$", "$x$", r"a\$b", "caf\udce9", "a_b^c"])
+@pytest.mark.parametrize("name", [r"a$\bad{$", "$x$", "caf\udce9"])
 def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
     counts, points = np.array([[1, 2]]), [(1.0, 2.0)]
     grid = [(name, np.zeros((1, 1, 2, 2), np.uint8))]
     figures = [
         partition_figure(counts, [name, "b"], 1),
-        curve_figure({name: points}, name, name, name),
         forgetting_figure({name: points}, {name: points}, name),
         matrix_figure(counts, [name], [name, "b"], name, name, (name, name)),
         histogram_figure({name: [0.5, 0.5]}, [name, "b"], name),
-        labelled_grids(grid, 1, name),
+        labelled_grids(grid, 1),
     ]
     shown = name.replace("\udce9", r"\udce9")
     for i, figure in enumerate(figures):

@@ -11,18 +11,16 @@ import pytest
 from sqlalchemy import make_url
 
 from pipeline.cli.command import png_path
-from pipeline.cli.main import main
 from pipeline.config.load import load_config
 from pipeline.config.tracking import (
     TrackingConfig,
     sqlite_path,
     tracking_root,
     tracking_uri,
-    ui_address,
 )
 from pipeline.data.datasets import store_root
-from pipeline.files.paths import JOB_MARK, base_folder, lasting, mask, masked
-from pipeline.runs.record import load_start, located, make_run_dir, save_start
+from pipeline.files.paths import JOB_MARK, base_folder, lasting, mask
+from pipeline.runs.record import located
 from spire_core.errors import ConfigError
 
 
@@ -46,16 +44,6 @@ def test_a_runs_paths_mean_the_same_in_every_directory(home: Path) -> None:
     assert config.eval.extractor_weights == str(Path.cwd() / "w.pth")
 
 
-def test_a_run_that_goes_on_keeps_its_store_in_every_directory(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    run_dir = make_run_dir(TrackingConfig(root=str(tmp_path)), "0" * 32, "name", None)
-    save_start(run_dir, load_config("smoke"), "smoke", {})
-    assert load_start(run_dir)[0].data.root is None
-    assert load_start(run_dir, overrides=["data.root=sets"])[0].data.root == str(
-        Path.cwd() / "sets"
-    )
-
-
 def test_a_database_lies_in_its_folder_or_nowhere(tmp_path: Path) -> None:
     odd = tmp_path / "a b#c%;d\u00e9"
     assert make_url(tracking_uri(TrackingConfig(root=str(odd)))).database == f"{odd}/mlflow.db"
@@ -69,12 +57,6 @@ def test_a_database_lies_in_its_folder_or_nowhere(tmp_path: Path) -> None:
 @pytest.fixture
 def in_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOB_MARK, "{}")
-
-
-def test_outside_a_job_files_go_to_the_current_directory() -> None:
-    assert base_folder() == Path.cwd()
-    assert tracking_root(TrackingConfig()) == Path.cwd()
-    assert tracking_root(TrackingConfig(root="out")) == Path.cwd() / "out"
 
 
 def test_in_a_job_files_go_home(home: Path, in_job: None) -> None:
@@ -118,28 +100,6 @@ def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.M
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_a_picture_gets_its_ending_and_its_folder(tmp_path: Path) -> None:
-    assert png_path(tmp_path / "new" / "v0.1") == tmp_path / "new" / "v0.1.png"
-    assert png_path(tmp_path / "new" / "one.PNG").parent.is_dir()
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["run", "smoke", "data.root=sets"], "data.root as an absolute path in a Ray job"),
-        (["theory", "bridge", "--out", "sets"], "--out as an absolute path in a Ray job"),
-    ],
-)
-def test_the_command_refuses_it_in_one_sentence(
-    in_job: None, capsys: pytest.CaptureFixture[str], words: list[str], told: str
-) -> None:
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert f"expected {told}, got 'sets'" in said
-    assert said.count("\n") == 1
-    assert list(Path.cwd().iterdir()) == []
-
-
 WAITING = """
 import time
 from pipeline.cli.main import main
@@ -154,13 +114,11 @@ raise SystemExit(main(["data", "fetch", "mnist"]))
 """
 
 
-@pytest.mark.parametrize("marked", [True, False])
-def test_a_job_hears_sigint_though_its_head_ignores_it(marked: bool) -> None:
-    env = os.environ | ({JOB_MARK: "{}"} if marked else {})
+def test_a_job_hears_sigint_though_its_head_ignores_it() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WAITING],
         cwd=Path(__file__).parents[4],
-        env=env,
+        env=os.environ | {JOB_MARK: "{}"},
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
@@ -168,10 +126,6 @@ def test_a_job_hears_sigint_though_its_head_ignores_it(marked: bool) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        if not marked:  # outside a job an ignored signal stays ignored
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(timeout=1)
-            process.terminate()
         assert process.wait(timeout=240) == 130
 
 
@@ -185,7 +139,6 @@ def test_a_job_hears_sigint_though_its_head_ignores_it(marked: bool) -> None:
         ("http://me:p@s3cret@host/a", "http://me:***@host/a"),
         ("s3://KEY:s3cret@bucket/folder?region=x", "s3://KEY:***@bucket/folder?region=x"),
         ("postgresql://u:12/s3cret@h/db", "postgresql://u:***@h/db"),
-        ("mysql+pymysql://u:s3cret%40@h/db", "mysql+pymysql://u:***@h/db"),
         ("pg://u:p@h/d and http://:t@h", "pg://u:***@h/d and http://:***@h"),
         ("got 'privacy.noise_key=s3cret'", "got 'privacy.noise_key=***'"),
         ('privacy.noise_key="a s3cret" seed=1', "privacy.noise_key=*** seed=1"),
@@ -195,25 +148,16 @@ def test_a_password_is_masked(text: str, shown: str) -> None:
     assert mask(f"expected {text}, got none") == f"expected {shown}, got none"
     assert mask(shown) == shown
     assert json.loads(mask(json.dumps({"a": [text], "b": 1}))) == {"a": [shown], "b": 1}
-    assert masked({"a": [text, (1, None)]}) == {"a": [shown, [1, None]]}
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "s3://bucket/folder?region=eu-west-1",
-        "sqlite:////home/me@work/c:d/mlflow.db",
         "postgresql://me@host:5432/db?sslmode=require",
-        "http://host/a@b",
         '{"a":"http://h:1","b":"c@d"}',
         "(see http://host:5000/a.html), or write to me@host: soon",
     ],
 )
 def test_a_text_without_passwords_stays_as_it_is(text: str) -> None:
     assert mask(text) == text
-
-
-def test_the_address_of_a_runs_page_is_printed_whole() -> None:
-    address = ui_address(TrackingConfig(uri="http://127.0.0.1:5000"), "1")
-    assert "?workflowType=machine_learning" in address
-    assert mask(f"open {address}") == f"open {address}"

@@ -1,7 +1,9 @@
-"""The images of a client that arrives: of a folder, or of a data set of another package."""
+"""A client that arrives: its images, of a folder or of another package, and where it starts."""
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import torch
 from PIL import Image
 
 from pipeline.config.data import OTHER_DATASETS, DataConfig
+from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.data.outside import OutsideImages
-from pipeline.inference.arrival import _split as arrival_split
-from pipeline.inference.arrival import adapt_arrival, check_arrival
+from pipeline.federation.participants import public_representatives
+from pipeline.inference.arrival import adapt_arrival, mean_start, split_of
 from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
 from spire_core.config.adapt import AdaptConfig
@@ -21,6 +24,7 @@ from spire_core.config.eval import EvalConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.errors import ConfigError, DataError
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 
 SMALL = ModelConfig(4, 8, (1,), attention=(), cond_dim=8)
@@ -51,20 +55,6 @@ def test_the_top_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
     assert len(load_arrival(run, str(tmp_path / "whole"), ["a"]).images) == 2
 
 
-def test_a_data_set_has_no_tints_for_a_run_that_has(tmp_path: Path) -> None:
-    config = Config(model=SMALL, partition=PartitionConfig(style="tint"))
-    with pytest.raises(DataError, match=r"a folder of tinted images .* got mnist, whose images"):
-        load_arrival(saved(tmp_path, config), "mnist")
-
-
-def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paint(tmp_path / "0.png")
-    monkeypatch.chdir(tmp_path)
-    for data in ("", " "):
-        with pytest.raises(ConfigError, match="expected a data set or a folder of images, got '"):
-            load_arrival(saved(tmp_path, Config(model=SMALL)), data)
-
-
 def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,12 +83,12 @@ def test_a_client_that_arrives_holds_back_what_the_run_hides(tmp_path: Path) -> 
         paint(tmp_path / "new" / ("a", "b", "cafe\u0301", "caf\u00e9")[i % 4] / f"{i}.png")
     arriving = load_arrival(run, str(tmp_path / "new"))
     assert held_back(run, arriving).tolist() == [False] * 2 + [True] * 6
-    split = arrival_split(arriving, run, None, 30)
+    split = split_of(arriving, run, None, 30)
     assert {0, 1} >= set(split.train.tolist()) > set()
     assert sorted([*split.train, *split.test]) == list(range(8))
     hidden = load_arrival(run, str(tmp_path / "new"), ["b", "cafe\u0301"])
     with pytest.raises(DataError, match=r"expected images .* that the run's partition.hidden and"):
-        check_arrival(run, hidden, run.config, None)
+        split_of(hidden, run, None, 30)
 
 
 def test_a_client_of_a_run_with_tints_is_scored_by_the_classifier_of_colours(
@@ -115,3 +105,20 @@ def test_a_client_of_a_run_with_tints_is_scored_by_the_classifier_of_colours(
     arrival = adapt_arrival(run, ArrivingImages(images), adapt)
     assert arrival.curve[-1].observed is not None
     assert any("kid" in name for name in arrival.curve[-1].observed)
+
+
+def test_the_mean_is_of_the_clients_that_stand_for_all_in_the_run_too() -> None:
+    words = ["partition=independent", "partition.client_size=40", "federation.num_clients=2000"]
+    config = load_config("smoke", [*words, "federation.num_rounds=200", "adapt.init=mean"])
+    ids = public_representatives(config)
+    assert len(ids) < 200  # of the clients that took part
+    took_part = [*ids, 1998, 1999, 2000]  # and others, and one of the run's own new clients
+    parts = {c: torch.full((4,), float(c)) for c in took_part}
+    run: Any = SimpleNamespace(
+        config=config,
+        client_ids=sorted(took_part),
+        client_state=lambda c: SimpleNamespace(parts={CLIENT_EMB: parts[c]}),
+    )
+    found = mean_start(run, config.adapt)
+    assert found is not None
+    assert torch.equal(found, torch.stack([parts[c] for c in ids]).mean(0))

@@ -110,16 +110,6 @@ def test_folders_name_the_classes_of_a_table_that_names_none(run: SavedRun, fold
     assert held_back(hiding, found).tolist() == [True] * 4 + [False] * 3
 
 
-def test_images_behind_links_arrive(run: SavedRun, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "arriving").mkdir()
-    (tmp_path / "arriving" / "image").symlink_to(folder)
-    found = load_arrival(run, str(tmp_path / "arriving"), ["image"])
-    assert (len(found.images), found.mixture) == (8, np.ones(1))
-    (folder / "back").symlink_to(tmp_path / "arriving")
-    with pytest.raises(DataError, match="a link to one around it"):
-        load_arrival(run, str(tmp_path / "arriving"))
-
-
 def test_a_run_without_text_reads_no_table(folder: Path, tmp_path: Path) -> None:
     plain = saved(tmp_path / "runs" / "plain", replace(TEXT, text="none", words=()))
     (folder / "list.csv").write_text("nonsense")
@@ -167,25 +157,16 @@ def test_a_client_does_not_learn_from_captions_that_the_run_hides(run: SavedRun)
 
 
 @pytest.mark.parametrize(
-    ("captions", "error", "told"),
+    ("captions", "told"),
     [
-        (("green",) * 8, DataError, "expected words of red, blue, digit, got 'green'"),
-        (("",) * 8, DataError, "expected a caption of 1 to 64 words, got 0"),
-        ("red " * 2, DataError, "expected captions as a list of texts, got 'red red '"),
-        (
-            [1] * 8,
-            DataError,
-            r"expected captions as a list of texts, got \[1, 1, .*: give one text",
-        ),
-        (["red"] * 7 + [None], DataError, "expected captions as a list of texts"),
-        (7, DataError, "expected captions as a list of texts, got 7"),
-        (("red",) * 7, DataError, "expected a caption for each of 8 images, got 7: give as many"),
+        (("green",) * 8, "expected words of red, blue, digit, got 'green'"),
+        ("red " * 2, "expected a list of 8 texts as captions, got 'red red '"),
+        (["red"] * 7 + [None], "expected a list of 8 texts as captions"),
+        (("red",) * 7, "expected a list of 8 texts as captions"),
     ],
 )
-def test_wrong_captions_are_one_sentence(
-    run: SavedRun, captions: Any, error: type[Exception], told: str
-) -> None:
-    with pytest.raises(error, match=told):
+def test_wrong_captions_are_one_sentence(run: SavedRun, captions: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
         spire.adapt(run, np.zeros((8, 3, 8, 8), np.uint8), captions=captions)
     assert run.client_ids == []
 
@@ -204,15 +185,13 @@ def test_the_command_says_where_captions_are_missing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
-    assert main(["adapt", "letters", "--data", str(folder)]) == 0
-    assert "no captions" not in capsys.readouterr().err
-    both = [{**row, "client": "ann" if i else "bob"} for i, row in enumerate(rows())]
-    write(folder, both)
+    write(folder, [{**row, "client": "ann" if i else "bob"} for i, row in enumerate(rows())])
     assert main(["adapt", "letters", "--data", str(folder)]) == 2
-    said = capsys.readouterr().err
-    assert "expected the images of one client in" in said
-    assert "got those of 2, ann and bob among them: list one client's alone" in said
-    (folder / "list.csv").unlink()
-    assert main(["adapt", "letters", "--data", str(folder)]) == 0
-    said = capsys.readouterr().err
-    assert "no captions, so the client learns from images alone: list them in list.csv" in said
+    assert "expected the images of one client in" in capsys.readouterr().err
+    for is_listed in (True, False):
+        write(folder, rows())
+        if not is_listed:
+            (folder / "list.csv").unlink()
+        assert main(["adapt", "letters", "--data", str(folder)]) == 0
+        told = "no captions in list.csv, so the client learns from images alone"
+        assert (told in capsys.readouterr().err) != is_listed

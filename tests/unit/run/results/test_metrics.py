@@ -131,6 +131,7 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
         {i: torch.zeros(8, 2) for i in ids},
         dict.fromkeys(ids, mixture),
         {i: score(0.01 * i) for i in (*setting.eval_ids, *ids)},
+        (10, 1, 0),
     )
     reports = [report(new), report(new + 1, (4.0, 3.0, 2.0, 1.0))]
     evaluations = [evaluation(n, kids) for n, kids in ((1, (3, 3)), (2, (1, 2)), (3, (2, 2)))]

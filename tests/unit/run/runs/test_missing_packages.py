@@ -9,7 +9,7 @@ from pipeline.config.load import load_config
 from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs.record import load_start, make_run_dir, make_runs_folder, save_start
+from pipeline.runs.record import load_start, make_run_dir, save_start
 from pipeline.tracking.mlflow_model import MODEL_NEEDS, needs_of
 from spire_core.errors import SpireError
 
@@ -25,7 +25,7 @@ from spire_core.errors import SpireError
 def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
     words: str, named: str, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path)))
+    tracking = TrackingConfig(root=str(tmp_path))
     run_dir = make_run_dir(tracking, "0" * 32, "n", None)
 
     def forget() -> None:
@@ -38,9 +38,9 @@ def test_a_stored_run_needs_the_package_of_each_object_that_it_names(
         config = load_config("smoke", words.split())
         save_start(run_dir, config, "smoke", {})
         (run_dir / "config.json").write_text(json.dumps({"config": config.as_dict()}))
-        assert _names(needs_of(run_dir)) == [*MODEL_NEEDS, "spire-outside"]
+        assert _names(needs_of(config.as_dict())) == [*MODEL_NEEDS, "spire-outside"]
     forget()
-    assert _names(needs_of(run_dir)) == [*MODEL_NEEDS]
+    assert _names(needs_of(config.as_dict())) == [*MODEL_NEEDS]
     for load in (SavedRun.load, load_start):
         with pytest.raises(SpireError) as raised:
             load(run_dir)

@@ -7,14 +7,14 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key, read_noise
-from pipeline.runs.record import make_run_dir, make_runs_folder, save_start
+from pipeline.runs.record import make_run_dir, save_start
 from spire_core.errors import RunError
 
 PRIVATE = ("privacy.adapt.epsilon=4", "adapt.group_size=1", "adapt.num_images=8")
 
 
 def test_a_run_has_one_key_which_its_owner_alone_can_read(tmp_path: Path) -> None:
-    make_runs_folder(tracking := TrackingConfig(root=str(tmp_path)))
+    tracking = TrackingConfig(root=str(tmp_path))
     run_dir, config = make_run_dir(tracking, "0" * 32, "n", None), load_config("smoke", PRIVATE)
     path = run_dir / "noise.key"
     keep_noise_key(run_dir, load_config("smoke").privacy)

@@ -1,8 +1,6 @@
-import errno
 import io
 import json
 import math
-import os
 import platform
 import re
 import shutil
@@ -23,21 +21,27 @@ import yaml
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
 from pipeline.config.load import load_config
+from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_uri, ui_command, ui_text
 from pipeline.files.paths import git_revision
 from pipeline.inference.saved_run import SavedRun
-from pipeline.runs import record
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
 from pipeline.runs.record import experiment_of, find_run, read_record
-from pipeline.tracking.mlflow_model import MODEL_NEEDS, keep_published, needs_of
+from pipeline.tracking import mlflow_sink
+from pipeline.tracking.mlflow_model import (
+    MODEL_NEEDS,
+    keep_published,
+    needs_of,
+    published_params,
+)
 from pipeline.tracking.mlflow_session import in_store
-from pipeline.tracking.mlflow_settings import DEFAULTS
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
-from spire_core.errors import ClusterError, ConfigError, RunError
+from spire_core.errors import ClusterError, ConfigError, RunError, StoreError
 from spire_core.network.flat_model import FlatModel
 
 
@@ -75,19 +79,12 @@ def refused(tracker: Tracker) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (tracker.run_dir / REFUSED).read_text().splitlines()]
 
 
-def test_the_first_run_prints_nothing(first_run: tuple[TrackingConfig, str]) -> None:
+def test_the_first_run_prints_nothing_and_all_lies_under_the_root(
+    first_run: tuple[TrackingConfig, str], store: TrackingConfig
+) -> None:
     assert first_run[1] == ""
-
-
-def test_the_default_store_and_the_runs_lie_under_the_root(store: TrackingConfig) -> None:
-    with Tracker.start(store, "here", {}) as tracker:
-        tracker.log_dict({"a": 1}, "a.json")
     root = Path(store.root or "")
-    assert tracker.uri == f"sqlite:///{root}/mlflow.db"
-    assert (root / "mlflow.db").is_file()
-    assert tracker.run_dir == root / "runs" / tracker.run_id
-    assert tracker.run_dir.is_dir()
-    assert (root / "artifacts" / tracker.run_id / "artifacts" / "a.json").is_file()
+    assert {path.name for path in root.iterdir()} == {"mlflow.db", "mlflow.db.lock", "runs"}
 
 
 def test_a_run_begins_in_a_database_that_refuses_long_texts(store: TrackingConfig) -> None:
@@ -99,115 +96,70 @@ def test_a_run_begins_in_a_database_that_refuses_long_texts(store: TrackingConfi
     assert read_record(tracker.run_dir)["run_name"] == "n" * 300
 
 
-def test_the_default_root_is_the_current_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_all_that_is_logged_comes_back(
+    store: TrackingConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking_uri(TrackingConfig()) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert tracking_uri(TrackingConfig(uri="sqlite:///a.db")) == f"sqlite:///{tmp_path}/a.db"
-
-
-def test_params_metrics_and_tags_come_back(store: TrackingConfig) -> None:
-    params = {f"group.key{i}": i for i in range(250)} | {"none": None, "empty": "", "t": (1, 2)}
-    with Tracker.start(store, "numbers", {"method": "spire"}) as tracker:
+    params = {f"group.key{i}": i for i in range(90)} | {"none": None, "empty": "", "t": (1, 2)}
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    values = {"a": (1, 2), "b": {"c": None}, "uri": "http://me:secret@host/x", "name": "1e5"}
+    columns = {"client_id": np.array([0, 1]), "kid": [0.5, math.nan], "mixed": ["a", 2]}
+    sha256 = "0123456789abcdef" * 4
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    with Tracker.start(store, "all", {"method": "spire"}) as tracker:
         tracker.log_params(params)
         tracker.log_metrics({"pretrain/loss": 0.5, "time/round_s": 2.0}, step=0)
         tracker.log_metrics({"pretrain/loss": 0.25}, step=7)
-        tracker.log_metrics(
-            {f"m{i}": i for i in range(1001)}, step=0
-        )  # more than one request takes
+        tracker.log_metrics({"nan": math.nan, "inf": -math.inf}, step=4)
         tracker.log_tags({"state_fingerprint": "abc", "from": "http://me:secret@host"})
-    run = read_run(store, tracker)
-    assert run.data.params == {key: str(value) for key, value in params.items()}
-    more = {f"m{i}": i for i in range(1001)}
-    assert run.data.metrics == {"pretrain/loss": 0.25, "time/round_s": 2.0} | more
-    history = client_of(store).get_metric_history(tracker.run_id, "pretrain/loss")
-    assert [(m.step, m.value) for m in history] == [(0, 0.5), (7, 0.25)]
-    tags = {"method": "spire", "state_fingerprint": "abc", "from": "http://me:***@host"}
-    assert tags.items() <= run.data.tags.items()
-    assert (run.info.run_name, run.info.status) == ("numbers", "FINISHED")
-
-
-def test_metrics_that_are_not_finite_are_kept_and_warned_about(
-    store: TrackingConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Tracker.start(store, "odd", {}) as tracker:
-        tracker.log_metrics({"nan": math.nan, "inf": -math.inf, "one": 1.0}, step=4)
-    metrics = read_run(store, tracker).data.metrics
-    assert math.isnan(metrics["nan"])
-    assert metrics["inf"] == -sys.float_info.max
-    assert [r.getMessage() for r in caplog.records] == [
-        "metrics that are not finite at step 4: nan=nan, inf=-inf"
-    ]
-
-
-def test_images_keep_their_key_step_and_pixels(store: TrackingConfig, tmp_path: Path) -> None:
-    from PIL import Image
-
-    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    with Tracker.start(store, "images", {}) as tracker:
         tracker.log_image("samples/client_3", image, step=20)
         tracker.log_image("samples/grey", image[:, :, :1], step=20)
-    paths = [a.path for a in client_of(store).list_artifacts(tracker.run_id, "images")]
-    (path,) = [p for p in paths if "samples~client_3" in p and p.endswith(".png")]
-    assert "+step+20+" in path
-    stored = client_of(store).download_artifacts(tracker.run_id, path, str(tmp_path))
-    np.testing.assert_array_equal(np.asarray(Image.open(stored)), image)
-    assert len(paths) == 4  # each as png and as a small webp
-
-
-@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5), (2, 4, 5, 3)])
-def test_what_is_no_image_is_refused(store: TrackingConfig, shape: tuple[int, ...]) -> None:
-    with Tracker.start(store, "wrong", {}) as tracker:
-        with pytest.raises(ValueError, match=r"expected an image \(H, W, C\) of uint8"):
-            tracker.log_image("a", np.zeros(shape, np.uint8), 0)
-        with pytest.raises(ValueError, match="of float64"):
-            tracker.log_image("a", np.zeros((4, 5, 3)), 0)
-
-
-def test_figures_and_dictionaries_are_artifacts(store: TrackingConfig, tmp_path: Path) -> None:
-    figure = Figure()
-    figure.subplots().plot([0, 1])
-    values = {"a": (1, 2), "b": {"c": None}, "uri": "http://me:secret@host/x", "name": "1e5"}
-    with Tracker.start(store, "files", {}) as tracker:
         tracker.log_figure(figure, "figures/kid.png")
         tracker.log_dict(values, "config/resolved.yaml")
         tracker.log_dict(values, "config/resolved.json")
-    png = client_of(store).download_artifacts(tracker.run_id, "figures/kid.png", str(tmp_path))
-    assert Path(png).read_bytes().startswith(b"\x89PNG")
-    stored = json.loads(read_text(store, tracker, "config/resolved.json", tmp_path))
-    assert stored == {"a": [1, 2], "b": {"c": None}, "uri": "http://me:***@host/x", "name": "1e5"}
-    text = read_text(store, tracker, "config/resolved.yaml", tmp_path)
-    assert "a:\n- 1\n- 2\n" in text
-    assert yaml.safe_load(text) == stored
-    assert "secret" not in text
-
-
-def test_tables_are_mlflows_and_are_replaced(
-    store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    columns = {"client_id": np.array([0, 1]), "kid": [0.5, math.nan], "mixed": ["a", 2]}
-    with Tracker.start(store, "tables", {}) as tracker:
         tracker.log_table("tables/kid.json", {"client_id": [9]})
         tracker.log_table("tables/kid.json", columns)
         with pytest.raises(ValueError, match="shorter"):
             tracker.log_table("tables/wrong.json", {"a": [1, 2], "b": [1]})
+        images = np.zeros((5, 1, 8, 8), np.uint8)
+        tracker.log_dataset(images, np.array([0, 2, 2, 2, 0]), "mnist", sha256, "pretrain")
+    run, client = read_run(store, tracker), client_of(store)
+    assert (run.info.run_name, run.info.status) == ("all", "FINISHED")
+    assert run.data.params == {key: str(value) for key, value in params.items()}
+    history = client.get_metric_history(tracker.run_id, "pretrain/loss")
+    assert [(m.step, m.value) for m in history] == [(0, 0.5), (7, 0.25)]
+    assert math.isnan(run.data.metrics["nan"])
+    assert run.data.metrics["inf"] == -sys.float_info.max
+    assert [r.getMessage() for r in caplog.records] == [
+        "metrics that are not finite at step 4: nan=nan, inf=-inf"
+    ]
+    tags = {"method": "spire", "state_fingerprint": "abc", "from": "http://me:***@host"}
+    assert tags.items() <= run.data.tags.items()
+
+    paths = [a.path for a in client.list_artifacts(tracker.run_id, "images")]
+    (path,) = [p for p in paths if "samples~client_3" in p and p.endswith(".png")]
+    assert "+step+20+" in path
+    stored = client.download_artifacts(tracker.run_id, path, str(tmp_path))
+    np.testing.assert_array_equal(np.asarray(Image.open(stored)), image)
+    assert len(paths) == 4  # each as png and as a small webp
+    png = client.download_artifacts(tracker.run_id, "figures/kid.png", str(tmp_path))
+    assert Path(png).read_bytes().startswith(b"\x89PNG")
+    plain = json.loads(read_text(store, tracker, "config/resolved.json", tmp_path))
+    assert plain == {"a": [1, 2], "b": {"c": None}, "uri": "http://me:***@host/x", "name": "1e5"}
+    assert yaml.safe_load(read_text(store, tracker, "config/resolved.yaml", tmp_path)) == plain
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(store))  # load_table takes no other
-    experiment_id = read_run(store, tracker).info.experiment_id
-    table = MlflowClient().load_table(experiment_id, "tables/kid.json", run_ids=[tracker.run_id])
-    assert list(table.columns) == ["client_id", "kid", "mixed"]
+    table = MlflowClient().load_table(
+        run.info.experiment_id, "tables/kid.json", run_ids=[tracker.run_id]
+    )
     assert table["client_id"].tolist() == [0, 1]
     assert table["kid"][0] == 0.5
     assert math.isnan(table["kid"][1])
     assert table["mixed"].tolist() == ["a", 2]
-
-
-def test_a_data_set_is_recorded_without_its_data(store: TrackingConfig) -> None:
-    images, sha256 = np.zeros((5, 1, 8, 8), np.uint8), "0123456789abcdef" * 4
-    with Tracker.start(store, "data", {}) as tracker:
-        tracker.log_dataset(images, np.array([0, 2, 2, 2, 0]), "mnist", sha256, "pretrain")
-    (given,) = read_run(store, tracker).inputs.dataset_inputs
+    (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("mnist", sha256[:36])
     assert json.loads(given.dataset.profile) == {
         "num_examples": 5,
@@ -216,14 +168,11 @@ def test_a_data_set_is_recorded_without_its_data(store: TrackingConfig) -> None:
         "sha256": sha256,
     }
     assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "pretrain")]
-    schema = json.loads(given.dataset.schema)["mlflow_tensorspec"]
-    spec = {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, 1, 8, 8]}}
-    assert json.loads(schema["features"]) == [spec]
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")],
 )
 def test_an_error_ends_the_run_with_its_status(
     store: TrackingConfig, error: type[BaseException], status: str
@@ -235,54 +184,28 @@ def test_an_error_ends_the_run_with_its_status(
     assert info.end_time is not None
 
 
-def test_a_run_that_cannot_begin_here_is_no_running_one(
-    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(new_database, tmp_path)
-    config = TrackingConfig(root=str(tmp_path))
-
-    def full(path: Path, values: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(record, "write_json", full)
-    with pytest.raises(OSError, match="No space"):
-        Tracker.start(config, "cannot begin", {})
-    client = client_of(config)
-    ids = [one.experiment_id for one in client.search_experiments()]
-    [info] = [run.info for run in client.search_runs(ids)]
-    assert (info.run_name, info.status) == ("cannot begin", "FAILED")
-    assert info.end_time is not None
-
-
 def test_two_trackers_of_one_folder_do_not_mix(store: TrackingConfig) -> None:
     parent = Tracker.start(store, "parent", {})
     with parent, Tracker.start(store, "child", {}, parent_run_id=parent.run_id) as child:
         parent.log_metrics({"a": 1.0}, 0)
         child.log_metrics({"a": 2.0}, 0)
-        parent.log_metrics({"a": 3.0}, 1)
-    assert read_run(store, parent).data.metrics == {"a": 3.0}
+    assert read_run(store, parent).data.metrics == {"a": 1.0}
     assert read_run(store, child).data.metrics == {"a": 2.0}
     assert read_run(store, child).data.tags["mlflow.parentRunId"] == parent.run_id
-    assert parent.run_dir != child.run_dir
 
 
-def test_a_resumed_run_repeats_nothing(
-    store: TrackingConfig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_resumed_run_repeats_nothing(store: TrackingConfig) -> None:
     image = np.zeros((4, 5, 3), np.uint8)
     with Tracker.start(store, "stops", {}) as tracker:
         tracker.log_metrics({"a": 0.0, "b": 0.0}, 0)
         tracker.log_metrics({"a": 1.0}, 1)
-        tracker.log_params({"same": 1, "num_actors": 2})
+        tracker.log_params({"same": 1})
         tracker.log_image("samples/all", image, 1)
         tracker.finish("KILLED")
     with Tracker.resume(store, tracker.run_dir) as resumed:
-        assert resumed.flush()
-        assert read_run(store, tracker).info.status == "RUNNING"
         resumed.log_metrics({"a": 1.5, "b": 1.0}, 1)
         resumed.log_metrics({"a": 2.0, "b": 2.0}, 2)
-        resumed.log_params({"same": 1, "num_actors": 3, "new": 4})
+        resumed.log_params({"same": 1, "new": 4})
         resumed.log_image("samples/all", image, 1)
         resumed.log_image("samples/all", image, 2)
     assert (resumed.run_id, resumed.run_dir) == (tracker.run_id, tracker.run_dir)
@@ -295,19 +218,8 @@ def test_a_resumed_run_repeats_nothing(
     images = [a.path for a in client.list_artifacts(tracker.run_id, "images")]
     assert sorted(p.split("+")[2] for p in images if p.endswith(".png")) == ["1", "2"]
     run = read_run(store, resumed)
-    assert run.data.params == {"same": "1", "num_actors": "2", "new": "4"}
-    assert ["num_actors was 2" in r.getMessage() for r in caplog.records] == [True]
+    assert run.data.params == {"same": "1", "new": "4"}
     assert run.info.status == "FINISHED"
-
-
-def test_a_run_that_the_store_has_lost_is_not_resumed(store: TrackingConfig) -> None:
-    with Tracker.start(store, "lost", {}) as tracker:
-        record = json.loads((tracker.run_dir / "run.json").read_text())
-    folder = tracker.run_dir.parent / ("f" * 32)
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps(record | {"run_id": "f" * 32}))
-    with pytest.raises(RunError, match=r"expected run ffff.* in the store .*, got none: --anew"):
-        Tracker.resume(store, folder)
 
 
 def test_a_run_of_a_root_that_was_moved_goes_on(
@@ -324,15 +236,6 @@ def test_a_run_of_a_root_that_was_moved_goes_on(
         resumed.log_metrics({"a": 2.0}, 1)
     history = client_of(config).get_metric_history(tracker.run_id, "a")
     assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 2.0)]
-
-
-def test_nothing_of_mlflows_process_state_changes(store: TrackingConfig) -> None:
-    import mlflow
-
-    before = dict(os.environ)
-    with Tracker.start(store, "state", {}):
-        assert mlflow.active_run() is None
-    assert dict(os.environ) == before | {key: os.environ[key] for key in DEFAULTS}
 
 
 def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> None:
@@ -436,59 +339,41 @@ def test_a_logged_model_has_no_client_without_noise_beside_a_private_backbone(
 ) -> None:
     federation = {"num_clients": 3, "num_new_clients": 1}
     config = {"federation": federation, "privacy": {"rounds": {"epsilon": epsilon}}}
-    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
     paths = {i: save_client(tmp_path, i, {"client_emb": torch.ones(4)}) for i in (0, 2, 3, 4)}
     unfinished = [tmp_path / "a1.part", tmp_path / "clients" / "b2.part"]
     for path in (*unfinished, tmp_path / "clients" / "client_4.png"):
         path.write_bytes(b"a client's own")
-    keep_published(tmp_path)
+    keep_published(tmp_path, config)
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-    assert found == {"config.json", *(f"clients/{paths[i].name}" for i in kept)}
+    assert found == {f"clients/{paths[i].name}" for i in kept}
 
 
 @pytest.mark.parametrize(("group", "kept"), [(None, True), ("adapt", False), ("rounds", False)])
 def test_a_private_model_shows_no_statistic_of_clients_classes(
-    group: str | None, kept: bool, store: TrackingConfig
+    group: str | None, kept: bool
 ) -> None:
     """They are exact, and of all clients: whoever knows all others learns the last one's."""
     params = {"model.d_emb": "4", "world.hull_tv": "0.1000", "world.nearest_tv": "0.2000"}
-    with Tracker.start(store, "model", {}) as tracker:
-        saved = tiny_run(tracker.run_dir / "model")
-        file = saved.folder / "config.json"
-        stored = json.loads(file.read_text())
-        if group is not None:
-            stored["config"]["privacy"][group]["epsilon"] = 4.0
-        file.write_text(json.dumps(stored))
-        tracker.log_params(params)
-        tracker.log_model(saved.folder, saved.image_shape)
-    run = read_run(store, tracker)
-    (output,) = run.outputs.model_outputs
-    logged = client_of(store).get_logged_model(output.model_id)
-    assert run.data.params == params  # the simulator's
-    assert logged.params == (params if kept else {"model.d_emb": "4"})
+    config = Config().as_dict()
+    if group is not None:
+        config["privacy"][group]["epsilon"] = 4.0
+    assert published_params(params, config) == (params if kept else {"model.d_emb": "4"})
 
 
 @pytest.mark.parametrize(
-    ("model", "more"),
+    ("word", "more"),
     [
-        ({"backbone": None}, set()),
-        ({"backbone": "/models/ddpm"}, {"diffusers"}),
-        ({"backbone": None, "text": "sentences"}, {"wordllama"}),
+        ("seed=1", set()),
+        ("model.backbone=/models/ddpm", {"diffusers"}),
+        ("model.text=sentences", {"wordllama"}),
     ],
 )
-def test_a_logged_model_asks_for_what_its_run_is_drawn_with(
-    model: dict[str, Any], more: set[str], tmp_path: Path
-) -> None:
-    config = {"model": model, "method": {"name": "spire"}}
-    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
-    named = {need.partition("==")[0] for need in needs_of(tmp_path)}
-    assert named == {*MODEL_NEEDS, *more}
-
-
-def test_no_model_is_logged_where_none_is_wanted(store: TrackingConfig, tmp_path: Path) -> None:
-    with Tracker.start(TrackingConfig(root=store.root, log_model=False), "none", {}) as tracker:
-        tracker.log_model(tmp_path, (1, 8, 8))
-    assert not read_run(store, tracker).outputs.model_outputs
+def test_a_logged_model_asks_for_what_its_run_is_drawn_with(word: str, more: set[str]) -> None:
+    config = Config().as_dict()
+    group, _, key = word.partition("=")[0].partition(".")
+    if key:
+        config[group][key] = word.partition("=")[2]
+    assert {need.partition("==")[0] for need in needs_of(config)} == {*MODEL_NEEDS, *more}
 
 
 def test_a_model_that_cannot_be_saved_is_marked_as_failed_and_refused(
@@ -496,8 +381,7 @@ def test_a_model_that_cannot_be_saved_is_marked_as_failed_and_refused(
 ) -> None:
     with Tracker.start(store, "no model", {}) as tracker:
         tracker.log_model(tracker.run_dir / "nothing_here", (1, 8, 8))
-        folder = tracker.run_dir / "model"
-        folder.mkdir()
+        folder = tiny_run(tracker.run_dir / "model").folder
         tracker.log_model(folder, (1, 8, 8), guidance="no number")  # type: ignore[arg-type]
     assert [r["reason"].partition(":")[0].partition(" in ")[0] for r in refused(tracker)] == [
         "expected a saved run",
@@ -520,7 +404,8 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) 
     assert time.monotonic() - began < 15
     message = str(raised.value)
     where = "http://me:***@127.0.0.1:9"
-    assert message.startswith(f"expected an MLflow store at {where}, got 'no answer, [Errno ")
+    assert message.startswith(f"expected an MLflow store at {where}, got ")
+    assert "Connection refused" in message
     assert message.endswith("or set tracking.enabled=false")
     assert "secret" not in message
     assert "\n" not in message
@@ -529,16 +414,8 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    with pytest.raises(ConfigError, match=r"expected an sqlite database at .*mlflow\.db, got file"):
+    with pytest.raises(StoreError, match=r"expected an sqlite database at .*mlflow\.db, got file"):
         Tracker.start(TrackingConfig(uri="sqlite:///mlflow.db", root=str(tmp_path)), "a", {})
-
-
-def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for enabled in (True, False):
-        config = TrackingConfig(enabled=enabled, root=str(tmp_path / "file"))
-        with pytest.raises(ConfigError, match=r"expected a folder for runs at .*tracking\.root"):
-            Tracker.start(config, "a", {})
 
 
 def test_a_deleted_experiment_says_how_to_restore_it(store: TrackingConfig) -> None:
@@ -587,11 +464,6 @@ def test_runs_are_found_by_every_name(tmp_path: Path) -> None:
             find_run(absent, TrackingConfig(root=str(tmp_path / "empty")))
 
 
-def test_the_configured_name_replaces_the_given_one(tmp_path: Path) -> None:
-    config = TrackingConfig(enabled=False, root=str(tmp_path), run_name="mine")
-    assert Tracker.start(config, "theirs", {}).run_dir == find_run("mine", config)
-
-
 def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert ui_command(TrackingConfig(root="/my runs")) == (
@@ -609,8 +481,8 @@ def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyP
     assert opened == f"  and open http://127.0.0.1:5000/#/experiments/7{training}"
 
 
-def test_every_run_says_where_it_comes_from(tmp_path: Path) -> None:
-    config = TrackingConfig(root=str(tmp_path))
+def test_every_run_says_where_it_comes_from(store: TrackingConfig) -> None:
+    config = store
     with Tracker.start(config, "a", {"mlflow.user": "given"}, kind="sweep") as tracker:
         pass
     tags = MlflowClient(tracking_uri(config)).get_run(tracker.run_id).data.tags
@@ -619,21 +491,9 @@ def test_every_run_says_where_it_comes_from(tmp_path: Path) -> None:
     assert tags["version.python"] == platform.python_version()
     assert tags["version.torch"] == version("torch")
     assert {"version.spire", "version.ray", "version.mlflow"} <= tags.keys()
-    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    told = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-    assert tags.get("mlflow.source.git.commit", "") == told  # "" outside a checkout
-    revision = git_revision()
-    assert (revision is None) == (told == "")
-    assert told.startswith((revision or "").removesuffix("-dirty"))
-
-
-def test_a_run_knows_its_experiment_in_the_ui(tmp_path: Path) -> None:
-    config = TrackingConfig(root=str(tmp_path))
-    with Tracker.start(config, "a", {}) as tracker:
-        pass
-    client = MlflowClient(tracking_uri(config))
-    assert experiment_of(tracker.run_dir) == client.get_run(tracker.run_id).info.experiment_id
-    assert experiment_of(tmp_path) is experiment_of(None) is None
+    assert tags["mlflow.source.git.commit"] == git_revision()
+    experiment = MlflowClient(tracking_uri(config)).get_run(tracker.run_id).info.experiment_id
+    assert (experiment_of(tracker.run_dir), experiment_of(None)) == (experiment, None)
 
 
 def test_the_revision_is_that_of_a_checkout_that_tracks_the_file(tmp_path: Path) -> None:
@@ -645,15 +505,13 @@ def test_the_revision_is_that_of_a_checkout_that_tracks_the_file(tmp_path: Path)
     source = tmp_path / "a.py"
     source.write_text("1")
     git("init")
-    assert git_revision(source) is None
+    assert git_revision(source) == "unknown"
     git("add", "a.py")
     git("commit", "-m", "a")
     short = git("rev-parse", "--short", "HEAD")
     assert git_revision(source) == short
     source.write_text("2")
     assert git_revision(source) == f"{short}-dirty"
-    (tmp_path / "installed.py").write_text("1")
-    assert git_revision(tmp_path / "installed.py") is None
 
 
 def test_runs_that_nobody_knows_are_dropped_and_no_others(
@@ -681,19 +539,21 @@ def test_runs_that_nobody_knows_are_dropped_and_no_others(
     assert trials["other"].run_dir.is_dir()
 
 
-@pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name", "mssql+pyodbc://host/name"])
+@pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name"])
 def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"expected an MLflow store at {re.escape(uri)}, got"):
         check_store(TrackingConfig(uri=uri, root=str(tmp_path)))
 
 
-def test_mlflow_knows_the_newest_tables_of_a_long_run(store: TrackingConfig) -> None:
+def test_mlflow_knows_the_newest_tables_of_a_long_run(
+    store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its tag of tables has room for some 130, and it would cut the text off."""
-    names = [f"tables/pretrain_round_{number}.json" for number in range(8000, 8140)]
+    monkeypatch.setattr(mlflow_sink, "MAX_TAG", 200)
+    names = [f"tables/pretrain_round_{number}.json" for number in range(8000, 8006)]
     with Tracker.start(store, "long", {}) as tracker:
         for name in names:
             tracker.log_table(name, {"client_id": [0]})
     tags = read_run(store, tracker).data.tags
     listed = [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])]
-    assert 100 < len(listed) < 140
-    assert listed == names[-len(listed) :]
+    assert listed == names[-3:]

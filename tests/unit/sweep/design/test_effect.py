@@ -1,22 +1,14 @@
 """A setting of a sweep has an effect in one of its trials, or is refused."""
 
-from dataclasses import replace
-
 import pytest
 
 from spire_core.errors import ConfigError
-from sweeps.design.config import SweepConfig, load_study
-from sweeps.design.points import Trial, check_effects, trials
+from sweeps.design.config import SweepConfig, load_sweep
+from sweeps.design.points import check_effects, trials
 
 
 def sweep(**settings: object) -> SweepConfig:
     return SweepConfig(name="s", preset="smoke", **settings)  # type: ignore[arg-type]
-
-
-def points_of(name: str) -> list[Trial]:
-    """The trials of one of our own sweeps on one of its seeds: all seeds have the same points."""
-    one, _ = load_study(name)
-    return trials(replace(one, seeds=one.seeds[:1]))
 
 
 @pytest.mark.parametrize(
@@ -63,4 +55,4 @@ def test_guided_prompts_need_a_null_text_in_every_trial() -> None:
 
 
 def test_our_sweep_over_fonts_guides_prompts_by_a_null_text() -> None:
-    check_effects(points_of("fonts"))
+    check_effects(trials(load_sweep("fonts", ["seeds=[0]"])))

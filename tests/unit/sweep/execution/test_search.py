@@ -70,19 +70,6 @@ def test_a_search_goes_on_with_what_was_lost(search: str, tracking: TrackingConf
     assert sorted(t.value for t in stored.get_trials() if t.value) == [0.5, 1.5, 2.5, 3.5]
 
 
-@pytest.mark.parametrize("seed", [-5, 5_000_000_000])
-def test_a_search_takes_every_seed_and_draws_the_same(seed: int, tmp_path: Path) -> None:
-    sweep = sweep_of(seeds=(seed,))
-
-    def first(name: str) -> Any:
-        study = Study(tmp_path / name / "studies" / "a")
-        study.folder.mkdir(parents=True)
-        search: Any = optuna_search(sweep, study, [])
-        return search.suggest("a")
-
-    assert first("one") == first("other")
-
-
 def test_equal_draws_count_each(tracking: TrackingConfig) -> None:
     """Or a search over few values would never end."""
     sweep = SweepConfig("a", "smoke", axes={"seed_of": [{}]}, search="random", num_trials=3)

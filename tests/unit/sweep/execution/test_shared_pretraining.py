@@ -7,8 +7,8 @@ import pytest
 from trial_runs import begun
 
 from pipeline.config.tracking import TrackingConfig
-from sweeps.execution.shared_pretraining import SharedPretraining
 from sweeps.execution.study import Study
+from sweeps.execution.trial import SharedPretraining
 
 
 def goes_on() -> None:

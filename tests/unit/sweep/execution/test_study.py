@@ -1,9 +1,6 @@
 """What is known of a sweep's trials between one command and the next."""
 
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,14 +16,6 @@ from sweeps.execution import study as module
 from sweeps.execution.study import Study, progress_of
 
 SWEEP = SweepConfig(name="study", preset="smoke", seeds=(0, 1, 2, 3))
-HOLD = """
-import sys, time
-from pathlib import Path
-from sweeps.execution.study import Study
-with Study(Path(sys.argv[1])).lock("abc"):
-    print("held", flush=True)
-    time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -44,7 +33,6 @@ def test_the_folder_of_a_trials_run_says_how_far_it_is(
     study: Study, tracking: TrackingConfig, tmp_path: Path
 ) -> None:
     finished, failed, stopped, begins = [trial.trial_id for trial in trials(SWEEP)]
-    assert study.is_new(finished)
     begun(study, finished, tracking, {"final/adapt_kid_after": 0.5})
     study.fail(finished, "its process was lost")  # after it had finished
     study.fail(failed, "no answer from\nhttp://me:hunter2@there:1", "Traceback: http://me:pw@a")
@@ -103,22 +91,3 @@ def test_a_store_that_is_away_leaves_the_ends_on_the_disk(
     assert caplog.text
     study.end_trials(tracking)
     assert MlflowClient(tracking.uri).get_run(run_dir.name).info.status == "KILLED"
-
-
-def test_a_trial_belongs_to_one_process_until_that_ends(study: Study) -> None:
-    study.folder.mkdir(parents=True)
-    command = [sys.executable, "-c", HOLD, str(study.folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(TimeoutError):
-            study.lock("abc").acquire(timeout=0.1)
-        with study.lock("another"):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        with study.lock("abc").acquire(timeout=60):
-            pass
-    finally:
-        process.kill()
-        process.communicate()

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sweeps.report.statistics import combined_p, half_interval, holm, paired
+from sweeps.report.compare import half_interval, holm, paired
+from sweeps.report.tables import means
 
 PAIRS = ["0 a", "1 b", "2 c"]
 
@@ -83,8 +84,10 @@ def test_holm_by_hand() -> None:
 
 
 def test_p_values_of_seeds_are_combined() -> None:
-    values = pd.Series([0.01, 0.2, math.nan, 0.5])
+    def combined(*values: float) -> float:
+        runs = pd.DataFrame({"method": "spire", "nn_p": values})
+        return means(runs, {"p": "nn_p"}, ["method"]).p[0]
+
     expected = stats.combine_pvalues([0.01, 0.2, 0.5], "stouffer").pvalue
-    assert combined_p(values, 9999) == pytest.approx(expected)
-    assert 0.5 < combined_p(pd.Series([0.5, 1.0]), 9999) < 1, "1 does not outweigh all others"
-    assert math.isnan(combined_p(pd.Series([math.nan]), 9999))
+    assert combined(0.01, 0.2, math.nan, 0.5) == pytest.approx(expected)
+    assert 0.5 < combined(0.5, 1.0) < 1, "1 does not outweigh all others"

@@ -1,0 +1,61 @@
+"""Small runs in this process: to the end, or until a test ends them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.experiment.run import run_experiment
+from pipeline.experiment.watcher import Watcher
+from pipeline.federation.rounds import RoundStats
+from pipeline.results.result import Result
+
+SMALL = ("tracking.enabled=false", "resources.pool=local", "adapt.epochs=1", "eval.every=0")
+SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2")
+SMALL += ("diffusion.sample_steps=2", "federation.num_rounds=2")
+
+
+def small(data: Path, root: Path, *words: str) -> Config:
+    """Return the settings of a small run on the data of a store; the words come last."""
+    return load_config("smoke", [*SMALL, f"data.root={data}", f"tracking.root={root}", *words])
+
+
+def finished(config: Config, pretrained: Path | None = None) -> Result:
+    """Run an experiment to its end."""
+    return run_experiment(config, "smoke", Watcher(), pretrained=pretrained)
+
+
+class Crash(Exception):
+    """What a test ends a run with."""
+
+
+class Crasher(Watcher):
+    """Ends a run after a round, at its "start", when it is "pretrained", or not at all."""
+
+    def __init__(self, at: int | str | None = None) -> None:
+        self.at, self.rounds = at, list[int]()
+
+    def started(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._end("start")
+
+    def after_round(self, stats: RoundStats, driver: Any) -> None:
+        self.rounds.append(stats.round_idx)
+        self._end(stats.round_idx + 1)
+
+    def pretrained(self, run_dir: Path) -> None:
+        self._end("pretrained")
+
+    def _end(self, now: int | str) -> None:
+        if now == self.at:
+            raise Crash
+
+
+def crashed(config: Config, at: int | str, **more: Any) -> Path:
+    """Run an experiment until it is ended; return its folder."""
+    crasher = Crasher(at)
+    with pytest.raises(Crash):
+        run_experiment(config, "smoke", crasher, **more)
+    return crasher.run_dir
