@@ -145,7 +145,9 @@ def copies_tags(adaptation: Adaptation, seed: int) -> dict[str, str]:
 
 
 def image_tags(controls: pd.DataFrame, clients: pd.DataFrame) -> dict[str, str]:
-    """Return precision and recall of the adapted models, mean `fld_above_fresh` and `covered_ratio`.
+    """Return precision and recall of the adapted models, and means over new clients.
+
+    These are `fld_above_fresh` and `covered_ratio`.
 
     `controls` as of `image_controls`, `clients` as of `with_worlds`.
     """

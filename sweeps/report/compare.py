@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import stdtrit
 
 from pipeline.results import metric_names as names
-from sweeps.primary import HELDOUT, KIDS, MEASURES, NO_RATIO, TUNED_KID, Primary
+from sweeps.primary import HELDOUT, KIDS, MEASURES, TUNED_KID, Primary
 from sweeps.report.runs import DISTANCE, SCORES, sortable, varying
 
 REFERENCE = "spire"
@@ -20,9 +20,11 @@ LEVEL = 0.05  # of tests; intervals have the rest
 FEW_SEEDS = 3  # fewer tell nothing
 HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", "final/adapt_retrieved_after")
 HIGHER_IS_BETTER += (names.PRECISION, names.RECALL)
-NO_CHOICE = (*NO_RATIO, names.NN_SHARE, names.COVERED_RATIO)  # nobody chooses a setting by these
+NO_CHOICE = ("final/adapt_forgetting_global", names.NN_EXCESS)  # nobody chooses a setting by these
+NO_CHOICE += (names.NN_SHARE, names.COVERED_RATIO)
 SAME = "no difference was found"
 COMPARED = {  # in the table of differences, and the metric in words
+    **{key: MEASURES[key] for key in (names.FLD, names.ELBO, names.NOVEL_KID)},  # no copies win
     **{key: MEASURES[key] for key in ("final/adapt_kid_after", "final/adapt_tv_after", HELDOUT)},
     **{key: MEASURES[key] for key in ("final/pretrain_kid_mean", TUNED_KID, DISTANCE)},
     "final/adapt_prompt_accuracy_after": MEASURES["final/adapt_prompt_accuracy_after"],

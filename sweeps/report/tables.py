@@ -42,7 +42,7 @@ CAPTIONS = {  # of every table that a report may have; docs/report.md explains t
     "ones. Held-out: denoising loss on unseen images, also with a zero or another client's "
     "embedding.",
     "new_clients": "Means over new clients. NN: pixel distance to the nearest training or test "
-    "image; share: nearest to a training image. FLD excess below zero: copies.",
+    "image; share: nearest to a training image. Copies win neither FLD above fresh nor ELBO.",
     "cost": "Parameters, bytes and seconds.",
     "controls": "What new clients draw, beside images that no fit has drawn. Copies have a low "
     "KID, and show in NN and FLD. Fresh images are the scores of a perfect model.",
