@@ -399,7 +399,8 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     client_id, pooled = setting.new_ids[0], worker.real_features(0)
     [fitted] = worker.adapt((client_id,), weights.numpy(), config.adapt, None, pooled)
-    report = report_of(fitted, fitted.looks)
+    [last] = worker.look([client_id], weights.numpy(), pooled, fitted.asked)
+    report = report_of(fitted, [*fitted.looks, last])
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
     client, evaluator = worker.client_data(client_id), worker.evaluator
@@ -407,7 +408,8 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     images = evaluator.generate(client, emb)
     assert torch.equal(report.after.features, evaluator.samples(client, images).features)
     heldout = evaluator.heldout(client, emb)
-    assert report.scores_after == evaluator.scores(client, images, report.after, heldout, pooled)
+    scores = evaluator.scores(client, images, report.after, heldout, pooled)
+    assert scores.items() <= report.scores_after.items()
     assert torch.equal(report.heldout[report.kept_epoch], heldout)
 
 
