@@ -156,7 +156,7 @@ class TestEquality:
     @pytest.mark.parametrize(
         ("method", "settings", "actors"),
         [
-            ("spire", ("client.engine=loop",), (1, 3)),
+            ("spire", ("client.engine=loop", "model.num_embs=4"), (1, 3)),
             ("spire", ("client.engine=loop", *PRIVATE, "adapt.init=mean"), (2,)),
             (
                 "spire",

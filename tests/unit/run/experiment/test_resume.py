@@ -54,6 +54,7 @@ KINDS = {
         *("data=fonts", "data.image_size=16", "partition=natural", "eval.extractor=fonts-cnn"),
         *("model.text=words", f"model.words=[{WORDS}]", "client.text_dropout=0.1"),
         *("federation.num_clients=4", "federation.num_new_clients=1", "adapt.num_images=8"),
+        "model.num_embs=2",
     ),
 }
 
