@@ -57,6 +57,12 @@ class BusyError(RunError):
     """Another process is at work on a run; a later try may succeed."""
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a machine or of a GPU is full."""
+    text = str(error)  # of torch, for a GPU or for a machine
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, for the middle of a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,9 +19,8 @@ from typing import Any
 import click
 
 from pipeline.cli.tables import listing
-from pipeline.federation.pool import lacks_memory
 from pipeline.files.paths import is_ray_job, lasting, mask
-from spire_core.errors import SpireError
+from spire_core.errors import SpireError, lacks_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
 HALF_LINE = 500  # characters that are kept of each half of a message

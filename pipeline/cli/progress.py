@@ -1,5 +1,6 @@
 """The progress of an experiment on stderr: a bar in a terminal, a few lines elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -65,7 +66,8 @@ class Progress(Watcher):
         """Show the means of an evaluation: KID and its floor, class distance, held-out losses."""
         found = evaluation.metrics()
         told = [f"{title} {found[key]:.4g}" for title, key in SCORES.items() if key in found]
-        self._say(f"round {evaluation.round_idx}: {', '.join(told)} (KID's floor {floor:.3g})")
+        known = "" if math.isnan(floor) else f" (KID's floor {floor:.3g})"
+        self._say(f"round {evaluation.round_idx}: {', '.join(told)}{known}")
 
     def close(self) -> None:
         """End the bar, if there is one; later output starts on a new line."""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from spire_core.errors import ClusterError, SpireError, first_line
+from spire_core.errors import ClusterError, SpireError, first_line, lacks_memory
 from spire_core.federated.private_updates import NOISE
 
 MAX_TRIES = 3
@@ -56,12 +56,6 @@ class Tries:
                 f"expected {self.task} to end for {names}, got {cause}, {MAX_TRIES} times: "
                 f"{remedy}; spire resume goes on from the last checkpoint"
             )
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Return whether an error says that the memory of a machine or of a GPU is full."""
-    text = str(error)  # of torch, for a GPU or for a machine
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def cause_of(error: BaseException) -> tuple[str, str]:

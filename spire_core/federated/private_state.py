@@ -90,8 +90,8 @@ class PrivateState:
         guidance = None if scale is None else float(scale)
         assignment = None
         if assigned:
-            counts = {name: int(assigned.pop(name)) for name in ("num_looks", "num_visits")}
-            assignment = Assignment(**assigned, **counts)
+            counts = (int(assigned[name]) for name in ("num_looks", "num_visits"))
+            assignment = Assignment(assigned["rows"], assigned["losses"], *counts)
         residual = tensors.get(_RESIDUAL)
         return cls(parts, of_parts, residual, snapshots, guidance, assignment)
 

@@ -14,7 +14,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from spire_core.rng import derive_seed
+from spire_core.rng import numpy_generator
 from spire_core.training.context import ClientContext
 
 PRIOR = 0.5  # images that each row has beside its own, in its weight
@@ -67,8 +67,8 @@ def first_assignment(client: ClientContext, num_rows: int) -> Assignment:
     pixels = client.images.flatten(1).double().numpy()
     rows = np.arange(len(pixels))
     if len(pixels) > num_rows:
-        seed = derive_seed(client.seed, "clusters", client.client_id) % 2**32
-        _, rows = kmeans2(pixels, num_rows, minit="++", seed=seed)
+        rng = numpy_generator(client.seed, "clusters", client.client_id)
+        _, rows = kmeans2(pixels, num_rows, minit="++", rng=rng)
     return Assignment(torch.from_numpy(rows).long(), torch.zeros(len(rows), num_rows))
 
 

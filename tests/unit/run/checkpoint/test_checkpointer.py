@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.checkpoint.checkpointer import (
 )
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config
-from pipeline.federation.round_loop import RoundListener, ending, run_rounds
+from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.runs.server_state import write_state
 from spire_core.errors import ClusterError, RunError
 from spire_core.federated.server import ServerState
@@ -69,10 +69,18 @@ def after(taker: Checkpointer, driver: Any, done: int) -> None:
     taker.after_round(stats, driver)
 
 
+@contextlib.contextmanager
+def ending(taker: Checkpointer) -> Iterator[None]:
+    """Rounds end with the block."""
+    with contextlib.ExitStack() as stack:
+        stack.push(lambda _, error, __: taker.end_rounds(error))
+        yield
+
+
 def test_a_checkpoint_on_its_way_counts_as_kept_and_the_next_waits_for_it(tmp_path: Path) -> None:
     driver: Any = FakeDriver()
     taker = checkpointer(tmp_path)
-    with ending([taker]):
+    with ending(taker):
         driver.may_answer.clear()
         after(taker, driver, 1)
         assert taker.kept_rounds() == (1,)  # so clients keep their states of it
@@ -160,7 +168,7 @@ def test_the_end_of_the_rounds_tells_the_error_that_matters_and_waits_for_the_up
 ) -> None:
     mirror, driver = ClosedMirror(), FakeDriver({} if fault is None else {1: fault})
     taker: Any = checkpointer(tmp_path, mirror=mirror)
-    with contextlib.nullcontext() if raised is None else pytest.raises(raised), ending([taker]):
+    with contextlib.nullcontext() if raised is None else pytest.raises(raised), ending(taker):
         after(taker, driver, 1)
         if error is not None:
             raise error

@@ -15,7 +15,8 @@ from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
-from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.messages import AdaptReport, FittedClient, WorkerSetup
+from spire_core.federated.private_state import PrivateState
 from spire_core.network.flat_model import initial_weights
 from spire_core.partition.split import ClientSplit, Partition
 
@@ -38,13 +39,14 @@ def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) 
     worker = ClientWorker(setup, images)
     pooled = worker.real_features(0)
     [fitted] = worker.adapt((1,), weights, config.adapt, None, pooled)
-    expected = report_of(fitted, fitted.looks)
+    looks = worker.look([1], weights, pooled, fitted.asked)
+    expected = report_of(fitted, [*fitted.looks, *looks])
 
     context = ModelContext.start(config, images.shape[1:])
     adapter = ClientAdapter(ClientEvaluator(context, extractor, tmp_path / "features"))
     known, unknown = ClientData(new, images, mixture), ClientData(new, images)
     [(fitted, state)] = adapter.fit([known], weights, config.adapt, None, pooled)
-    report = report_of(fitted, fitted.looks)
+    report = reported(adapter, known, fitted, state, weights, pooled)
     kept = worker.private_state(1).to_tensors()
     assert state.to_tensors().keys() == kept.keys() != set()
     assert all(torch.equal(kept[name], own) for name, own in state.to_tensors().items())
@@ -52,11 +54,24 @@ def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) 
     assert torch.equal(report.after.features, expected.after.features)
     assert "tv" in report.scores_after
 
-    [(fitted, _)] = adapter.fit([unknown], weights, config.adapt, None, pooled)
-    without = report_of(fitted, fitted.looks)
+    [(fitted, state)] = adapter.fit([unknown], weights, config.adapt, None, pooled)
+    without = reported(adapter, unknown, fitted, state, weights, pooled)
     scores = {name: score for name, score in report.scores_after.items() if name != "tv"}
     assert without.scores_after == scores
     assert without.after.histogram is None
+
+
+def reported(
+    adapter: ClientAdapter,
+    client: ClientData,
+    fitted: FittedClient,
+    state: PrivateState,
+    weights: np.ndarray,
+    pooled: torch.Tensor,
+) -> AdaptReport:
+    """A fit with all looks at it."""
+    looks = adapter.look([client], [state], weights, pooled, fitted.asked)
+    return report_of(fitted, [*fitted.looks, *looks])
 
 
 LOOK_S = 0.25
@@ -80,8 +95,8 @@ def test_a_fit_is_timed_without_the_looks_at_it(
     monkeypatch.setattr(evaluator, "generate", slowly)
     clients = [ClientData(ClientSplit(i, np.arange(16), np.arange(16, 30)), images) for i in (0, 1)]
     pooled = evaluator.real_features(clients[0])
-    [(fitted, _)] = adapter.fit(clients[:1], weights, config.adapt, None, pooled)
-    report = report_of(fitted, fitted.looks)
+    [(fitted, state)] = adapter.fit(clients[:1], weights, config.adapt, None, pooled)
+    report = reported(adapter, clients[0], fitted, state, weights, pooled)
     assert 0 < report.fit_duration_s <= report.duration_s - 2 * LOOK_S  # before, and after
     if method == "spire":  # side by side
         began = time.monotonic()

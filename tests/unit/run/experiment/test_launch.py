@@ -26,7 +26,7 @@ def test_own_images_are_checked_before_ray_starts(
 ) -> None:
     monkeypatch.setattr("pipeline.cluster.session.cluster", never)
     monkeypatch.chdir(tmp_path)
-    absent = pytest.raises(DataError, match="there is no such folder")
+    absent = pytest.raises(DataError, match="expected a folder of images")
     with absent, ready_for(load_config("folder-cpu"), ignore):
         raise AssertionError
 

@@ -267,7 +267,7 @@ def test_rounds_of_other_extractors_numbers_or_images_are_not_mixed(
     config, run_dir = pretrained
     scaled_weights(tmp_path / "other", 2.0)
     other = overridden(config, [f"eval.extractor_weights={tmp_path}/other"])
-    told = r"expected the extractor.* \(by their extractor_hash\)"
+    told = "by their extractor_hash"
     with pytest.raises(RunError, match=told):
         resume_experiment(run_dir, other, Watcher())
     with pytest.raises(RunError, match=told):
@@ -284,7 +284,7 @@ def test_rounds_of_other_extractors_numbers_or_images_are_not_mixed(
     setting = prepare(config)
     data = replace(setting.data, sha256="0" * 64)
     monkeypatch.setattr(run, "prepare", lambda config: replace(setting, data=data))
-    with pytest.raises(RunError, match=r"expected the images .* \(by their data_sha256\)"):
+    with pytest.raises(RunError, match="by their data_sha256"):
         finished(config, run_dir)
 
 
