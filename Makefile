@@ -17,7 +17,7 @@ LIGHT := $(addprefix tests/unit/,test_layering.py core/test_plugins.py core/fede
 	$(addprefix run/, \
 	config/test_meaning.py config/test_load.py config/test_plugins.py config/test_rules.py \
 	cli/test_completion.py cli/test_settings_page.py results/test_params.py))
-LIGHT_NEEDS := click hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors scipy
+LIGHT_NEEDS := click filelock hypothesis numpy omegaconf pillow pytest pytest-timeout pyyaml safetensors scipy
 
 PEERS := build/peers
 # Two thirds of an installation is compiling modules that nothing here imports: Python compiles the
