@@ -27,7 +27,7 @@ from spire_core.errors import ConfigError, DataError
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 
-SMALL = ModelConfig(4, 8, (1,), attention=(), cond_dim=8)
+SMALL = ModelConfig(d_emb=4, width=8, multipliers=(1,), attention=(), cond_dim=8)
 
 
 def saved(folder: Path, config: Config) -> SavedRun:

@@ -30,7 +30,9 @@ from spire_core.network.flat_model import FlatModel
 from sweeps.cli import main
 
 WORDS = ("red", "blue", "digit")
-TEXT = ModelConfig(4, 8, (1,), attention=(), cond_dim=8, text="words", words=WORDS)
+TEXT = ModelConfig(
+    d_emb=4, width=8, multipliers=(1,), attention=(), cond_dim=8, text="words", words=WORDS
+)
 
 
 def saved(folder: Path, model: ModelConfig = TEXT) -> SavedRun:
