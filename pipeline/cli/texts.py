@@ -9,6 +9,7 @@ from pipeline.cli.tables import listing, table
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.load import write_yaml
 from pipeline.config.meaning import fingerprint
+from pipeline.config.tracking import ui_text
 from pipeline.data.datasets import ImageData
 from pipeline.federation.setup import FederationSetup
 from pipeline.inference.arrival import Arrival
@@ -16,6 +17,7 @@ from pipeline.results.files import result_json
 from pipeline.results.metrics import params_counts
 from pipeline.results.result import Result
 from pipeline.results.tables import new_clients
+from pipeline.runs.record import experiment_of
 from spire_core.partition.coverage import coverages
 from spire_core.partition.split import Partition
 
@@ -109,7 +111,8 @@ def setting_text(description: dict[str, Any]) -> str:
 
 def result_table(result: Result) -> str:
     """Return the text at the end of a run: scores, floors, diagnoses and file locations."""
-    subset_size = result.setting.config.eval.kid_subset_size
+    config = result.setting.config
+    subset_size, tracking = config.eval.kid_subset_size, config.tracking
     clients = new_clients(result.adaptation, result.real, subset_size).to_dict("records")
     evaluations = result.pretraining.evaluations
     rows = [{"round": one.round_idx} | one.metrics() for one in evaluations]
@@ -117,8 +120,11 @@ def result_table(result: Result) -> str:
     parts += [f"new clients\n{table(clients, NEW_CLIENTS)}"] if clients else []
     told, floor = result_json(result, None), result.metrics.get("final/pretrain_kid_floor")
     values = {"pretrain_kid_floor": floor, "privacy": result.adaptation.privacy_sentence or None}
-    values |= {key: told[key] for key in told if key not in ("metrics", "preset")}
-    return "\n\n".join([*parts, listing(values)])
+    values |= {key: told[key] for key in told if key not in ("metrics", "preset", "ui_command")}
+    parts.append(listing(values))
+    if tracking.enabled:
+        parts.append(f"look at it all  {ui_text(tracking, experiment_of(result.run_dir))}")
+    return "\n\n".join(parts)
 
 
 def arrival_json(arrival: Arrival) -> dict[str, Any]:

@@ -82,11 +82,13 @@ class ModelContext:
         )
 
     def for_training(self, client: ClientData) -> ClientContext:
-        """Return a client with its training images, and with their embeddings if classes tell."""
+        """Return a client with its training images, and with their embeddings if classes tell.
+
+        Classes tell nothing of a client that arrives with images alone.
+        """
         own, model = client.for_training(self.config.seed), self.config.model
-        if model.num_embs == 1 or model.assign != "classes":
+        if model.num_embs == 1 or model.assign != "classes" or client.labels is None:
             return own
-        assert client.labels is not None  # setups have those of all images
         labels = client.labels[client.split.train]
         return replace(own, rows=rows_by_class(labels, model.num_embs))
 

@@ -221,7 +221,8 @@ class _Fit:
         self.model, self.config, self.diffusion = model, config, objective.diffusion
         self.assignment: Assignment | None = None
         if self.client_emb is not None and is_table(self.client_emb):
-            self._assign(self.client_emb, first_assignment(self.client, len(self.client_emb)))
+            first = start.assignment or first_assignment(self.client, len(self.client_emb))
+            self._assign(self.client_emb, first)
         leaves = trained_leaves(model, self.client_emb, record.adapt_parts)
         self.descent = Descent(leaves, config.lr or record.adapt_lr, config, self.client)
         self.observe = observe

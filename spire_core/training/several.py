@@ -2,8 +2,9 @@
 
 Such a client's part is a table (M, D_emb + 1): a row is an embedding, and its weight in the last
 column. A single embedding (D_emb,) is SPIRE's. Each of the client's images belongs to one row and
-is shown with it. The rows begin as clusters of the images (k-means of pixels) and are refined by
-hard EM: the row with the lowest denoising loss, a running mean over looks at common noise.
+is shown with it. At first the rows are clusters of the images (k-means of pixels). Hard EM refines
+them: at a look, each image goes to the row with the lowest denoising loss, a mean over all looks.
+All rows of a look have the same noise.
 N: the client's images, B: those of a batch.
 """
 
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from spire_core.rng import numpy_generator
@@ -52,9 +52,9 @@ def table_of(embs: Tensor) -> Tensor:
     return torch.cat([embs, torch.full((len(embs), 1), 1 / len(embs))], dim=1)
 
 
-def is_table(part: Tensor | None) -> bool:
+def is_table(part: Tensor) -> bool:
     """Return whether a client's part has several embeddings."""
-    return part is not None and part.ndim == 2
+    return part.ndim == 2
 
 
 def first_assignment(client: ClientContext, num_rows: int) -> Assignment:
@@ -67,6 +67,8 @@ def first_assignment(client: ClientContext, num_rows: int) -> Assignment:
     pixels = client.images.flatten(1).double().numpy()
     rows = np.arange(len(pixels))
     if len(pixels) > num_rows:
+        from scipy.cluster.vq import kmeans2  # late: a part of a second, for few runs
+
         rng = numpy_generator(client.seed, "clusters", client.client_id)
         _, rows = kmeans2(pixels, num_rows, minit="++", rng=rng)
     return Assignment(torch.from_numpy(rows).long(), torch.zeros(len(rows), num_rows))

@@ -117,6 +117,16 @@ def test_a_row_is_fitted_to_its_own_images_alone(is_together: bool) -> None:
     assert not torch.allclose(apart[0, :-1], apart[1, :-1], atol=0.01)
 
 
+def test_a_client_that_trains_on_keeps_to_its_rows() -> None:
+    """Clusters would be in another order than its embeddings."""
+    model, weights = trained()
+    rows = torch.tensor([0, 1] * 4)
+    start = PrivateState({CLIENT_EMB: table()}, assignment=Assignment(rows, torch.zeros(8, 2)))
+    client, config = client_of([20] * 6 + [200] * 2), AdaptConfig(epochs=1, lr=1e-6)
+    found = adapt_client(model, weights, client, start, config, OBJECTIVE, lambda *_: {})
+    torch.testing.assert_close(found.state.parts[CLIENT_EMB], table(), atol=1e-5, rtol=0)
+
+
 def test_a_group_trains_as_each_of_its_clients_alone() -> None:
     config, plan = ClientConfig(batch_size=4), RoundPlan(0, 1.0, shares_local=True, tau=3)
     clients = [
