@@ -232,8 +232,11 @@ class ClientAdapter:
         fitted = client.as_fitted(self.context.config)
         samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
         scores = evaluator.scores(client, images, samples, heldout, pooled)
-        if (ask.is_kept or ask.epoch == 0) and self.context.config.has_controls:
-            scores |= evaluator.novel_scores(fitted, images, samples) | evaluator.bits(client, emb)
+        config = self.context.config
+        if (ask.is_kept or ask.epoch == 0) and config.has_controls:
+            scores |= evaluator.novel_scores(fitted, images, samples)
+            if config.has_backbone:  # else there is nothing in common before the fit
+                scores |= evaluator.bits(client, emb)
         if ask.is_kept:
             distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
         return Look(
