@@ -20,7 +20,7 @@ from pipeline.data.datasets import store_root
 from pipeline.data.fetch import fetch_for
 from pipeline.federation.setup import prepare, setup_key
 from pipeline.runs.record import located
-from pipeline.tracking.mlflow_queries import NOTE, shortened
+from pipeline.tracking.mlflow_queries import NOTE, NOTE_CHARS
 from pipeline.tracking.tracker import Status, Tracker, check_store, has_ended, is_deleted
 from sweeps.design.config import SweepConfig, labelled
 from sweeps.design.points import Trial, check_compared, check_effects, probes, trials
@@ -178,7 +178,7 @@ def _parent_tracker(sweep: SweepConfig, study: Study, tracking: TrackingConfig) 
         if run_dir is not None and not is_deleted(run_dir, tracking):
             return Tracker.resume(tracking, run_dir)
         tags = {"spire.kind": "sweep", "spire.sweep": sweep.name, "preset": sweep.preset}
-        tags[NOTE] = shortened(f"**{sweep.name}**\n\n{sweep.question}")  # a report replaces it
+        tags[NOTE] = f"**{sweep.name}**\n\n{sweep.question}"[:NOTE_CHARS]  # a report replaces it
         tracker = Tracker.start(tracking, sweep.name, tags, kind="sweep")
         tracker.log_dict(labelled(asdict(sweep)), "config/sweep.yaml")
         if not sweep.is_drawn:  # comparisons count these trials, whatever is added later

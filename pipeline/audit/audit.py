@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline.audit.messages import ATTACKS, MessageLeak, attack_messages
 from pipeline.audit.models import ModelLeak, attack_models
 from pipeline.audit.rounds import observe_rounds
@@ -137,8 +139,8 @@ def record_audit(run_dir: Path, audit: Audit) -> Path:
     if leak := audit.messages:
         columns: dict[str, list[Any]] = {"client_id": [c.client_id for c in leak.clients]}
         columns |= {f"cos_{name}": [c.cos[name] for c in leak.clients] for name in ATTACKS}
-        log.log_table("tables/privacy_messages.json", columns)
+        log.log_table("tables/privacy_messages.json", pd.DataFrame(columns))
     if models := audit.models:
-        aucs = {"mia_auc": list(models.attack.client_aucs)}
-        log.log_table(AUDITED_TABLE, {"client_id": list(models.client_ids)} | aucs)
+        aucs = {"client_id": models.client_ids, "mia_auc": models.attack.client_aucs}
+        log.log_table(AUDITED_TABLE, pd.DataFrame(aucs))
     return path

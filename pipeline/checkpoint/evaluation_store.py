@@ -53,20 +53,17 @@ def load_evaluations(run_dir: Path, num_rounds_done: int) -> Iterator[Evaluation
 def _load(path: Path) -> Evaluation:
     arrays, texts = read_arrays(path)
     values = json.loads(texts["evaluation"])
+    drawn = [
+        GeneratedSamples(
+            client_id,
+            torch.from_numpy(arrays[f"{i}.features"]),
+            arrays.get(f"{i}.histogram"),
+            arrays[f"{i}.images"],
+        )
+        for i, client_id in enumerate(values["client_ids"])
+    ]
+    scores = [KidScore(**score) for score in values["scores"]]
+    losses = [HeldoutLosses(**loss) for loss in values["losses"]]
+    tv = None if values["tv"] is None else tuple(values["tv"])
     ids = tuple(values["client_ids"])
-    return Evaluation(
-        values["round_idx"],
-        ids,
-        tuple(KidScore(**score) for score in values["scores"]),
-        None if values["tv"] is None else tuple(values["tv"]),
-        tuple(HeldoutLosses(**loss) for loss in values["losses"]),
-        tuple(
-            GeneratedSamples(
-                client_id,
-                torch.from_numpy(arrays[f"{i}.features"]),
-                arrays.get(f"{i}.histogram"),
-                arrays[f"{i}.images"],
-            )
-            for i, client_id in enumerate(ids)
-        ),
-    )
+    return Evaluation(values["round_idx"], ids, tuple(scores), tv, tuple(losses), tuple(drawn))

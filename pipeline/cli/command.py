@@ -23,7 +23,6 @@ from pipeline.files.paths import is_ray_job, lasting, mask
 from spire_core.errors import SpireError, lacks_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
-HALF_LINE = 500  # characters that are kept of each half of a message
 
 
 @dataclass(frozen=True)
@@ -115,27 +114,21 @@ def _json(values: dict[str, Any]) -> str:
 def _print(text: str) -> None:
     """Print an answer to stdout."""
     try:
-        print(_shown(text), flush=True)
+        print(mask(text), flush=True)
     except OSError as error:  # its rest would be written again as Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             raise
 
 
-def _shown(text: str) -> str:
-    """Return a text without secrets, and with codes for what a terminal would take for commands."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in mask(text))
-
-
 def one_line(text: str) -> str:
-    """Return a message as one line, as `_shown` has it; a long one loses its middle."""
-    shown = _shown(" ".join(text.split()))  # masked before a cut hides that it is a URI
-    return shown if len(shown) <= 2 * HALF_LINE else f"{shown[:HALF_LINE]}...{shown[-HALF_LINE:]}"
+    """Return a message as one line."""
+    return " ".join(text.split())
 
 
 def say(text: str) -> None:
     """Print a message to stderr."""
-    print(_shown(text), file=sys.stderr, flush=True)
+    print(mask(text), file=sys.stderr, flush=True)
 
 
 def png_path(path: str | Path) -> Path:

@@ -124,11 +124,11 @@ def sync(words: Words, anew: bool) -> Answer:
     config = load_config(None, allowed(settings, ("tracking.",))).tracking
     folders = [find_run(name, config, ("run", "sweep", "theory"))] if name else run_folders(config)
     synced = sync_runs(config, folders, name is not None, anew)
-    waiting = sum(one.num_waiting for one in synced)
-    shown = [vars(s) for s in synced if s.num_delivered or s.num_waiting or s.num_refused]
+    waiting = sum(one["num_waiting"] for one in synced)
+    counts = ("num_delivered", "num_waiting", "num_refused")
+    shown = [one for one in synced if any(one[name] for name in counts)]
     text = f"{table(shown)}\n{waiting} entries wait" if shown else "nothing waits"
-    values = {"num_waiting": waiting, "runs": [*map(vars, synced)]}
-    return Answer(text, values, int(waiting > 0))
+    return Answer(text, {"num_waiting": waiting, "runs": synced}, int(waiting > 0))
 
 
 # --- a finished run -------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def audit(run: str, words: Words, rounds: int) -> Answer:
         path = record_audit(run_dir, outcome)
     if began.tracking.enabled and not changes:
         for synced in sync_runs(given, [run_dir]):
-            say(synced.problem or "the tracking store has the audit")
+            say(synced["problem"] or "the tracking store has the audit")
     return Answer("", outcome.as_dict() | {"artifacts": {"audit": str(path)}})
 
 
@@ -273,12 +273,11 @@ def audit(run: str, words: Words, rounds: int) -> Answer:
 @verb()
 @argument("name")
 @option("--from", "source", metavar="DIR", help="A folder that holds the original files.")
-@option("--root", metavar="DIR", help="Where data sets are kept (else $SPIRE_DATA, or data here).")
-def fetch(name: str, source: str | None, root: str | None) -> Answer:
+def fetch(name: str, source: str | None) -> Answer:
     """Get a data set (mnist, fashion_mnist, cifar10 or fonts) and check its hashes."""
     from pipeline.data.fetch import fetch
 
-    path = fetch(name, root, source, log=say)
+    path = fetch(name, None, source, log=say)
     return Answer(str(path), {"name": name, "path": str(path)})
 
 

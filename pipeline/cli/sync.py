@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.runs.record import read_record, run_lock
@@ -13,30 +13,19 @@ from pipeline.tracking.relay import relay_all
 from spire_core.errors import RunError, StoreError
 
 
-@dataclass(frozen=True)
-class Synced:
-    """The outcome for one run's entries; `problem`: the reason why some of them still wait."""
-
-    run_id: str
-    run_name: str
-    num_delivered: int
-    num_waiting: int
-    num_refused: int
-    problem: str | None
-
-
 def sync_runs(
     config: TrackingConfig,
     run_dirs: Sequence[Path],
     is_chosen: bool = False,
     is_anew: bool = False,
-) -> list[Synced]:
+) -> list[dict[str, Any]]:
     """Relay the waiting entries of these runs to the present store; return each one's outcome.
 
-    With `is_anew` a run that the store does not know begins there anew. RunError if one that is
-    chosen is not there, OSError if its files cannot be used; else that is its problem.
+    `problem`: the reason why some of a run's entries still wait. With `is_anew` a run that the
+    store does not know begins there anew. RunError if one that is chosen is not there, OSError if
+    its files cannot be used; else that is its problem.
     """
-    synced, silent = list[Synced](), None  # the error of a store that is not asked again
+    synced, silent = list[dict[str, Any]](), None  # the error of a store that is not asked again
     for run_dir in run_dirs:
         record = read_record(run_dir)
         if not record["tracked"]:
@@ -52,7 +41,15 @@ def sync_runs(
             if is_chosen:
                 raise
             problem = str(error)
-        waiting, refused = num_waiting(run_dir), num_refused(run_dir)
-        names = (record["run_id"], record["run_name"])
-        synced.append(Synced(*names, delivered, waiting, refused, problem if waiting else None))
+        waiting = num_waiting(run_dir)
+        synced.append(
+            {
+                "run_id": record["run_id"],
+                "run_name": record["run_name"],
+                "num_delivered": delivered,
+                "num_waiting": waiting,
+                "num_refused": num_refused(run_dir),
+                "problem": problem if waiting else None,
+            }
+        )
     return synced

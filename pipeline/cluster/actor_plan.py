@@ -26,13 +26,6 @@ class ActorPlan:
         return "cuda" if self.num_gpus > 0 and config.device != "cpu" else "cpu"
 
 
-def plan_actors(
-    config: ResourcesConfig, available: Mapping[str, float], max_useful: int
-) -> ActorPlan:
-    """Do as `plan_on_nodes` for a single node with these resources."""
-    return plan_on_nodes(config, [available], max_useful)
-
-
 def plan_on_nodes(
     config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], max_useful: int
 ) -> ActorPlan:
@@ -99,7 +92,7 @@ def plan_here(config: Config) -> ActorPlan | None:
     """Return the client actors for this machine; None if one process does all the work."""
     if config.resources.pool == "local":
         return None
-    return plan_actors(config.resources, machine_resources(), most_useful_actors(config))
+    return plan_on_nodes(config.resources, [machine_resources()], most_useful_actors(config))
 
 
 def machine_resources() -> dict[str, float]:

@@ -13,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 from pipeline.clients.memory import Room, kept_positions
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.cluster.client_actor import BegunAnewError, ClientActor
-from pipeline.cluster.results import RESUME, loss_cause, task_error
+from pipeline.cluster.results import RESUME, loss_cause, result_of, task_error
 from pipeline.cluster.session import free_resources
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LESS_MEMORY, ClientPool, Costs, More, Tries, Units, cause_of
@@ -80,17 +80,7 @@ class RayClientPool(ClientPool):
         begun = [actor.begin.remote(*self.shared, i == 0) for i, actor in enumerate(self.actors)]
         while ray.wait(begun, num_returns=len(begun), timeout=WAIT_NOTICE_S)[1]:
             logger.warning("waiting for %s; free now: %s", plan.describe(), free_resources())
-        return [self._room(position, ref) for position, ref in enumerate(begun)]
-
-    def _room(self, position: int, ref: Any) -> Room:
-        """Return the result of `begin`; an actor that was lost meanwhile begins again."""
-        try:
-            return ray.get(ref)
-        except RayTaskError as error:
-            raise task_error(error) from error
-        except RayError as error:
-            logger.warning("a client actor was lost as it began (%s)", first_line(error))
-            return self._begin_again(self.actors[position], measures=position == 0)
+        return [result_of(ref) for ref in begun]
 
     def _keep_fitting(self, rooms: Sequence[Room], server_bytes: int) -> None:
         """End actors that have no memory where they work; the first actor has measured a step.
@@ -102,8 +92,7 @@ class RayClientPool(ClientPool):
         if len(kept) == total:
             return
         need, least = rooms[0].need_bytes / 2**20, min(room.free_bytes for room in rooms) / 2**20
-        sizes = f"{need:.0f} MiB for a step of each and {server_bytes / 2**20:.0f} MiB for the "
-        sizes += f"driver, {least:.0f} MiB free"
+        sizes = f"{need:.0f} MiB for a step of each, {least:.0f} MiB free beside the driver"
         if not (kept and self.may_shrink):
             raise ClusterError(
                 f"expected memory for {total} client actors, got {sizes}: {LESS_MEMORY}"
@@ -182,12 +171,13 @@ class RayClientPool(ClientPool):
             left = f"{len(self.actors)} client actor{'s' * (len(self.actors) > 1)}"
             logger.warning("going on with %s, without a lost one: %s", left, first_line(error))
 
-    def _begin_again(self, actor: Any, measures: bool = False) -> Room:
+    def _begin_again(self, actor: Any) -> None:
         end = time.monotonic() + REVIVAL_S
         while True:
             try:
-                again = actor.begin.remote(*self.shared, measures)
-                return ray.get(again, timeout=max(TICK_S, end - time.monotonic()))
+                again = actor.begin.remote(*self.shared)
+                ray.get(again, timeout=max(TICK_S, end - time.monotonic()))
+                return
             except RayTaskError as error:
                 raise task_error(error) from error
             except ActorUnavailableError:

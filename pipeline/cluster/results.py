@@ -3,29 +3,12 @@
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ObjectStoreFullError,
-    OutOfDiskError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from pipeline.federation.pool import LESS_MEMORY, SEE_LOG, cause_of
 from spire_core.errors import ClusterError, first_line
 
 RESUME = "spire resume goes on from the last checkpoint"
-LOSSES = {  # what Ray tells of a loss, in words, and its remedy
-    OutOfMemoryError: ("a process that was ended because memory is short", LESS_MEMORY),
-    OutOfDiskError: (
-        "a full disk under Ray's object store",
-        "free the disk of /tmp/ray, or name a folder on another one with RAY_TMPDIR",
-    ),
-    ObjectStoreFullError: (
-        "a full object store of Ray",
-        "raise RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION above 0.3",
-    ),
-}
 
 
 def result_of(ref: Any, limit_s: float | None = None) -> Any:
@@ -60,7 +43,6 @@ def loss_error(error: RayError) -> ClusterError:
 
 def loss_cause(error: Exception) -> tuple[str, str]:
     """Return the cause of a loss and its remedy, in words."""
-    for kind, told in LOSSES.items():
-        if isinstance(error, kind):
-            return told
+    if isinstance(error, OutOfMemoryError):
+        return "a process that was ended because memory is short", LESS_MEMORY
     return f"a lost actor ({first_line(error)})", SEE_LOG

@@ -75,21 +75,15 @@ def _connect(num_cpus: int | None) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise ClusterError for an address that is not a head's, or that does not answer."""
-    if "://" in address:  # the dashboard's, or that of Ray's client
-        raise ClusterError(
-            f"expected RAY_ADDRESS as the HOST:PORT of a Ray head, got {address}: its port is 6379 "
-            "unless `ray start` was given another"
-        )
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # "auto"
+    """Raise ClusterError for an address of which no head answers soon; "auto" is none."""
+    host, colon, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
+        if colon:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError, ValueError) as error:
         raise ClusterError(
-            f"expected a Ray head at RAY_ADDRESS={address}, got no answer ({error}): start it with "
-            "`ray start --head`, or unset RAY_ADDRESS"
+            f"expected RAY_ADDRESS as the HOST:PORT of a Ray head, got {address} ({error}): its "
+            "port is 6379 unless `ray start --head` was given another"
         ) from error
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from pipeline.config.data import MAX_IMAGE_SIZE
 from pipeline.data.image_folder import upright_rgb
-from pipeline.files.paths import expanded
 from spire_core.errors import DataError
 from spire_core.network.words import words_in
 
@@ -46,7 +45,7 @@ def write_folder(
     files, if a list has another length than the images, if some images alone have a label, a client
     or a caption, for captions without clients, and for a label that can name no folder.
     """
-    folder = expanded(folder).resolve()
+    folder = Path(folder).expanduser().resolve()
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"expected a new or empty folder, got {folder}: name another")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ from pipeline.data.originals import (
     from_torchvision,
     has_originals,
 )
-from pipeline.files.paths import expanded
 from spire_core.config.checks import hint, require
 from spire_core.errors import ConfigError, DataError
 
@@ -79,7 +78,7 @@ def fetch_for(config: DataConfig, log: Log, begins: bool = True) -> None:
         image_base(str(source_dir))
     if name not in SPECS:
         return
-    if source_dir is not None and begins and not has_originals(name, expanded(source_dir)):
+    if source_dir is not None and begins and not has_originals(name, Path(source_dir).expanduser()):
         raise ConfigError(
             f"expected the original files of {name} in data.path={source_dir}, got none: leave it "
             "out to fetch them; for images of your own, take preset folder-cpu or data.name=folder"
@@ -93,7 +92,7 @@ def _first_good(name: str, source_dir: str | Path | None, scratch: Path, log: Lo
     """Return the verified arrays of the first source that has them, with an empty `scratch`."""
     sources: dict[str, Callable[[], Arrays]] = {}
     if source_dir is not None:
-        folder = expanded(source_dir, "data.path")
+        folder = Path(source_dir).expanduser()
         sources[str(folder)] = lambda: from_folder(name, folder, scratch)
     else:
         if name in TORCHVISION:

@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.config.data import DataConfig
-from pipeline.files.paths import expanded
 from spire_core.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Row(NamedTuple):
 
 def image_base(path: str | Path) -> Path:
     """Return the folder of `data.path`; DataError if there is none."""
-    base = expanded(path, "data.path").resolve()
+    base = Path(path).expanduser().resolve()
     if not base.is_dir():
         raise DataError(f"expected a folder of images in data.path, got none at {base}")
     return base

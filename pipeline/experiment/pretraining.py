@@ -80,7 +80,7 @@ def pretrain(
     earlier = load_evaluations(run_dir, first)
     evaluator = Evaluator(setting, real, pool, tracker, watcher, earlier)
     checkpointer = Checkpointer(run_dir, config, mirror)
-    load = system_load() if config.tracking.enabled else None
+    load = system_load(config.tracking)
     listeners: list[RoundListener] = [
         evaluator,
         RoundRecorder(tracker, config.federation, promise, load),

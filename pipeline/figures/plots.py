@@ -6,7 +6,6 @@ readers tell apart. Shapes: M clients, K classes, N images of C channels.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_NUMBERED = 12  # a cross-client matrix with more rows or columns shows colours only
-MAX_NAMED = 40  # of more rows or classes some are named, at even distances
+MAX_NUMBERED = 20  # a matrix with more columns shows colours only
+MAX_NAMED = 40  # of more rows or columns some are named, at even distances
 Curve = Sequence[tuple[float, float]]  # (x, y)
 
 
@@ -33,17 +32,12 @@ def partition_figure(
     Rows from `num_train_clients` on are the new clients: below a line and named as such. Clients
     are named by `client_ids`, or counted from 0.
     """
-    num, num_classes = counts.shape
-    width, height = 0.55 * min(num_classes, MAX_NAMED), 0.24 * min(num, MAX_NAMED)
-    figure = blank_figure(max(4.0, 1.8 + width), 1.4 + height)
-    axes = figure.subplots()
-    _heat_map(axes, counts, "images", "d", is_numbered=num <= MAX_NAMED and num_classes <= 20)
-    ids = client_ids or range(num)
+    ids = client_ids or range(len(counts))
     names = [f"new {c}" if i >= num_train_clients else str(c) for i, c in enumerate(ids)]
-    _name_ticks(axes, class_names, names)
-    axes.set(xlabel="class", ylabel="client", title="Images of each class at each client")
-    if num_train_clients < num:
-        axes.axhline(num_train_clients - 0.5, color=OKABE_ITO[1], linewidth=2.5)
+    title, axis_names = "Images of each class at each client", ("class", "client")
+    figure = matrix_figure(counts, names, class_names, title, "images", axis_names, "d")
+    if num_train_clients < len(counts):
+        figure.axes[0].axhline(num_train_clients - 0.5, color=OKABE_ITO[1], linewidth=2.5)
     return figure
 
 
@@ -77,37 +71,29 @@ def matrix_figure(
     axis_names: tuple[str, str] = ("data of client", "samples of client"),
     spec: str = ".2g",
 ) -> "Figure":
-    """Return a cross-client heat map: row i = samples of client i, column j = data of client j.
+    """Return a heat map: by default, row i = samples of client i, column j = data of client j.
 
     `label` names the quantity, `axis_names` are those of the columns and the rows. The numbers
-    stand in the cells of up to 12 x 12 clients, as `spec` says.
+    stand in the cells, as `spec` says, of at most `MAX_NAMED` rows and `MAX_NUMBERED` columns.
     """
-    is_small = max(matrix.shape) <= MAX_NUMBERED
-    cell = 0.5 if is_small else 0.25
-    height, width = (cell * min(size, MAX_NAMED) for size in matrix.shape)
-    figure = blank_figure(max(3.6, 2.2 + width), 1.4 + height)
+    num_rows, num_columns = matrix.shape
+    width, height = 0.55 * min(num_columns, MAX_NAMED), 0.24 * min(num_rows, MAX_NAMED)
+    figure = blank_figure(max(4.0, 1.8 + width), 1.4 + height)
     axes = figure.subplots()
-    _heat_map(axes, matrix, label, spec, is_numbered=is_small)
-    _name_ticks(axes, col_names, row_names)
+    image = axes.imshow(matrix, cmap="viridis", aspect="auto", interpolation="nearest")
+    figure.colorbar(image, ax=axes, label=plain(label), pad=0.02)
+    axes.tick_params(labelsize=8, length=2)
+    if num_rows <= MAX_NAMED and num_columns <= MAX_NUMBERED:
+        for (row, column), level in np.ndenumerate(image.norm(matrix)):
+            text = format(matrix[row, column], spec)
+            colour = "black" if level > 0.6 else "white"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    x, y = (range(0, num, -(-num // MAX_NAMED)) for num in (num_columns, num_rows))
+    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    is_long = max(map(len, col_names)) > 4
+    axes.set_xticks(x, [plain(col_names[i]) for i in x], fontsize=8, **(slant if is_long else {}))
+    axes.set_yticks(y, [plain(row_names[i]) for i in y], fontsize=8)
     axes.set(xlabel=plain(axis_names[0]), ylabel=plain(axis_names[1]), title=plain(title))
-    return figure
-
-
-def histogram_figure(
-    rows: Mapping[str, Sequence[float]], class_names: Sequence[str], title: str
-) -> "Figure":
-    """Return grouped bars of class mixtures, K shares by name: true, generated before and after."""
-    figure = blank_figure(max(4.5, 1.2 + 0.65 * min(len(class_names), MAX_NAMED)), 3.4)
-    axes = figure.subplots()
-    width = 0.8 / max(len(rows), 1)
-    places = np.arange(len(class_names))
-    for i, ((name, shares), colour) in enumerate(zip(rows.items(), cycle(OKABE_ITO), strict=False)):
-        offset = (i - (len(rows) - 1) / 2) * width
-        axes.bar(places + offset, shares, width * 0.92, color=colour, label=plain(name))
-    _name_ticks(axes, class_names)
-    axes.set(xlabel="class", ylabel="share of images", title=plain(title))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -122,25 +108,3 @@ def _lines(axes: "Axes", series: Mapping[str, Curve], names: Sequence[str]) -> N
     axes.locator_params(axis="x", nbins=8, integer=True, steps=[1, 2, 5, 10])
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _heat_map(axes: "Axes", values: np.ndarray, label: str, spec: str, is_numbered: bool) -> None:
-    """Draw values (rows, columns) in viridis with a colour bar, and the numbers as `spec` says."""
-    image = axes.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
-    axes.figure.colorbar(image, ax=axes, label=plain(label), pad=0.02)
-    axes.tick_params(labelsize=8, length=2)
-    if is_numbered:
-        for (row, column), level in np.ndenumerate(image.norm(values)):
-            text = format(values[row, column], spec)
-            colour = "black" if level > 0.6 else "white"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-
-
-def _name_ticks(axes: "Axes", columns: Sequence[str], rows: Sequence[str] = ()) -> None:
-    """Name columns (aslant where the names are long) and rows, at most `MAX_NAMED` of each."""
-    is_long = max(map(len, columns)) > 4
-    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
-    x, y = (range(0, len(names), -(-len(names) // MAX_NAMED) or 1) for names in (columns, rows))
-    axes.set_xticks(x, [plain(columns[i]) for i in x], fontsize=8, **slant)
-    if rows:
-        axes.set_yticks(y, [plain(rows[i]) for i in y], fontsize=8)

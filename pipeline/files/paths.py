@@ -31,23 +31,13 @@ def base_folder() -> Path:
 
 def lasting(path: str | Path, name: str = "the folder") -> Path:
     """Return an absolute path; ConfigError if it is relative in a job, whose folder is deleted."""
-    found = expanded(path, name)
+    found = Path(path).expanduser()
     if is_ray_job() and not found.is_absolute():
         raise ConfigError(
             f"expected {name} as an absolute path in a Ray job, got {str(path)!r}: the job's "
             "working directory is a copy that Ray deletes, so name a folder that lasts"
         )
     return found.resolve()
-
-
-def expanded(path: str | Path, name: str = "the path") -> Path:
-    """Return a path with its ~ or ~user replaced; ConfigError if there is no such home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(
-            f"expected {name} below a home that exists, got {str(path)!r}: write it in full"
-        ) from error
 
 
 # --- texts that are shown or stored: without the passwords of URIs, or a given noise key ---

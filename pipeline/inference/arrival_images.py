@@ -24,7 +24,6 @@ from pipeline.data.image_folder import (
     opened_rgb,
 )
 from pipeline.data.resize import resized
-from pipeline.files.paths import expanded
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
 from spire_core.network.words import are_captions, composed
@@ -65,7 +64,7 @@ def load_arrival(
     if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
     unknown, DataError if the images do not fit the run.
     """
-    folder = expanded(data, "--data")
+    folder = Path(data).expanduser()
     if data in SPECS or (not folder.is_dir() and is_outside(data)):
         images, names, captions = _dataset_images(run, data, classes, root)
     elif folder.is_dir():

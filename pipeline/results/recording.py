@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import pandas as pd
 
 from pipeline.config.meaning import fingerprint
 from pipeline.config.plugins import plugins_of
@@ -17,7 +16,6 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.forgetting import mean_over_clients
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.messages import AdaptReport
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import plots
@@ -34,11 +32,6 @@ from pipeline.tracking.mlflow_queries import NOTE
 from pipeline.tracking.tracker import EACH_ITS_OWN, Tracker
 from spire_core.privacy.guarantee import IMAGE_UNIT
 
-NOTED = {  # final metrics of a run's description
-    "final/pretrain_kid_mean": "KID of pre-training clients",
-    "final/adapt_kid_before": "KID of new clients before adaptation",
-    "final/adapt_kid_after": "KID of new clients after adaptation",
-}
 MAX_PROFILE_BYTES = 20_000_000  # of a file that is sent to the store
 _log = logging.getLogger(__name__)
 
@@ -93,10 +86,6 @@ def _privacy_tags(config: Config) -> dict[str, str]:
     }
 
 
-def _log_table(tracker: Tracker, path: str, table: pd.DataFrame) -> None:
-    tracker.log_table(path, {str(name): [*column] for name, column in table.items()})
-
-
 def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] = ()) -> None:
     """Write parameters, configuration, data and partition, before the first round.
 
@@ -104,13 +93,10 @@ def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] 
     """
     if not tracker.keeps_files:
         return
-    config, data = setting.config, setting.data
+    config, data, shown = setting.config, setting.data, setting.partition.shown
     tracker.log_params(params_of(config, tags))
     tracker.log_dict(config.as_dict(), "config/resolved.yaml")
-    tracker.log_dataset(
-        data.images, data.labels, data.name, data.sha256, "pre-training and adaptation"
-    )
-    shown = setting.partition.shown
+    tracker.log_dataset(data.name, data.sha256, len(data.labels))
     counts = shown.class_counts(data.labels, len(data.class_names))
     picture = plots.partition_figure(
         counts, data.class_names, len(shown.train_clients), shown.client_ids
@@ -139,14 +125,14 @@ def log_evaluation(
         metrics["pretrain/kid/floor"] = real.floor_mean(evaluation.client_ids)
     tracker.log_metrics(metrics | dict(extra_metrics or {}), step=evaluation.round_idx)
     table = tables.pretraining_clients(evaluation, real)
-    _log_table(tracker, names.pretraining_table(evaluation.round_idx), table)
+    tracker.log_table(names.pretraining_table(evaluation.round_idx), table)
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grid(images, 8), evaluation.round_idx)
 
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:
     """Write one row per pre-training client that has trained on for its score."""
-    _log_table(tracker, names.TUNED_TABLE, tables.pretraining_clients(tuned, real))
+    tracker.log_table(names.TUNED_TABLE, tables.pretraining_clients(tuned, real))
 
 
 def log_profile(tracker: Tracker, run_dir: Path) -> None:
@@ -165,7 +151,7 @@ def log_adaptation(
     config = setting.config
     clients = tables.new_clients(adaptation, real, config.eval.kid_subset_size)
     clients = tables.with_worlds(clients, setting, adaptation)
-    _log_table(tracker, names.NEW_CLIENTS_TABLE, clients)
+    tracker.log_table(names.NEW_CLIENTS_TABLE, clients)
     if tags := copies_tags(adaptation, config.seed):
         tracker.log_tags(tags)
     if adaptation.reports:
@@ -173,12 +159,15 @@ def log_adaptation(
         tracker.log_tags({names.FIT_TAG: repr(fit_duration_s)})
     if adaptation.image_controls:
         controls = tables.image_controls(adaptation, real, setting)
-        _log_table(tracker, names.CONTROLS_TABLE, controls)
+        tracker.log_table(names.CONTROLS_TABLE, controls)
         tracker.log_tags(image_tags(controls, clients))
     if not tracker.keeps_files:
         return
     for report in adaptation.reports[:CLIENTS]:
-        _log_client(tracker, setting, real, report)
+        grid, name = image_grid(report.after.images, 8), f"client_{report.client_id}"
+        picture = labelled_grids(client_rows(setting, report), COLUMNS)
+        tracker.log_figure(picture, f"samples/{name}.png")
+        tracker.log_image(f"samples/new_{name}", grid, step=0)
     method, curves = config.method.name, adaptation.curves
     if curves and setting.has_features:
         own = {method: mean_over_clients(curves, "own")}
@@ -189,28 +178,10 @@ def log_adaptation(
         tracker.log_figure(picture, "plots/forgetting.png")
     if (kid := adaptation.cross_kid) is not None:
         table = tables.cross_clients(kid, "samples_of", "data_of")
-        _log_table(tracker, "tables/cross_client.json", table)
+        tracker.log_table("tables/cross_client.json", table)
         title = "KID of samples of one client against data of another"
         picture = plots.matrix_figure(kid.values, kid.names, kid.names, title)
         tracker.log_figure(picture, "plots/cross_client.png")
-
-
-def _log_client(
-    tracker: Tracker, setting: FederationSetup, real: RealData, report: AdaptReport
-) -> None:
-    client_id, before, after = report.client_id, report.before, report.after
-    grid = labelled_grids(client_rows(setting, report), COLUMNS)
-    tracker.log_figure(grid, f"samples/client_{client_id}.png")
-    if after.histogram is not None and before.histogram is not None:
-        rows = {
-            "true mixture": real.mixtures[client_id].tolist(),
-            "generated before": before.histogram.tolist(),
-            "generated after": after.histogram.tolist(),
-        }
-        title = f"Client {client_id}: class mixture"
-        picture = plots.histogram_figure(rows, setting.data.class_names, title)
-        tracker.log_figure(picture, f"plots/mixture_client_{client_id}.png")
-    tracker.log_image(f"samples/new_client_{client_id}", image_grid(after.images, 8), step=0)
 
 
 def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
@@ -227,7 +198,7 @@ def log_cross_losses(tracker: Tracker, losses: CrossClientMatrix) -> None:
     best = own_is_best(losses.values)
     tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
     table = tables.cross_clients(losses, "data_of", "with_part_of")
-    _log_table(tracker, "tables/cross_losses.json", table)
+    tracker.log_table("tables/cross_losses.json", table)
     ids, title = losses.names, "Held-out loss with another client's part"
     axes = ("own part of client", "data of client")
     picture = plots.matrix_figure(losses.values, ids, ids, title, "held-out loss", axes, ".3g")
@@ -246,11 +217,8 @@ def log_summary(
 
 
 def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:
-    """Write the description of a finished run: its setting, scores, promise and diagnoses."""
-    metrics, promise = result.metrics, result.adaptation.privacy_sentence
-    lines = [f"{text}: {metrics[key]:.4g}" for key, text in NOTED.items() if key in metrics]
-    lines += [promise] if promise else []
-    found = ", ".join(f"{one.name} (try {one.advice})" for one in result.diagnoses)
-    lines.append(f"diagnosis: {found or 'no known failure recognised'}")
-    note = "\n".join(f"- {line}" for line in lines)
-    tracker.log_tags({NOTE: f"{_setting_note(result.setting.config, preset)}\n\n{note}"})
+    """Write the description of a finished run: its setting, promise and diagnoses."""
+    promise, note = result.adaptation.privacy_sentence, _setting_note(result.setting.config, preset)
+    told = [promise] if promise else []
+    told += [f"diagnosis: {one.name} (try {one.advice})" for one in result.diagnoses]
+    tracker.log_tags({NOTE: "\n- ".join([f"{note}\n", *told])})

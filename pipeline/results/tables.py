@@ -17,17 +17,16 @@ from pipeline.federation.messages import OTHER, AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import FORGETTING
 from pipeline.results.result import Adaptation
-from spire_core.adaptation.set_aside import num_set_aside
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.evaluation.memorisation import Neighbours, exchange_p
 from spire_core.evaluation.precision_recall import pooled_precision_recall
-from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.coverage import Coverage, coverages
 from spire_core.privacy.membership import ClientScores, auc
 
 TEXT_SCORES = ("prompt_accuracy", "style_distance", "retrieved", "retrieval_rank")
 TEXT_SCORES += ("copied", "shown_distance")
 NOVEL_SCORES = ("fld", "novel_kid")  # that copies cannot win
+AFTER_ALONE = ("elbo", "true_accuracy")
 IF_KNOWN = {"guidance", "forgetting_prompts"}  # columns only where a client has them
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
 FRESH = "fresh"  # the control whose FLD is that of a perfect model
@@ -87,7 +86,9 @@ def _new_client(
 ) -> dict[str, Any]:
     first, kept, client_id = report.curve[0].observed or {}, report.scores_after, report.client_id
     floor, num_real = real.floors[client_id], len(real.features[client_id])
-    num_generated, has_classes = len(report.after.features), report.after.histogram is not None
+    num_generated, tv_floor = len(report.after.features), None
+    if report.after.histogram is not None:
+        tv_floor = _tv_floor(real.mixtures[client_id], num_generated, client_id)
     curves = {name: getattr(curve, field) for field, name in FORGETTING.items()}
     row = {
         "client_id": client_id,
@@ -101,9 +102,7 @@ def _new_client(
         "subset_size": min(kid_subset_size, num_generated, num_real),
         "tv_before": first.get("tv"),
         "tv_after": kept.get("tv"),
-        "tv_floor": _tv_floor(real.mixtures[client_id], num_generated, client_id)
-        if has_classes
-        else None,
+        "tv_floor": tv_floor,
         "heldout_before": first["heldout_loss"],
         "heldout_after": kept["heldout_loss"],
         "nn_train": report.nn_train,
@@ -118,17 +117,12 @@ def _new_client(
     }
     if guarantee := report.guarantee:
         row |= {name: getattr(guarantee, name) for name in ("epsilon", "delta", "noise_multiplier")}
-    for key in (*TEXT_SCORES, *(key for key in kept if key.startswith(OTHER))):
+    others = [key for key in kept if key.startswith(OTHER)]
+    for key in (*TEXT_SCORES, *others, *NOVEL_SCORES):
         if key in kept:
             name = key.removeprefix(OTHER)
-            row |= {f"{name}_before": first[key], f"{name}_after": kept[key]}
-    for name in NOVEL_SCORES:
-        if name in kept:
-            row |= {f"{name}_before": first.get(name), f"{name}_after": kept[name]}
-    if "elbo" in kept:
-        row["elbo"] = kept["elbo"]
-    if "true_accuracy" in kept:
-        row["true_accuracy"] = kept["true_accuracy"]
+            row |= {f"{name}_before": first.get(key), f"{name}_after": kept[key]}
+    row |= {key: kept[key] for key in AFTER_ALONE if key in kept}
     for control, scores in drawn.items():
         row |= {f"{name}_{control}": scores[name] for name in TEXT_SCORES if name in scores}
     return {key: value for key, value in row.items() if value is not None or key not in IF_KNOWN}
@@ -143,7 +137,7 @@ def _tv_floor(mixture: np.ndarray, num_images: int, client_id: int) -> float:
 def with_worlds(
     clients: pd.DataFrame, setting: FederationSetup, adaptation: Adaptation
 ) -> pd.DataFrame:
-    """Return new clients with their numbers of images and steps.
+    """Return new clients with their numbers of images.
 
     With `eval.controls` also with who is like them, and the scores of their controls. Other runs,
     whose tags have the mean coverage, do not work it out again at their end.
@@ -153,7 +147,7 @@ def with_worlds(
     by_id = dict(zip(setting.new_ids, found, strict=False))  # of those shown
     for i, report in enumerate(adaptation.reports):
         num_train = len(setting.partition.split(report.client_id).train)
-        row: dict[str, Any] = {"num_train": num_train, "steps": _steps(setting, report)}
+        row: dict[str, Any] = {"num_train": num_train}
         if has_controls:
             covered, controls = by_id.get(report.client_id), adaptation.image_controls[i]
             row["hull_tv"] = covered and covered.hull_tv
@@ -175,17 +169,6 @@ def new_client_coverages(setting: FederationSetup) -> list[Coverage]:
     shown = setting.partition.shown
     counts = shown.class_counts(setting.data.labels, len(setting.data.class_names))
     return coverages(counts, len(shown.train_clients))
-
-
-def _steps(setting: FederationSetup, report: AdaptReport) -> int | None:
-    """Return a client's steps up to its kept epoch; None with privacy, or if it takes none."""
-    config = setting.config
-    if config.privacy.adapt.is_on or not config.method.record.adapt_parts:
-        return None
-    num_images = len(setting.partition.split(report.client_id).train)
-    if config.sets_aside:
-        num_images -= num_set_aside(num_images)
-    return report.kept_epoch * steps_per_epoch(num_images, config.adapt.batch_size)
 
 
 # --- images that no fit to a new client has drawn -------------------------------------------------

@@ -23,7 +23,7 @@ from pipeline.config.meaning import NUMBERS, say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig, tracking_root
 from pipeline.files.atomic import FORMAT, FORMAT_KEY, read_object, reading, write_json
-from pipeline.files.paths import expanded, lasting, mask
+from pipeline.files.paths import lasting, mask
 from pipeline.runs.layout import LOCK, RECORD, RESULT, RUNS
 from spire_core.errors import BusyError, ConfigError, FormatError, RunError
 
@@ -121,7 +121,7 @@ def find_run(
         ]
     if len(fits) == 1 or (fits and run == "last"):
         return fits[-1]["folder"]
-    folder = expanded(run, "the run")
+    folder = Path(run).expanduser()
     if not fits and (folder / RECORD).is_file():
         return folder.resolve()
     what = f"which fits {len(fits)} of them" if fits else f"which is none of those in {runs}"
@@ -157,8 +157,8 @@ def save_start(
     run_dir: Path, config: Config, preset: str | None, hashes: Mapping[str, str]
 ) -> None:
     """Add what `load_start` and `check_same` read to a run's record."""
-    start = {"preset": preset, "config": storable(config), "hashes": dict(hashes)}
-    update_record(run_dir, numbers=NUMBERS, **start)
+    began = {"version of the numbers": NUMBERS, **hashes}
+    update_record(run_dir, preset=preset, config=storable(config), hashes=began)
 
 
 def has_begun(run_dir: Path) -> bool:
@@ -174,16 +174,11 @@ def check_same(run_dir: Path, hashes: Mapping[str, str]) -> None:
     """
     if not has_begun(run_dir):
         return
-    record = read_record(run_dir)
-    if record["numbers"] != NUMBERS:
+    began, here = read_record(run_dir)["hashes"], {"version of the numbers": NUMBERS, **hashes}
+    if wrong := [name for name, value in here.items() if began[name] != value]:
         raise RunError(
-            f"expected the code with which the run in {run_dir} began (version {record['numbers']} "
-            f"of its numbers), got version {NUMBERS}: use that code again, or start a new run"
-        )
-    if wrong := [name for name, value in hashes.items() if record["hashes"][name] != value]:
-        raise RunError(
-            f"expected the images and weights with which the run in {run_dir} began, got others "
-            f"(by their {wrong[0]}): put them back, or start a new run"
+            f"expected the code, images and weights with which the run in {run_dir} began, got "
+            f"others (by their {wrong[0]}): put them back, or start a new run"
         )
 
 
@@ -196,7 +191,7 @@ def located(config: Config, folder: str = "") -> Config:
     for group, name in PATHS:
         settings = getattr(config, group)
         if (path := getattr(settings, name)) is not None:
-            path = str(lasting(Path(folder, expanded(path)), f"{group}.{name}"))
+            path = str(lasting(Path(folder, Path(path).expanduser()), f"{group}.{name}"))
             config = replace(config, **{group: replace(settings, **{name: path})})
     return config
 

@@ -29,7 +29,6 @@ CORE = PACKAGE.parent / "spire_core"
 
 MODEL_NEEDS = ("mlflow", "numpy", "omegaconf", "safetensors", "torch")
 ROOMS = ("__init__.py", "config", "files", "inference", "runs")  # of `pipeline`, to draw
-OF_CLASSES = "world."  # how params begin that are exact statistics of clients' classes
 NO_ROOMS = ("__pycache__", "weights")  # of `spire_core`: the classifiers' weights score images
 
 
@@ -48,13 +47,12 @@ def log_model(
     from mlflow.entities import LoggedModelOutput
 
     run, config = client.get_run(run_id), read_object(folder / "config.json")["config"]
-    model = _model_of(client, run, name, published_params(run.data.params, config))
+    model = _model_of(client, run, name)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
         try:
-            code = _linked_code(Path(scratch, "code"))
-            needs = needs_of(config)
+            code, needs = _linked_code(Path(scratch, "code")), needs_of(config)
             _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code, needs)
             keep_published(Path(scratch, "model", "artifacts", folder.name), config)
         except OSError:
@@ -79,7 +77,7 @@ def keep_published(saved: Path, config: Mapping[str, Any]) -> None:
     """
     num_clients = config["federation"]["num_clients"]
     last = num_clients + config["federation"]["num_new_clients"]
-    first = num_clients if _is_private(config, "rounds") else 0
+    first = 0 if config["privacy"]["rounds"]["epsilon"] is None else num_clients
     for path in saved.glob("clients/*"):
         client = CLIENT_FILE.fullmatch(path.name)
         if client is None or not first <= int(client[1]) < last:
@@ -88,23 +86,8 @@ def keep_published(saved: Path, config: Mapping[str, Any]) -> None:
         path.unlink()
 
 
-def published_params(params: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the params of a run that its model may show.
-
-    Where anything is private, statistics of all clients' classes stay with the run.
-    """
-    is_private = _is_private(config, "adapt", "rounds")
-    return {k: v for k, v in params.items() if not (is_private and k.startswith(OF_CLASSES))}
-
-
-def _is_private(config: Mapping[str, Any], *groups: str) -> bool:
-    return any(config["privacy"][group]["epsilon"] is not None for group in groups)
-
-
-def _model_of(
-    client: "MlflowClient", run: "Run", name: str, params: dict[str, str]
-) -> "LoggedModel":
-    """Return the run's model of this name, created with these params unless it is there.
+def _model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel":
+    """Return the run's model of this name, created unless it is there.
 
     MLflow repeats a request whose answer is lost, and may have created a second one.
     """
@@ -112,7 +95,7 @@ def _model_of(
     known = f"source_run_id = '{run_id}' AND tags.`{MODEL_TAG}` = '{name}'"
     if not client.search_logged_models([experiment], known):
         model_name = re.sub(r"[/:.%\"']+", "-", run.info.run_name or run_id)  # what MLflow allows
-        client.create_logged_model(experiment, model_name, run_id, {MODEL_TAG: name}, params)
+        client.create_logged_model(experiment, model_name, run_id, {MODEL_TAG: name})
     model, *doubles = client.search_logged_models([experiment], known)
     for double in doubles:
         client.delete_logged_model(double.model_id)

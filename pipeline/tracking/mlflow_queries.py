@@ -3,8 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from spire_core.errors import RunError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 KIND, SWEEP = "spire.kind", "sweep"  # tag and value of a sweep's parent run
 NOTE = "mlflow.note.content"  # MLflow's tag of a description
@@ -24,27 +24,7 @@ NUM_NAMED = 8  # existing runs in the message about a missing one
 MLFLOWS_INFINITY = 1e300  # MLflow stores infinity as the largest float
 
 
-@dataclass(frozen=True)
-class TrackedRun:
-    """One run in the store; `finals` holds the last value of each metric.
-
-    `ended_ms` is None while it runs.
-    """
-
-    run_id: str
-    name: str
-    status: str  # FINISHED, FAILED, KILLED, RUNNING or SCHEDULED
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    finals: Mapping[str, float]
-    started_ms: int
-    ended_ms: int | None = None
-    experiment_id: str = ""
-
-
-def sweep_runs(
-    config: TrackingConfig, words: Sequence[str]
-) -> tuple[TrackedRun | None, list[TrackedRun]]:
+def sweep_runs(config: TrackingConfig, words: Sequence[str]) -> "tuple[Run | None, list[Run]]":
     """Return a sweep's parent run and its children, oldest first; or None and the runs named.
 
     A word is `last` (the latest sweep), a sweep's name (the latest of that name), an id or its
@@ -52,57 +32,42 @@ def sweep_runs(
     RunError if there is no such run or a name fits several; ClusterError if the store does not
     answer.
     """
-    parent, runs = None, dict[str, TrackedRun]()
+    parent, runs = None, dict[str, "Run"]()
     with first_contact(readable_uri(config)) as client:
         for word in words:
             run = _find(client, word)
-            below = _search(client, f"tags.`{PARENT}` = '{run.run_id}'")
-            parent = run if below or run.tags.get(KIND) == SWEEP else None
-            runs |= {run.run_id: run for run in (below if parent is not None else [run])}
-    ordered = sorted(runs.values(), key=lambda run: (run.started_ms, run.run_id))
+            below = _search(client, f"tags.`{PARENT}` = '{run.info.run_id}'")
+            parent = run if below or run.data.tags.get(KIND) == SWEEP else None
+            runs |= {run.info.run_id: run for run in (below if parent is not None else [run])}
+    ordered = sorted(runs.values(), key=lambda run: (run.info.start_time, run.info.run_id))
     return (parent if len(words) == 1 else None), ordered
 
 
-def _find(client: "MlflowClient", word: str) -> TrackedRun:
+def _find(client: "MlflowClient", word: str) -> "Run":
     """Return the one run that a word names; RunError if there is none, or several."""
     sweeps = _search(client, f"tags.`{KIND}` = '{SWEEP}'")
     for run in sweeps:
-        if word in ("last", run.name):
+        if word in ("last", run.info.run_name):
             return run
     runs = _search(client)
-    fits = [run for run in runs if len(word) >= ID_CHARS and run.run_id.startswith(word)]
-    fits = fits or [run for run in runs if run.name == word]
+    fits = [run for run in runs if len(word) >= ID_CHARS and run.info.run_id.startswith(word)]
+    fits = fits or [run for run in runs if run.info.run_name == word]
     if len(fits) == 1:
         return fits[0]
     what = f"which fits {len(fits)} runs" if fits else "which is none"
-    there = fits or [*sweeps[:NUM_NAMED], *runs[:NUM_NAMED]]
-    known = ", ".join(dict.fromkeys(f"{run.run_id[:8]} ({run.name})" for run in there))
+    there = [run.info for run in fits or [*sweeps[:NUM_NAMED], *runs[:NUM_NAMED]]]
+    known = ", ".join(dict.fromkeys(f"{run.run_id[:8]} ({run.run_name})" for run in there))
     raise RunError(
         f"expected a sweep's name or id, a run's name or id, or last, got {word!r}, {what}: "
         f"choose from {known or 'another store, with tracking.uri=URI'}"
     )
 
 
-def _search(client: "MlflowClient", text: str = "") -> list[TrackedRun]:
+def _search(client: "MlflowClient", text: str = "") -> "list[Run]":
     """Return the runs of all experiments that fit a filter, latest first."""
     ids = [one.experiment_id for one in client.search_experiments(max_results=MAX_FOUND)]
-    found = client.search_runs(
-        ids, text, max_results=MAX_FOUND, order_by=["attributes.start_time DESC"]
-    )
-    return [
-        TrackedRun(
-            run.info.run_id,
-            run.info.run_name or run.info.run_id[:8],
-            run.info.status,
-            run.data.params,
-            run.data.tags,
-            run.data.metrics,
-            run.info.start_time or 0,
-            run.info.end_time,
-            run.info.experiment_id,
-        )
-        for run in found
-    ]
+    order = ["attributes.start_time DESC"]
+    return client.search_runs(ids, text, max_results=MAX_FOUND, order_by=order)
 
 
 def histories(
@@ -132,15 +97,9 @@ def artifact_bytes(config: TrackingConfig, run_id: str, path: str) -> bytes | No
     return None
 
 
-def artifact_text(config: TrackingConfig, run_id: str, path: str) -> str | None:
-    """Return the text of a run's artifact, as `artifact_bytes` does."""
-    data = artifact_bytes(config, run_id, path)
-    return None if data is None else data.decode()
-
-
 def table_rows(config: TrackingConfig, run_id: str, path: str) -> list[dict[str, Any]]:
     """Return the rows of a run's table, the artifact `path`; empty if the run has none."""
-    table = json.loads(artifact_text(config, run_id, path) or '{"data": []}')
+    table = json.loads(artifact_bytes(config, run_id, path) or '{"data": []}')
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
@@ -174,9 +133,4 @@ def attach(
             client.log_artifact(run_id, str(file), place.as_posix())
         written = client.get_run(run_id).data.tags.get(NOTE, "")
         if not written or written.splitlines()[0] == note.splitlines()[0]:
-            client.set_tag(run_id, NOTE, shortened(note))
-
-
-def shortened(note: str) -> str:
-    """Return as many whole lines of a description as MLflow takes."""
-    return note if len(note) <= NOTE_CHARS else note[:NOTE_CHARS].rpartition("\n")[0]
+            client.set_tag(run_id, NOTE, note[:NOTE_CHARS])

@@ -31,7 +31,7 @@ from pipeline.runs.record import read_record, update_record
 from pipeline.tracking.mlflow_settings import quiet_mlflow
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import write_cursor
-from spire_core.errors import ConfigError, RunError, StoreError
+from spire_core.errors import RunError, StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,13 +55,13 @@ def first_contact(uri: str) -> "Iterator[MlflowClient]":
 
     path = sqlite_path(uri)
     if path is not None:
-        _check_database(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # One process at a time opens a database, since two that create it at once break it.
         with contextlib.nullcontext() if path is None else FileLock(f"{path}.lock"):
-            _check_server(uri)
+            _check_answer(uri)
             yield MlflowClient(uri)
-    except (MlflowException, SQLAlchemyError, ImportError) as error:  # or no driver
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:  # or no driver
         raise StoreError(
             f"expected an MLflow store at {mask(uri)}, got {error_line(error)!r}: start its "
             "server, or choose another with tracking.uri=URI or MLFLOW_TRACKING_URI, or set "
@@ -69,32 +69,18 @@ def first_contact(uri: str) -> "Iterator[MlflowClient]":
         ) from None
 
 
-def in_store(uri: str) -> str:
-    """Return the variable that stands before a command of MLflow on this store, masked."""
-    return f"MLFLOW_TRACKING_URI={shlex.quote(mask(uri))}"
-
-
-def _check_server(uri: str) -> None:
-    """Raise MlflowException, within seconds, unless a server answers, whatever it answers."""
+def _check_answer(uri: str) -> None:
+    """Raise, within seconds, unless a store answers, whatever it answers: MLflow tries longer."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    if uri.startswith(("http://", "https://")):
-        creds = get_default_host_creds(uri)
-        http_request(creds, "/health", "GET", max_retries=3, timeout=FIRST_S, raise_on_status=False)
-
-
-def _check_database(path: Path) -> None:
-    """Raise what keeps sqlite from opening a file; MLflow would try for a minute first."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path = sqlite_path(uri)
+    if path is not None:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(
-            f"expected an sqlite database at {path}, got {error}: wait until no other process "
-            "writes to it, or choose a folder that can be written with tracking.root=FOLDER"
-        ) from error
+    elif uri.startswith(("http://", "https://")):
+        creds = get_default_host_creds(uri)
+        http_request(creds, "/health", "GET", max_retries=3, timeout=FIRST_S, raise_on_status=False)
 
 
 # --- experiments and runs -------------------------------------------------------------------------
@@ -113,12 +99,6 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig, uri: str) -> s
             experiment = client.get_experiment_by_name(config.experiment)
             if experiment is None:
                 raise
-    if experiment.lifecycle_stage != "active":
-        raise ConfigError(
-            f"expected an active experiment, got {config.experiment!r}, which was deleted: run "
-            f"`{in_store(uri)} mlflow experiments restore -x {experiment.experiment_id}`, or set "
-            "tracking.experiment=OTHER"
-        )
     return experiment.experiment_id
 
 
@@ -160,16 +140,11 @@ def sink_of(run_dir: Path, config: TrackingConfig, is_anew: bool = False) -> Mlf
     uri, record = tracking_uri(config), read_record(run_dir)
     path = sqlite_path(uri)
     if path is not None and not path.is_file() and not is_anew:
-        raise _not_there(record, uri)
+        raise _not_there(record, uri, "none")
     with first_contact(uri) as client:
         stage = stage_of(client, record["run_id"])
-        if stage == "deleted":
-            raise RunError(
-                f"expected run {record['run_id']} in the store {mask(uri)}, got deleted: restore "
-                f"it with {in_store(uri)} mlflow runs restore --run-id {record['run_id']}"
-            )
-        if stage == "none" and not is_anew:
-            raise _not_there(record, uri)
+        if stage == "deleted" or (stage == "none" and not is_anew):
+            raise _not_there(record, uri, stage)
         if stage == "none":
             place = experiment_id(client, replace(config, experiment=record["experiment"]), uri)
             run_id = create_run(client, place, record["run_name"], record["tags"])
@@ -178,14 +153,18 @@ def sink_of(run_dir: Path, config: TrackingConfig, is_anew: bool = False) -> Mlf
         return MlflowSink(client, read_record(run_dir)["run_id"], run_dir)
 
 
-def _not_there(record: Mapping[str, Any], uri: str) -> RunError:
-    """Return the error of a run that the present store does not know, with the words to paste."""
-    word = shlex.quote(f"tracking.uri={record['uri']}")
-    advice = f"add {word} to go on where it began, or --anew to deliver all of it to this store "
-    advice += "as a new run"
-    if record["kind"] == "sweep":  # with a word it would be another sweep
-        advice = f"set {in_store(record['uri'])} to go on where it began"
-    return RunError(f"expected run {record['run_id']} in the store {mask(uri)}, got none: {advice}")
+def _not_there(record: Mapping[str, Any], uri: str, stage: str) -> RunError:
+    """Return the error of a run that the present store has not, with the words to paste."""
+    run_id, began = record["run_id"], record["uri"]
+    if stage == "deleted":
+        there = f"MLFLOW_TRACKING_URI={shlex.quote(mask(uri))}"
+        advice = f"restore it with {there} mlflow runs restore --run-id {run_id}"
+    elif record["kind"] == "sweep":  # with a word it would be another sweep
+        advice = f"set MLFLOW_TRACKING_URI={shlex.quote(began)} to go on where it began"
+    else:
+        advice = f"add {shlex.quote(f'tracking.uri={began}')} to go on where it began, or --anew "
+        advice += "to deliver all of it to this store as a new run"
+    return RunError(f"expected run {run_id} in the store {mask(uri)}, got {stage}: {advice}")
 
 
 # --- where a run comes from -----------------------------------------------------------------------

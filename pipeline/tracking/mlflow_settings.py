@@ -4,10 +4,11 @@ Here and in the other files of this folder mlflow is imported only inside functi
 second, and not every command needs it.
 """
 
-import contextlib
 import logging
 import os
 from typing import Any
+
+from pipeline.config.tracking import TrackingConfig, tracking_uri
 
 DEFAULTS = {  # of the environment; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,35 +35,31 @@ def quiet_mlflow() -> None:
 
 
 class SystemLoad:
-    """Samples MLflow's monitors of processors, memory, disk, network and NVIDIA GPUs.
+    """Samples MLflow's monitors of processors, memory, disk, network and GPUs.
 
     The samples, one for each round, go through the outbox like every metric, so that a server that
     does not answer loses none.
     """
 
-    def __init__(self) -> None:
-        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+    def __init__(self, uri: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self._monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with contextlib.suppress(ImportError, RuntimeError):  # no library of NVIDIA's, or no GPU
-            self._monitors.append(GPUMonitor())
+        self._monitor: Any = SystemMetricsMonitor("never started", tracking_uri=uri)
         self.sample()  # the use of a processor is counted from one sample to the next
 
     def sample(self) -> dict[str, float]:
         """Return the metrics since the last sample, in MLflow's names and units."""
-        sampled: dict[str, float] = {}
-        for monitor in self._monitors:
-            monitor.collect_metrics()
-            sampled |= {f"system/{k}": value for k, value in monitor.aggregate_metrics().items()}
+        self._monitor.collect_metrics()
+        sampled = self._monitor.aggregate_metrics()
+        for monitor in self._monitor.monitors:
             monitor.clear_metrics()
-        return sampled
+        return {f"system/{key}": value for key, value in sampled.items()}
 
 
-def system_load() -> SystemLoad | None:
+def system_load(config: TrackingConfig) -> SystemLoad | None:
     """Return the sampler of this machine, None unless MLflow's own switch is on."""
+    if not config.enabled:
+        return None
     from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 
-    return SystemLoad() if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() else None
+    return SystemLoad(tracking_uri(config)) if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() else None

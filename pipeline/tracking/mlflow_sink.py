@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_TAG = 8000  # characters of a tag's value, after which MLflow cuts it off
+MAX_TABLES = 100  # that a tag has room for
 # MLflow's word for a wrong name or value, and for a run that was deleted. Every other error may
 # pass: it calls even a fault of its database a bad request, and a run unknown whose database is
 # not the one that it will be again.
@@ -122,18 +123,15 @@ class MlflowSink:
         tag, table = "mlflow.loggedArtifacts", {"path": entry["file"], "type": "table"}
         known = json.loads(self._client.get_run(self._run_id).data.tags.get(tag, "[]"))
         if table not in known:
-            known.append(table)
-            while len(json.dumps(known)) > MAX_TAG:
-                del known[0]
-            self._client.set_tag(self._run_id, tag, json.dumps(known))
+            newest = [*known, table][-MAX_TABLES:]
+            self._client.set_tag(self._run_id, tag, json.dumps(newest))
 
     def _send_dataset(self, entry: Entry) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.entities import Dataset, DatasetInput
 
         source, profile = json.dumps({"uri": entry["name"]}), json.dumps(entry["profile"])
         dataset = Dataset(entry["name"], entry["digest"], "local", source, profile=profile)
-        tag = InputTag("mlflow.data.context", entry["context"])
-        self._client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
+        self._client.log_inputs(self._run_id, [DatasetInput(dataset)])
 
     def _send_model(self, entry: Entry) -> None:
         folder = self._own(entry["folder"])

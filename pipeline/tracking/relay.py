@@ -12,17 +12,17 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pipeline.files.paths import error_line
 from pipeline.runs.layout import OUTBOX_LOCK, REFUSED
 from pipeline.tracking.outbox import Entry, entries, num_waiting, read_cursor, write_cursor
-from spire_core.errors import BusyError
 
-MAX_METRICS = 1000  # in one request; MLflow's limit
+MAX_ENTRIES = 20  # of metrics in one request, which may have 1000 of them
 LOCK_WAIT_S = 10.0
 LINGER_S = 1.0  # between two looks into the outbox, so that rounds travel together
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after failures in a row, the last for all others
@@ -48,41 +48,31 @@ class Sink(Protocol):
 
 
 class Relay:
-    """Sends the waiting entries of a run in order; `num_sent` have arrived so far."""
+    """Sends the waiting entries of a run in order.
+
+    `num_sent` have arrived so far. `num_failures`: tries in a row of which no entry arrived.
+    """
 
     def __init__(self, run_dir: Path, sink: Sink) -> None:
-        self.run_dir, self.sink, self.num_sent = run_dir, sink, 0
+        self.run_dir, self.sink = run_dir, sink
+        self.num_sent = self.num_failures = 0
 
-    def send_all(self) -> None:
-        """Send until nothing waits; raises what keeps an entry from being taken for now.
+    def send_all(self) -> str | None:
+        """Send until nothing waits; return None, or what keeps an entry from being taken for now.
 
-        BusyError if another process stays at it: only one sends the entries of a run.
+        Only one process sends the entries of a run.
         """
-        lock = FileLock(self.run_dir / OUTBOX_LOCK)
+        num_sent = self.num_sent
         try:
-            held = lock.acquire(timeout=LOCK_WAIT_S)
-        except Timeout:
-            raise BusyError("another process is delivering them") from None
-        with held:
-            offset, store = read_cursor(self.run_dir)
-            for batch in self._batches(offset if store == self.sink.address else 0):
-                self._send(batch)
-
-    def _batches(self, offset: int) -> Iterator[list[tuple[Entry, int]]]:
-        """Yield the entries that go together from a byte on, each with the byte after it."""
-        batch: list[tuple[Entry, int]] = []
-        num_metrics = 0
-        for entry, after in entries(self.run_dir, offset):
-            num_metrics += len(entry.get("metrics", ()))
-            if batch and (entry["kind"] != "metrics" or num_metrics > MAX_METRICS):
-                yield batch
-                batch, num_metrics = [], len(entry.get("metrics", ()))
-            batch.append((entry, after))
-            if entry["kind"] != "metrics":
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+            with FileLock(self.run_dir / OUTBOX_LOCK, timeout=LOCK_WAIT_S):
+                offset, store = read_cursor(self.run_dir)
+                for batch in _batches(self.run_dir, offset if store == self.sink.address else 0):
+                    self._send(batch)
+        except Exception as error:
+            self.num_failures = 1 if self.num_sent > num_sent else self.num_failures + 1
+            return error_line(error)
+        self.num_failures = 0
+        return None
 
     def _send(self, batch: Sequence[tuple[Entry, int]]) -> None:
         """Send a batch and write the cursor; one of which something is refused goes one by one."""
@@ -103,30 +93,31 @@ class Relay:
         place = self.run_dir / REFUSED
         with place.open("a") as file:
             file.write(json.dumps({"reason": reason, **entry}) + "\n")
-        told = " ".join(str(entry[key]) for key in ("kind", "file", "key", "step") if key in entry)
-        _log.error("the store refuses %s (%s): it is kept in %s", told, reason, place)
+        _log.error("the store refuses an entry (%s): it is kept in %s", reason, place)
+
+
+def _batches(run_dir: Path, offset: int) -> Iterator[list[tuple[Entry, int]]]:
+    """Yield the entries that go together from a byte on, each with the byte after it."""
+    for is_metrics, group in groupby(
+        entries(run_dir, offset), lambda pair: pair[0]["kind"] == "metrics"
+    ):
+        together, size = [*group], MAX_ENTRIES if is_metrics else 1
+        for first in range(0, len(together), size):
+            yield together[first : first + size]
 
 
 def relay_all(run_dir: Path, sink: Sink) -> tuple[int, str | None]:
     """Send all waiting entries; return how many arrived, and the error that came too often."""
-    relay, num_failures = Relay(run_dir, sink), 0
-    while True:
-        num_sent = relay.num_sent
-        try:
-            relay.send_all()
-            return relay.num_sent, None
-        except Exception as error:
-            num_failures = 1 if relay.num_sent > num_sent else num_failures + 1
-            if num_failures == NUM_TRIES:
-                return relay.num_sent, error_line(error)
+    relay = Relay(run_dir, sink)
+    while (problem := relay.send_all()) and relay.num_failures < NUM_TRIES:
         time.sleep(PAUSES_S[0])
+    return relay.num_sent, problem
 
 
 class RelayThread:
     """A thread that sends the entries of a run as they are appended, until `close`."""
 
     def __init__(self, run_dir: Path, sink: Sink) -> None:
-        self.run_dir = run_dir
         self._relay = Relay(run_dir, sink)
         self._is_closing = threading.Event()
         self._deadline = math.inf  # for the last tries
@@ -140,25 +131,18 @@ class RelayThread:
         self._deadline = time.monotonic() + timeout_s
         self._is_closing.set()
         self._thread.join(timeout_s)  # if it waits for a server, it ends with that request
-        return num_waiting(self.run_dir)
+        return num_waiting(self._relay.run_dir)
 
     def _run(self) -> None:
-        num_failures, name = 0, self.run_dir.name
+        relay = self._relay
         while time.monotonic() < self._deadline:
-            is_closing, num_sent = self._is_closing.is_set(), self._relay.num_sent
-            try:
-                self._relay.send_all()
-                if is_closing:  # nothing was appended since
-                    return
-                if num_failures > 1:
-                    _log.info("run %s: its store takes entries again", name)
-                num_failures, pause_s = 0, LINGER_S
-            except Exception as error:
-                num_failures = 1 if self._relay.num_sent > num_sent else num_failures + 1
-                if num_failures == 2:  # a first one may be two runs that write the same at once
-                    text = "run %s: its store takes no entries (%s): all is kept in %s meanwhile"
-                    _log.warning(text, name, error_line(error), self.run_dir)
-                pause_s = PAUSES_S[min(num_failures, len(PAUSES_S)) - 1]
+            is_closing, problem = self._is_closing.is_set(), relay.send_all()
+            if is_closing and problem is None:  # nothing was appended since
+                return
+            if relay.num_failures == 2:  # a first one may be two runs that write the same at once
+                text = "run %s: its store takes no entries (%s): all is kept in %s meanwhile"
+                _log.warning(text, relay.run_dir.name, problem, relay.run_dir)
+            pause_s = PAUSES_S[min(relay.num_failures, len(PAUSES_S)) - 1] if problem else LINGER_S
             if is_closing:
                 time.sleep(PAUSES_S[0])
             else:

@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -36,11 +36,11 @@ from pipeline.tracking.relay import RelayThread, Sink, relay_all
 from spire_core.errors import RunError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_WAIT_S, KILLED_WAIT_S = 30.0, 5.0  # for the store, when a run ends
-PREVIEW_SIZE = 256  # pixels of an image's longer side, as MLflow's own
 EACH_ITS_OWN = -1.0  # the guidance of a model that leaves it to each client
 _log = logging.getLogger(__name__)
 
@@ -153,8 +153,8 @@ class Tracker:
         """
         if not self._outbox.has("image", key, step):
             # MLflow's UI reads key and step from the name.
-            moment = f"timestamp+{now_ms()}+{uuid.uuid4()}"
-            name = f"images/{key.replace('/', '~')}+step+{step}+{moment}.png"
+            name = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{now_ms()}"
+            name += f"+{uuid.uuid4()}.png"
             self._append_file("image", name, lambda p: _write_image(p, image), key=key, step=step)
 
     def log_figure(self, figure: "Figure", path: str) -> None:
@@ -165,13 +165,13 @@ class Tracker:
         """Record a copy of a file as the artifact `path`."""
         self._append_file("file", path, lambda p: shutil.copyfile(source, p))
 
-    def log_table(self, path: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Record columns of one length as the table `path` (.json, as MLflow's), replacing it.
+    def log_table(self, path: str, table: "pd.DataFrame") -> None:
+        """Record a table as the artifact `path` (.json, as MLflow's), replacing it.
 
-        A number that is not finite becomes null. ValueError if the columns' lengths differ.
+        A number that is not finite becomes null.
         """
-        rows = finite_values([*zip(*columns.values(), strict=True)])
-        text = json.dumps({"columns": list(columns), "data": rows}, allow_nan=False)
+        rows = [[*row] for row in table.itertuples(index=False)]
+        text = json.dumps(finite_values({"columns": [*table], "data": rows}))
         self._append_file("table", path, lambda p: p.write_text(text))
 
     def log_dict(self, values: Mapping[str, Any], path: str) -> None:
@@ -183,27 +183,10 @@ class Tracker:
             text = write_yaml(plain, indent=2, default_flow_style=False) + "\n"
         self._append_file("file", path, lambda p: p.write_text(text))
 
-    def log_dataset(
-        self, images: np.ndarray, labels: np.ndarray, name: str, sha256: str, context: str
-    ) -> None:
-        """Record which data the run used: name, hash, shapes and class counts, but not the data.
-
-        images (N, ...), labels (N,). `sha256` is that of both in hexadecimal; its first 36 digits
-        become MLflow's digest. `context` names the use of the data, such as `pretrain`.
-        """
-        classes, counts = np.unique(labels, return_counts=True)
-        self._append(
-            "dataset",
-            name=name,
-            digest=sha256[:36],
-            context=context,
-            profile={
-                "num_examples": len(images),
-                "image_shape": list(images.shape[1:]),
-                "class_counts": dict(zip(map(str, classes), counts.tolist(), strict=True)),
-                "sha256": sha256,
-            },
-        )
+    def log_dataset(self, name: str, sha256: str, num_examples: int) -> None:
+        """Record which data the run used, but not the data; the hash's start is MLflow's digest."""
+        profile = {"num_examples": num_examples, "sha256": sha256}
+        self._append("dataset", name=name, digest=sha256[:36], profile=profile)
 
     def log_model(
         self, folder: Path, image_shape: tuple[int, int, int], guidance: float = 1.0
@@ -281,23 +264,17 @@ class NullTracker(Tracker):
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, C) uint8, and its preview beside it."""
-    from PIL import Image
+    from mlflow.tracking.multimedia import compress_image_size, convert_to_pil_image
 
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture = convert_to_pil_image(image)
     picture.save(path)
-    scale = PREVIEW_SIZE / max(picture.size)
-    width, height = (max(1, int(side * scale)) for side in picture.size)
-    picture.resize((width, height)).save(path.with_name(preview_name(path.name)))
+    compress_image_size(picture).save(path.with_name(preview_name(path.name)))
 
 
 def finite_values(value: Any) -> Any:
     """Return nested values as JSON can hold them: None for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {key: finite_values(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_values(entry) for entry in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    text = json.dumps(value, default=np.generic.item)
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 # --- the end of a run whose process is gone -------------------------------------------------------

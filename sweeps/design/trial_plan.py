@@ -9,7 +9,7 @@ from pipeline.cluster.actor_plan import (
     gpu_share,
     most_useful_actors,
     num_fitting,
-    plan_actors,
+    plan_on_nodes,
 )
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
@@ -90,7 +90,7 @@ def plan_trial(
         num_gpus = gpu_share(cluster.get("GPU", 0.0), num_actors * at_once)
     if is_growing:
         return TrialPlan(ActorPlan(num_actors, asked.num_cpus, num_gpus))
-    plan = plan_actors(replace(asked, num_actors=num_actors, num_gpus=num_gpus), cluster, most)
+    plan = plan_on_nodes(replace(asked, num_actors=num_actors, num_gpus=num_gpus), [cluster], most)
     # Only an actor can be given up on without the trial.
     outlives = config.federation.client_timeout_s is not None
     needs_actor = asked.num_actors != "auto" or plan.num_gpus > 0 or outlives

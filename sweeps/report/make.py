@@ -20,7 +20,7 @@ from pipeline.figures.style import svg_text
 from pipeline.files.atomic import write_whole
 from pipeline.files.paths import lasting
 from pipeline.results.metric_names import CONTROLS_TABLE, DROPPED, NEW_CLIENTS_TABLE, ROUND_S
-from pipeline.tracking.mlflow_queries import TrackedRun, artifact_text, attach
+from pipeline.tracking.mlflow_queries import artifact_bytes, attach
 from spire_core.errors import RunError
 from sweeps.primary import primaries
 from sweeps.report import compare, figures, tables
@@ -40,6 +40,8 @@ from sweeps.report.runs import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from pipeline.tracking.mlflow_queries import Run
 
 SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
 TRIALS_FILE = "config/trials.yaml"  # likewise: the ids of its trials, as it began
@@ -182,13 +184,13 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
             f"expected a finished experiment in {' '.join(words)!r}, got "
             f"{_counted(asked.status) or 'no run'}: wait for one, or name another sweep"
         )
-    name = parent.name if parent else str(runs.run_id[0][: tables.ID_CHARS])
+    name = parent.info.run_name if parent else str(runs.run_id[0][: tables.ID_CHARS])
     folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "report"
     chosen = compare.best_settings(runs)
     curves = read_curves(config, chosen, CURVES)
     chosen = with_costs(chosen, curves)
     clients = read_tables(config, chosen, NEW_CLIENTS_TABLE)
-    sweep_file = (artifact_text(config, parent.run_id, SWEEP_FILE) or "") if parent else ""
+    sweep_file = _text(config, parent, SWEEP_FILE)
     recorded = read_text(sweep_file, SWEEP_FILE)
 
     # 2. Compare.
@@ -220,7 +222,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     report = Report(
         name=name,
         folder=lasting(out or tracking_root(config) / "reports" / folder, "--out"),
-        parent_id=parent.run_id if parent else None,
+        parent_id=parent.info.run_id if parent else None,
         question=str(recorded.get("question") or ""),
         facts=_facts(asked, runs),
         notes=_notes(runs, chosen),
@@ -238,17 +240,21 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     # 4. Write and attach.
     paths = report.write()
     if parent:
-        attach(config, parent.run_id, report.folder, paths, report.note())
+        attach(config, parent.info.run_id, report.folder, paths, report.note())
     return report
 
 
-def _planned(config: TrackingConfig, parent: TrackedRun | None, runs: pd.DataFrame) -> pd.DataFrame:
+def _text(config: TrackingConfig, parent: "Run | None", path: str) -> str:
+    """Return the text of a sweep's artifact, empty if there is none."""
+    return (artifact_bytes(config, parent.info.run_id, path) or b"").decode() if parent else ""
+
+
+def _planned(config: TrackingConfig, parent: "Run | None", runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs of the trials that a sweep had when it began.
 
     Seeds and settings that are added later must not decide what it finds.
     """
-    ids = artifact_text(config, parent.run_id, TRIALS_FILE) if parent else None
-    if ids:
+    if ids := _text(config, parent, TRIALS_FILE):
         runs = runs[runs["tags.spire.trial_id"].isin(read_text(ids, TRIALS_FILE)["trial_ids"])]
     return runs
 
@@ -309,9 +315,9 @@ def _pictures(
     return pictures
 
 
-def _links(config: TrackingConfig, parent: TrackedRun | None, runs: pd.DataFrame) -> dict[str, str]:
+def _links(config: TrackingConfig, parent: "Run | None", runs: pd.DataFrame) -> dict[str, str]:
     """Return the pages of runs in MLflow's UI by their ids; a store without pages has none."""
-    ids = {parent.run_id: parent.experiment_id} if parent else {}
+    ids = {parent.info.run_id: parent.info.experiment_id} if parent else {}
     ids |= dict(zip(runs.run_id, runs.experiment_id, strict=True))
     pages = {run_id: run_address(config, experiment, run_id) for run_id, experiment in ids.items()}
     return {run_id: page for run_id, page in pages.items() if page.startswith("http")}

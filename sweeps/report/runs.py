@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from typing import Any  # cells of frames: pandas has no types of its own
+from typing import TYPE_CHECKING, Any  # Any for cells of frames: pandas has no types of its own
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.results import metric_names as names
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import (
-    TrackedRun,
     artifact_bytes,
     histories,
     is_known,
@@ -24,6 +23,9 @@ from pipeline.tracking.mlflow_queries import (
 from spire_core.config.method import OTHER_METHODS, find_method
 from spire_core.methods import METHODS
 from sweeps.primary import HELDOUT, TASK
+
+if TYPE_CHECKING:
+    from pipeline.tracking.mlflow_queries import Run
 
 UNSET = "None"  # how a setting that is not given is logged
 IGNORED = ("seed", "method.name", "resources.", "tracking.", "data.root", "data.path", "world.")
@@ -43,28 +45,27 @@ KEYS = ["task", "method", "setting"]
 MAX_SAMPLES = 8
 
 
-def read_runs(
-    config: TrackingConfig, words: Iterable[str]
-) -> tuple[TrackedRun | None, pd.DataFrame]:
+def read_runs(config: TrackingConfig, words: Iterable[str]) -> "tuple[Run | None, pd.DataFrame]":
     """Return a sweep's own run, if words name one, and the runs that they name, as `sweep_runs`."""
     parent, runs = sweep_runs(config, [*words])
     return parent, frame_of(runs)
 
 
-def frame_of(runs: Iterable[TrackedRun]) -> pd.DataFrame:
+def frame_of(runs: "Iterable[Run]") -> pd.DataFrame:
     """Return a row for each run.
 
     Settings and metrics are columns by their names, tags by theirs after `tags.`. The store has few
     of the settings that are at their default. `unknown`: metrics that are no finite numbers.
     """
     rows = [
-        {"run_id": run.run_id, "name": run.name, "status": run.status, "began_ms": run.started_ms}
-        | {"ended_ms": run.ended_ms, "experiment_id": run.experiment_id}
-        | {"method": run.params.get("method.name", run.tags.get("method"))}
-        | {"unknown": [key for key, value in run.finals.items() if not is_known(value)]}
-        | {f"tags.{key}": value for key, value in run.tags.items()}
-        | {**default_params(), **run.params}
-        | {key: value for key, value in run.finals.items() if is_known(value)}
+        {"run_id": run.info.run_id, "name": run.info.run_name, "status": run.info.status}
+        | {"began_ms": run.info.start_time, "ended_ms": run.info.end_time}
+        | {"experiment_id": run.info.experiment_id}
+        | {"method": run.data.params.get("method.name", run.data.tags.get("method"))}
+        | {"unknown": [key for key, value in run.data.metrics.items() if not is_known(value)]}
+        | {f"tags.{key}": value for key, value in run.data.tags.items()}
+        | {**default_params(), **run.data.params}
+        | {key: value for key, value in run.data.metrics.items() if is_known(value)}
         for run in runs
     ]
     return pd.DataFrame(rows, columns=None if rows else ["run_id", "status", "method"])

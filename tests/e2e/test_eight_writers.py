@@ -13,6 +13,7 @@ WRITE = """
 import os, sys, traceback
 import mlflow, mlflow.store.tracking.sqlalchemy_store
 import numpy as np
+import pandas as pd
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.tracker import Tracker
 
@@ -23,7 +24,7 @@ def write(i):
             tracker.log_metrics({f"m{k}": i + step / 10 + k / 1000 for k in range(6)}, step)
             if step % 10 == 0:
                 tracker.log_image("samples", np.full((8, 8, 3), step, np.uint8), step)
-                tracker.log_table(f"tables/{step}.json", {"client_id": [i]})
+                tracker.log_table(f"tables/{step}.json", pd.DataFrame({"client_id": [i]}))
 
 children = {}
 for i in range(int(sys.argv[2])):

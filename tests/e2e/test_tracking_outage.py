@@ -18,19 +18,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import ray
 from failing_proxy import Proxy
 from mlflow import MlflowClient
 
-from pipeline.cluster.session import cluster
 from pipeline.runs.layout import RECORD, REFUSED
-from pipeline.tracking import tracker
 from pipeline.tracking.outbox import entries, num_waiting, read_cursor, read_points
 from sweeps.cli import main
-from sweeps.design.points import Trial
-from sweeps.execution.trial import Command, Report, run_trial
-
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # trials cannot import a test file
 
 pytestmark = pytest.mark.slow
 NUM_ROUNDS = 60
@@ -215,65 +208,3 @@ def test_a_server_that_fails_30_percent_of_all_requests_gets_everything_once(
     named = f"attributes.run_name = '{client.get_run(run.run_dir.name).info.run_name}'"
     running = f"{named} and attributes.status = 'RUNNING'"
     assert not client.search_runs([place], running)  # none was created twice
-
-
-def short_trial(command: Command, trial: Trial, report: Report) -> None:
-    """Run a trial, in a process of its own, that does not wait long for its store."""
-    tracker.FINISH_WAIT_S = IN_VAIN_S
-    run_trial(command, trial, report)
-
-
-@pytest.fixture
-def sweep(
-    server: Server,
-    tmp_path: Path,
-    mnist_root: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Callable[[], tuple[int, dict[str, Any], str]]]:
-    """Types `spire sweep` in this process, for two trials, one after the other."""
-    monkeypatch.setattr("sweeps.execution.tune.run_trial", short_trial)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
-    monkeypatch.setenv("SPIRE_DATA", str(mnist_root))
-    (tmp_path / "study.yaml").write_text("{}")
-    words = ["preset=smoke", "seeds=[0,1]", "concurrency=1", "max_failures=0", "report=false"]
-    words += ["federation.num_rounds=3", "eval.every=0", "resources.pool=local", *SMALL]
-
-    def typed() -> tuple[int, dict[str, Any], str]:
-        code = main(["sweep", str(tmp_path / "study.yaml"), "--json", *words])
-        out, said = capsys.readouterr()
-        return code, json.loads(out), said
-
-    with cluster(num_cpus=2):
-        yield typed
-
-
-def test_a_trial_that_cannot_begin_meanwhile_is_run_by_the_same_command(
-    server: Server, sweep: Callable[[], tuple[int, dict[str, Any], str]], tmp_path: Path
-) -> None:
-    has_ended = threading.Event()
-
-    def end_server() -> None:  # when the first trial has begun
-        while not list(tmp_path.glob("studies/*/trials/*/run")) and not has_ended.wait(0.05):
-            pass
-        server.end(signal.SIGKILL)
-
-    killer = threading.Thread(target=end_server)
-    killer.start()
-    try:
-        code, told, said = sweep()
-    finally:
-        has_ended.set()
-        killer.join()
-    assert code == 130
-    assert (told["num_finished"], told["num_failed"], told["num_unfinished"]) == (1, 0, 1)
-    first, second = told["trials"]
-    assert (first["status"], second["status"]) == ("finished", "unfinished")
-    assert "could not begin: spire_core.errors.StoreError: expected an MLflow store at" in said
-
-    server.start()
-    code, again, _ = sweep()
-    assert code == 0
-    assert (again["num_finished"], again["num_skipped"]) == (2, 1)
-    assert again["parent_run_id"] == told["parent_run_id"]

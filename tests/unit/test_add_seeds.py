@@ -37,9 +37,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Mac
                     params |= {"adapt.lr": RATES[method], "federation.num_new_clients": 2}
                     tracker.log_params(params)
                     new = {"client_id": [7, 8], "kid_after": [kid, kid], "nn_share": [0.5, None]}
-                    tracker.log_table("tables/new_clients.json", new)
+                    tracker.log_table("tables/new_clients.json", pd.DataFrame(new))
                     old = {"client_id": [0], "kid": [0.1]}
-                    tracker.log_table("tables/pretrain_round_3.json", old)
+                    tracker.log_table("tables/pretrain_round_3.json", pd.DataFrame(old))
         return config
 
     return store_of

@@ -14,7 +14,6 @@ from pipeline.checkpoint.checkpointer import (
     ENDING_UPLOAD_S,
     LAST_UPLOAD_S,
     Checkpointer,
-    in_background,
 )
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config
@@ -174,8 +173,3 @@ def test_the_end_of_the_rounds_tells_the_error_that_matters_and_waits_for_the_up
             raise error
     assert mirror.limits_s == [limit_s]
     assert caplog.messages == ([str(fault)] if fault is not None and error is not None else [])
-
-
-def test_work_in_the_background_hands_back_its_error() -> None:
-    with pytest.raises(ZeroDivisionError):
-        in_background(lambda: 1 // 0, "nothing").result(60)

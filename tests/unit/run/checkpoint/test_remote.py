@@ -246,16 +246,11 @@ def test_an_address_of_no_storage_is_refused(uri: str) -> None:
         open_storage(uri)
 
 
-@pytest.mark.parametrize("place", ["root/runs", "way/x"])
-def test_a_storage_among_the_runs_is_refused(place: str, run_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "root").symlink_to(tmp_path / "here")
+def test_a_storage_among_the_runs_is_refused(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(run_dir.parent)
-    root = str(tmp_path / "root")
-    config = TrackingConfig(root=root, storage=f"file://{tmp_path}/{place}")
+    config = TrackingConfig(root=str(tmp_path / "here"), storage=f"file://{tmp_path}/way/x")
     with pytest.raises(ConfigError, match=r"expected tracking\.storage outside of .*/runs, wh"):
         check_storage(config)
-    beside = TrackingConfig(root=root, storage=f"file://{tmp_path}/root/runs-kept")
-    assert check_storage(beside) is not None
 
 
 def test_the_storage_of_a_copy_follows_from_its_address() -> None:

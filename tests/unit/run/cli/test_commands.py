@@ -4,10 +4,8 @@ import contextlib
 import io
 import json
 import re
-import runpy
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,14 +112,6 @@ sys.exit(len(found | {"ray", "matplotlib", "mlflow"} & {*sys.modules}))"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_sweeps_as_a_module_has_both_of_its_verbs(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    for words, verb in ((["--help"], "sweep"), (["report", "-h"], "report")):
-        monkeypatch.setattr(sys, "argv", ["sweeps", *words])
-        with pytest.raises(SystemExit, match="0"):
-            runpy.run_module("sweeps", run_name="__main__")
-        assert capsys.readouterr().out.startswith(f"Usage: spire {verb}")
-
-
 STORE = "tracking.uri=http://me:hunter2@127.0.0.1:9"  # where nothing listens
 
 
@@ -151,35 +141,9 @@ def test_dry_run_is_one_object(spire, monkeypatch: pytest.MonkeyPatch) -> None:
         assert told["partition"]["world"][name] == pytest.approx(mean, abs=1e-5)
 
 
-def test_dry_run_text_says_who_what_and_where(spire) -> None:
-    said = spire("run", "--dry-run", "smoke", "resources.pool=local", STORE)
-    assert said.code == 0
-    assert fingerprint(load_config("smoke", ["resources.pool=local"])) in said.out
-    assert len(re.findall(r"^ *new \d", said.out, re.MULTILINE)) == 2
-    for line in (r"params_trainable_new_client +16", r"estimate_s +\d+", r"world.hull_tv +\d"):
-        assert re.search(f"^{line}", said.out, re.MULTILINE)
-    assert "hunter2" not in said.out + said.err
-
-
 def test_a_mistake_shows_no_password(spire) -> None:
     said = spire("run", "smoke", "seed=http://me:hunter2@127.0.0.1:9")
     assert_one_sentence(said, "seed", "http://me:***@127.0.0.1:9")
-
-
-def test_data_show_tells_and_draws(spire, tmp_path: Path) -> None:
-    told = json.loads(spire("data", "show", "smoke", "--json", "--out", "who/holds.png").out)
-    assert len(told["clients"]) == 8
-    said = spire("data", "show", "smoke").out
-    assert told["hash"] in said
-    assert f"{told['world']['hull_tv']:.3g}" in said
-    with Image.open(tmp_path / "who" / "holds.png") as picture:
-        assert picture.width > 100
-
-
-def test_data_fetch_leaves_what_is_intact(spire, mnist_root: Path) -> None:
-    said = spire("data", "fetch", "mnist", "--json")
-    assert json.loads(said.out) == {"name": "mnist", "path": str(mnist_root / "mnist.npz")}
-    assert "intact" in said.err
 
 
 def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,17 +153,6 @@ def test_an_interrupt_is_no_traceback(spire, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("pipeline.data.fetch.fetch", interrupt)
     said = spire("data", "fetch", "mnist")
     assert (said.code, said.out, said.err) == (130, "", "spire data fetch: interrupted\n")
-
-
-def test_stdout_of_libraries_goes_to_stderr(spire, monkeypatch: pytest.MonkeyPatch) -> None:
-    def noisy(*args: object, **kwargs: object) -> Path:
-        print("a library talks")
-        return Path("somewhere")
-
-    monkeypatch.setattr("pipeline.data.fetch.fetch", noisy)
-    said = spire("data", "fetch", "mnist", "--json")
-    assert json.loads(said.out) == {"name": "mnist", "path": "somewhere"}
-    assert said.err == "a library talks\n"
 
 
 # --- a finished run: draw from it, and add a client ---------------------------------------------
@@ -244,16 +197,6 @@ def test_a_client_arrives_with_a_budget_that_its_file_carries(spire, finished_ru
     keyed = [SavedRun.load(finished_run).client_state(c).parts["client_emb"] for c in (30, 31, 32)]
     assert not torch.equal(keyed[0], keyed[1])
     assert not torch.equal(keyed[1], keyed[2])  # a client's noise is its own
-
-
-def test_an_arrival_leaves_nothing_beside_the_run(
-    spire, finished_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    assert spire("adapt", "tiny", "--data", "mnist", "--num-images", "4").code == 0
-    assert list(scratch.iterdir()) == []
 
 
 def test_arrivals_take_the_next_free_id_and_no_taken_one(spire, finished_run: Path) -> None:
@@ -347,33 +290,3 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("round 45/45  loss 0.5000, 0.30 s, 00:00 left")
-
-
-def test_the_time_left_is_that_of_a_resumed_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty rounds of ten seconds are left, after twenty in this process of a run of 200."""
-    clock = iter([1000.0, 1200.0])
-    monkeypatch.setattr("pipeline.cli.progress.time.monotonic", lambda: next(clock))
-    stream = io.StringIO()
-    progress = Progress(stream)
-    driver: Any = None
-    progress.plan(["fine-tuning 4 pre-training clients", "adapting 3 new clients"])
-    progress.begin_rounds(range(160, 200))
-    progress.after_round(RoundStats(179, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
-    said = "03:20 left, then fine-tuning 4 pre-training clients, then adapting 3 new clients\n"
-    assert stream.getvalue().endswith(said)
-
-
-def test_progress_in_a_terminal_is_one_bar() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    progress = Progress(stream)
-    driver: Any = None
-    progress.begin_rounds(range(5))
-    for i in range(5):
-        progress.after_round(RoundStats(i, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
-    progress.close()
-    assert stream.getvalue().count("\n") == 1
-    assert "5/5" in stream.getvalue()

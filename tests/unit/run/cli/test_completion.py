@@ -1,12 +1,11 @@
 """What a tab offers after a part of a command, as bash asks for it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from sweeps.cli import main
 
 
 @pytest.mark.parametrize(
@@ -18,21 +17,20 @@ import pytest
     ],
 )
 def test_a_tab_offers_what_can_follow(
-    tmp_path: Path, line: str, some: set[str], none: set[str]
+    tmp_path: Path, line: str, some: set[str], none: set[str], monkeypatch, capsys
 ) -> None:
-    run = tmp_path / "runs" / "0123"
-    run.mkdir(parents=True)
+    (tmp_path / "runs" / "0123").mkdir(parents=True)
     record = {"run_id": "0123", "run_name": "the-one", "started_ms": 1, "kind": "run"}
-    (run / "run.json").write_text(json.dumps(record | {"tracked": False, "uri": ""}))
-    words = line.split(" ")
-    asked = {
+    (tmp_path / "runs" / "0123" / "run.json").write_text(json.dumps(record))
+    for name, value in {
         "_SPIRE_COMPLETE": "bash_complete",
         "COMP_WORDS": line,
-        "COMP_CWORD": f"{len(words) - 1}",
-    }
-    code = "from sweeps.cli import main; main()"
-    env = {**os.environ, **asked, "SPIRE_ROOT": str(tmp_path)}
-    told = subprocess.run([sys.executable, "-c", code], env=env, stdout=-1, text=True, check=True)
-    offered = {word.partition(",")[2] for word in told.stdout.split()}
+        "COMP_CWORD": f"{len(line.split(' ')) - 1}",
+        "SPIRE_ROOT": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main([])
+    offered = {word.partition(",")[2] for word in capsys.readouterr().out.split()}
     assert some <= offered
     assert not none & offered

@@ -35,7 +35,6 @@ MISTAKES = {  # what is typed, and what the answer names
     "sweep typo.yaml": "axis",
     "report nobody": "tracking.root",
     "resume nobody": "nobody",
-    "resume nobody tracking.root=~nosuchuser/runs": "tracking.root",
     "resume nobody client.lr=1": "client.lr=1",
     "sample nobody": "nobody",
     "sample last --num 0": "--num",

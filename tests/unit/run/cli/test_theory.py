@@ -22,7 +22,7 @@ from pipeline.theory import (
     scaling,
 )
 from pipeline.theory.config import EXPERIMENTS, load_theory
-from pipeline.theory.outcome import Claim, Outcome
+from pipeline.theory.outcome import Claim
 from pipeline.theory.replicates import draw_replicates, scores, slope
 from pipeline.theory.run import run_theory
 from spire_core.errors import RunError
@@ -69,13 +69,6 @@ def verdicts(claims: list[Claim]) -> list[bool | None]:
 # --- the command, and what is recorded ----------------------------------------------------------
 
 
-def test_names_stand_for_experiments_and_settings_lie_over_them() -> None:
-    assert load_theory("all").experiments == EXPERIMENTS
-    assert load_theory("theorem").experiments == ("scaling", "failure")
-    config = load_theory("bridge", ["w=0.25", "replicates=9"])
-    assert (config.experiments, config.w, config.replicates) == (("bridge",), 0.25, 9)
-
-
 @pytest.mark.usefixtures("small")
 def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,28 +108,6 @@ def test_a_run_is_recorded_in_mlflow(spire, new_database: Path) -> None:
     assert {"plots", "tables", "claims", "config"} <= kinds
 
 
-def test_a_dry_run_prints_the_settings_and_runs_nothing(spire) -> None:
-    code, out, _ = spire("theorem", "w=0.25", "--dry-run")
-    assert code == 0
-    assert "w: 0.25" in out
-    assert not list(Path.cwd().iterdir())
-
-
-@pytest.mark.parametrize(
-    ("argv", "part"),
-    [
-        (["theorm"], "did you mean theorem?"),
-        (["theorem", "w=0.5"], "w in (0, 0.5), got 0.5"),
-        (["theorem", "replicats=9"], "replicats"),
-        (["theorem", "experiments=[scalling]"], "did you mean scaling?"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(spire, argv: list[str], part: str) -> None:
-    code, out, err = spire(*argv)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert part in err
-
-
 def test_a_claim_that_fails_is_exit_code_1(spire, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of descent do not reach the weights, as enough replicates show."""
     for name, value in {"SHAPES": (("general", 3),), "STEPS": 2, "AVERAGED": 1}.items():
@@ -144,21 +115,6 @@ def test_a_claim_that_fails_is_exit_code_1(spire, monkeypatch: pytest.MonkeyPatc
     code, out, _ = spire("components", "replicates=200", "tracking.enabled=false")
     assert code == 1
     assert "FAIL general-3: n * MSE" in out
-
-
-def test_a_table_has_errors_beside_values_and_is_transposed_if_wide() -> None:
-    frame = pd.DataFrame({"d": [2, 16], "a": [0.12345, float("nan")], "a +-": [0.01, 0.02]})
-    lines = str(Outcome("T", [Claim("seen")], {"name": frame})).splitlines()
-    assert [line.split() for line in lines if line] == [
-        ["T"],
-        ["name"],
-        ["d", "a"],
-        ["2", "0.123", "+-0.01"],
-        ["16", "-"],
-        ["note", "seen"],
-    ]
-    wide = pd.DataFrame({f"x{i}": [i, i + 1] for i in range(9)})
-    assert str(Outcome("T", [], {"name": wide})).splitlines()[4].split() == ["x1", "1", "2"]
 
 
 # --- measuring ----------------------------------------------------------------------------------

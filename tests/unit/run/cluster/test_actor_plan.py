@@ -10,16 +10,15 @@ from pipeline.cluster.actor_plan import (
     allotted_cpus,
     choose_device,
     machine_resources,
-    plan_actors,
     plan_on_nodes,
 )
 from pipeline.config.resources import ResourcesConfig
-from spire_core.errors import ClusterError, ConfigError
+from spire_core.errors import ClusterError
 
 
 def test_auto_fills_the_cpus_but_no_more_than_can_be_useful() -> None:
-    assert plan_actors(ResourcesConfig(), {"CPU": 2.0}, 4) == ActorPlan(2, 1.0, 0.0)
-    assert plan_actors(ResourcesConfig(), {"CPU": 64.0}, 4) == ActorPlan(4, 1.0, 0.0)
+    assert plan_on_nodes(ResourcesConfig(), [{"CPU": 2.0}], 4) == ActorPlan(2, 1.0, 0.0)
+    assert plan_on_nodes(ResourcesConfig(), [{"CPU": 64.0}], 4) == ActorPlan(4, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(("told", "cpus"), [("3", 3), ("0", None), ("", None), ("16(x2)", None)])
@@ -33,9 +32,9 @@ def test_a_job_of_slurm_has_the_cpus_that_it_was_given(
 
 def test_gpus_are_shared_in_fractions() -> None:
     have = {"CPU": 16.0, "GPU": 2.0}
-    assert plan_actors(ResourcesConfig(), have, 8) == ActorPlan(8, 1.0, 0.25)
-    assert plan_actors(ResourcesConfig(num_gpus=0.5), have, 8) == ActorPlan(4, 1.0, 0.5)
-    three = plan_actors(ResourcesConfig(num_actors=3), {"CPU": 4.0, "GPU": 1.0}, 8)
+    assert plan_on_nodes(ResourcesConfig(), [have], 8) == ActorPlan(8, 1.0, 0.25)
+    assert plan_on_nodes(ResourcesConfig(num_gpus=0.5), [have], 8) == ActorPlan(4, 1.0, 0.5)
+    three = plan_on_nodes(ResourcesConfig(num_actors=3), [{"CPU": 4.0, "GPU": 1.0}], 8)
     assert three.num_gpus == 0.3333  # three of these fit one GPU
 
 
@@ -55,25 +54,11 @@ def test_actors_are_planned_where_they_can_be() -> None:
 def test_what_can_never_fit_is_refused() -> None:
     only = r"num_cpus or num_gpus \(num_actors and num_gpus may be auto\)$"
     with pytest.raises(ClusterError, match=f"of which 0 fit: lower resources.num_actors, {only}"):
-        plan_actors(ResourcesConfig(num_cpus=100.0), {"CPU": 2.0}, 4)
+        plan_on_nodes(ResourcesConfig(num_cpus=100.0), [{"CPU": 2.0}], 4)
     with pytest.raises(ClusterError, match="CPUs"):
-        plan_actors(ResourcesConfig(num_actors=3), {"CPU": 2.0}, 4)
+        plan_on_nodes(ResourcesConfig(num_actors=3), [{"CPU": 2.0}], 4)
     with pytest.raises(ClusterError, match="GPUs"):
-        plan_actors(ResourcesConfig(num_actors=1, num_gpus=1.0), {"CPU": 2.0}, 4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"pool": "x"}, r"resources\.pool out of ray, local, got 'x'"),
-        ({"num_actors": 0}, r"resources\.num_actors in \[1, .*, got 0"),
-        ({"num_actors": "two"}, r"resources\.num_actors as a number or auto, got 'two'"),
-        ({"num_cpus": 0.0}, r"resources\.num_cpus in \[0\.0001, .*, got 0\.0"),
-    ],
-)
-def test_wrong_resources_are_refused(settings: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        ResourcesConfig(**settings)
+        plan_on_nodes(ResourcesConfig(num_actors=1, num_gpus=1.0), [{"CPU": 2.0}], 4)
 
 
 def test_an_actor_computes_on_a_gpu_only_if_torch_can(monkeypatch: pytest.MonkeyPatch) -> None:

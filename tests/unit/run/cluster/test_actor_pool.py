@@ -111,17 +111,3 @@ def test_a_lost_actor_ends_the_run_where_none_is_left_or_the_user_has_set_their_
     pool = RayClientPool([Actor("a", AWAY), Actor("b", other)], (None, None), None, may_shrink)
     with pytest.raises(ClusterError, match=r"to begin again on any node in 0\..*no node has room"):
         list(pool.each("name"))
-
-
-@pytest.mark.usefixtures("impatient")
-def test_an_actor_that_is_lost_as_it_begins_begins_again(caplog: pytest.LogCaptureFixture) -> None:
-    actor, room = Actor("a"), Room("a", MIB)
-    actor.begin = Remote(room)
-    pool = RayClientPool([actor], (None, None))
-    assert pool._room(0, Remote(DEAD).remote()) == room
-    assert "was lost as it began" in caplog.text
-
-
-def test_all_actors_stay_where_all_have_room(ended: list[str]) -> None:
-    assert pool_after(False, 100, 100).actors == ["actor 0", "actor 1"]
-    assert ended == []

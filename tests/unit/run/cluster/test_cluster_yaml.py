@@ -50,15 +50,6 @@ def settings() -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def test_the_settings_to_source_are_those_of_the_cluster() -> None:
-    text = (ROOT / "docs" / "cluster.env").read_text()
-    exported = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
-    for name in settings().keys() - {"MLFLOW_DISABLE_TELEMETRY"}:
-        is_place = name.startswith(("SPIRE_", "MLFLOW_"))
-        assert name in exported if is_place else exported[name] == settings()[name]
-    assert exported["RAY_AUTH_MODE"] == "token"
-
-
 def test_the_batch_job_of_slurm_is_a_script_that_ends_as_spire() -> None:
     script = ROOT / "docs" / "slurm.sbatch"
     subprocess.run(["bash", "-n", script], check=True)

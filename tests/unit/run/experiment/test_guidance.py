@@ -99,7 +99,6 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
         scored = saved.draw(client_id, 12, 0, best)
         np.testing.assert_allclose(few, scored[: len(few)], atol=1e-4)
         assert np.abs(images[best].numpy() - scored).max() > 0.1
-        assert row["steps"] == 4  # of 16 images each
         assert report.neighbours is not None  # among those 16, not the four set aside
         assert len(report.neighbours.train_hits) == 16
 

@@ -68,18 +68,6 @@ def test_in_a_job_files_go_home(home: Path, in_job: None) -> None:
     assert not home.exists()  # naming a folder does not make it
 
 
-def test_the_environment_names_the_folder_in_a_job_and_outside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path / "shared"))
-    outside = (tracking_root(TrackingConfig()), store_root())
-    monkeypatch.setenv(JOB_MARK, "{}")
-    assert (tracking_root(TrackingConfig()), store_root()) == outside
-    assert outside == (tmp_path / "shared", tmp_path / "shared" / "data")
-    monkeypatch.setenv("SPIRE_DATA", str(tmp_path / "sets"))
-    assert store_root() == tmp_path / "sets"
-
-
 def test_a_relative_path_is_refused_in_a_job(in_job: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.root as an absolute path .* got 'out'"):
         tracking_root(TrackingConfig(root="out"))
@@ -148,16 +136,3 @@ def test_a_password_is_masked(text: str, shown: str) -> None:
     assert mask(f"expected {text}, got none") == f"expected {shown}, got none"
     assert mask(shown) == shown
     assert json.loads(mask(json.dumps({"a": [text], "b": 1}))) == {"a": [shown], "b": 1}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "s3://bucket/folder?region=eu-west-1",
-        "postgresql://me@host:5432/db?sslmode=require",
-        '{"a":"http://h:1","b":"c@d"}',
-        "(see http://host:5000/a.html), or write to me@host: soon",
-    ],
-)
-def test_a_text_without_passwords_stays_as_it_is(text: str) -> None:
-    assert mask(text) == text

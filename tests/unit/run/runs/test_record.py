@@ -47,7 +47,7 @@ def test_the_start_of_a_run_joins_its_record_and_stays_in_it(tmp_path: Path) -> 
     assert read_record(run_dir)["run_name"] == "first"
     assert (load_start(run_dir)[0].seed, load_start(run_dir)[1]) == (7, "smoke")
     check_same(run_dir, {"data_sha256": "0"})
-    with pytest.raises(RunError, match=r"expected the images .* \(by their data_sha256\)"):
+    with pytest.raises(RunError, match=r"expected the code, images .* \(by their data_sha256\)"):
         check_same(run_dir, {"data_sha256": "1"})
 
 

@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from pipeline.cli.sync import sync_runs
 from pipeline.config.schema import Config
@@ -29,13 +29,12 @@ from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import (
     Outbox,
     entries,
-    num_refused,
     num_waiting,
     read_cursor,
     read_points,
     write_cursor,
 )
-from pipeline.tracking.relay import RelayThread, relay_all
+from pipeline.tracking.relay import RelayThread
 from pipeline.tracking.tracker import Tracker, check_store, note_end, relay_rest
 from spire_core.errors import RunError, StoreError
 
@@ -97,8 +96,8 @@ def everything(tracker: Tracker) -> None:
     tracker.log_metrics({"a": 1.0}, 0)
     tracker.log_image("samples/all", image, 0)
     tracker.log_dict({"x": 1}, "config/x.yaml")
-    tracker.log_table("tables/kid.json", {"client_id": [0, 1]})
-    tracker.log_dataset(np.zeros((2, 1, 4, 4)), np.arange(2), "mnist", "ab" * 32, "pretrain")
+    tracker.log_table("tables/kid.json", pd.DataFrame({"client_id": [0, 1]}))
+    tracker.log_dataset("mnist", "ab" * 32, 2)
     log_model(tracker)
 
 
@@ -133,7 +132,7 @@ def test_entries_that_are_sent_again_change_nothing(store: TrackingConfig) -> No
     for offset in (0, *(after for _, after in entries(run_dir))):
         write_cursor(run_dir, offset, tracking_uri(store))
         (synced,) = sync_runs(store, [run_dir])
-        assert (synced.num_waiting, synced.num_refused, synced.problem) == (0, 0, None)
+        assert (synced["num_waiting"], synced["num_refused"], synced["problem"]) == (0, 0, None)
         assert contents(store, run_dir) == before
 
 
@@ -180,7 +179,7 @@ def test_a_process_killed_while_it_logs_loses_and_doubles_nothing(store: Trackin
         time.sleep(random.Random(0).random() * 0.5)
         process.send_signal(signal.SIGKILL)
     (synced,) = sync_runs(store, [run_dir])
-    assert (synced.num_waiting, synced.num_refused, synced.problem) == (0, 0, None)
+    assert (synced["num_waiting"], synced["num_refused"], synced["problem"]) == (0, 0, None)
     assert history(store, run_dir) == told(run_dir)
     with Tracker.resume(store, run_dir) as resumed:  # from a checkpoint of 20 rounds before
         last = read_points(run_dir)[-1][0]
@@ -252,64 +251,11 @@ def test_a_run_that_mlflow_has_created_twice_is_there_once(store: TrackingConfig
 # ------------------------------------------------------------------------- what is taken, and when
 
 
-class Failing(MlflowClient):
-    """Fails the first requests for metrics with an error."""
-
-    def __init__(self, uri: str, error: Exception, num_failures: int) -> None:
-        super().__init__(uri)
-        self.error, self.num_left = error, num_failures
-
-    def log_batch(self, *args: Any, **more: Any) -> None:
-        if self.num_left:
-            self.num_left -= 1
-            raise self.error
-        super().log_batch(*args, **more)
-
-
-def test_an_error_that_may_pass_loses_nothing(store: TrackingConfig) -> None:
-    error = MlflowException("QueuePool limit of size 5 reached", error_code=BAD_REQUEST)
-    tracker = waiting(store)
-    tracker.log_metrics({"a": 1.0}, 0)
-    client = Failing(str(store.uri), error, num_failures=2 * relay.NUM_TRIES)
-    sink = MlflowSink(client, tracker.run_id, tracker.run_dir)
-    assert relay_all(tracker.run_dir, sink) == (0, str(error))
-    assert num_waiting(tracker.run_dir) == 1
-    assert relay_all(tracker.run_dir, sink)[0] == 0
-    assert relay_all(tracker.run_dir, sink) == (1, None)
-    assert history(store, tracker.run_dir) == told(tracker.run_dir)
-    assert num_refused(tracker.run_dir) == 0
-
-
 def wait_for_all(run_dir: Path) -> None:
     deadline = time.monotonic() + 60  # a busy machine asks late
     while num_waiting(run_dir):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_a_store_that_comes_back_without_the_run_loses_nothing(
-    store: TrackingConfig, tmp_path: Path, new_database: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tracker = Tracker.start(store, "moved", {})
-    tracker.log_metrics({"a": 0.0}, 1)
-    wait_for_all(tracker.run_dir)
-    assert tracker._relay is not None
-    sink, client = cast(MlflowSink, tracker._relay._relay.sink), MlflowClient(store.uri)
-    sink._client = MlflowClient(f"sqlite:///{shutil.copy(new_database, tmp_path / 'other.db')}")
-    everything(tracker)
-    tracker.log_metrics({"a": 2.0}, 2)
-    end = time.monotonic() + 60
-    while not caplog.records and time.monotonic() < end:
-        time.sleep(0.01)
-    assert num_waiting(tracker.run_dir)
-    sink._client = client
-    tracker.finish()
-    assert (num_waiting(tracker.run_dir), num_refused(tracker.run_dir)) == (0, 0)
-    found = contents(store, tracker.run_dir)
-    assert (found["params"], found["tags"]["t"], found["end"][0]) == ({"p": "1"}, "1", "FINISHED")
-    assert found["history"] == told(tracker.run_dir)
-    assert (len(found["files"]), len(found["inputs"]), len(found["models"])) == (7, 1, 1)
-    assert "its store takes no entries (Run with id=" in caplog.records[0].getMessage()
 
 
 def test_a_locked_database_delays_the_record_and_not_the_run(
@@ -330,13 +276,13 @@ def test_a_locked_database_delays_the_record_and_not_the_run(
                 tracker.log_metrics({"a": float(step)}, step)
             assert time.monotonic() - began < 5
         assert time.monotonic() - began < 10
-        with pytest.raises(StoreError, match="wait until no other process"):
+        with pytest.raises(StoreError, match="database is locked"):
             check_store(config)
         assert f"101 entries of run {tracker.run_id} wait for its store: `spire sync" in caplog.text
         other.execute("COMMIT")
     other.close()
     (synced,) = sync_runs(config, [tracker.run_dir])
-    assert (synced.num_waiting, synced.num_refused) == (0, 0)
+    assert (synced["num_waiting"], synced["num_refused"]) == (0, 0)
     assert history(config, tracker.run_dir) == told(tracker.run_dir)
     assert MlflowClient(config.uri).get_run(tracker.run_id).info.status == "FINISHED"
 

@@ -1,10 +1,7 @@
 import io
 import json
 import math
-import platform
-import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -30,37 +28,35 @@ from pipeline.files.paths import git_revision
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.layout import REFUSED, RESULT
 from pipeline.runs.model_files import save_client, save_run
-from pipeline.runs.record import experiment_of, find_run, read_record
-from pipeline.tracking import mlflow_sink
+from pipeline.runs.record import find_run, read_record
 from pipeline.tracking.mlflow_model import (
     MODEL_NEEDS,
     keep_published,
     needs_of,
-    published_params,
 )
-from pipeline.tracking.mlflow_session import in_store
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
-from spire_core.errors import ClusterError, ConfigError, RunError, StoreError
+from spire_core.errors import ClusterError, RunError
 from spire_core.network.flat_model import FlatModel
 
 
 @pytest.fixture(scope="module")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrackingConfig, str]:
-    """A store with one run, in a folder that did not exist; and what creating it printed."""
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    """A store with one run, in a folder that did not exist; creating it printed nothing."""
     config = TrackingConfig(root=str(tmp_path_factory.mktemp("tracking") / "my runs"))
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with redirect_stdout(printed), redirect_stderr(printed):
             Tracker.start(config, "first", {}).finish()
-    return config, printed.getvalue()
+    assert printed.getvalue() == ""
+    return config
 
 
 @pytest.fixture
-def store(first_run: tuple[TrackingConfig, str], monkeypatch: pytest.MonkeyPatch) -> TrackingConfig:
+def store(first_run: TrackingConfig, monkeypatch: pytest.MonkeyPatch) -> TrackingConfig:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return first_run[0]
+    return first_run
 
 
 def client_of(config: TrackingConfig) -> MlflowClient:
@@ -79,23 +75,6 @@ def refused(tracker: Tracker) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (tracker.run_dir / REFUSED).read_text().splitlines()]
 
 
-def test_the_first_run_prints_nothing_and_all_lies_under_the_root(
-    first_run: tuple[TrackingConfig, str], store: TrackingConfig
-) -> None:
-    assert first_run[1] == ""
-    root = Path(store.root or "")
-    assert {path.name for path in root.iterdir()} == {"mlflow.db", "mlflow.db.lock", "runs"}
-
-
-def test_a_run_begins_in_a_database_that_refuses_long_texts(store: TrackingConfig) -> None:
-    """SQLite takes any; PostgreSQL and MySQL refuse a tag of 8,001 characters, or a name of 251."""
-    with Tracker.start(store, "n" * 300, {"note": "x" * 9000}) as tracker:
-        pass
-    run = read_run(store, tracker)
-    assert (run.info.run_name, run.data.tags["note"]) == ("n" * 250, "x" * 8000)
-    assert read_record(tracker.run_dir)["run_name"] == "n" * 300
-
-
 def test_all_that_is_logged_comes_back(
     store: TrackingConfig,
     tmp_path: Path,
@@ -106,10 +85,11 @@ def test_all_that_is_logged_comes_back(
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     values = {"a": (1, 2), "b": {"c": None}, "uri": "http://me:secret@host/x", "name": "1e5"}
     columns = {"client_id": np.array([0, 1]), "kid": [0.5, math.nan], "mixed": ["a", 2]}
+    long = {"mlflow.user": "given", "note": "x" * 9000}  # PostgreSQL refuses 8,001 characters
     sha256 = "0123456789abcdef" * 4
     figure = Figure()
     figure.subplots().plot([0, 1])
-    with Tracker.start(store, "all", {"method": "spire"}) as tracker:
+    with Tracker.start(store, "all" * 100, {"method": "spire", **long}) as tracker:
         tracker.log_params(params)
         tracker.log_metrics({"pretrain/loss": 0.5, "time/round_s": 2.0}, step=0)
         tracker.log_metrics({"pretrain/loss": 0.25}, step=7)
@@ -120,14 +100,18 @@ def test_all_that_is_logged_comes_back(
         tracker.log_figure(figure, "figures/kid.png")
         tracker.log_dict(values, "config/resolved.yaml")
         tracker.log_dict(values, "config/resolved.json")
-        tracker.log_table("tables/kid.json", {"client_id": [9]})
-        tracker.log_table("tables/kid.json", columns)
-        with pytest.raises(ValueError, match="shorter"):
-            tracker.log_table("tables/wrong.json", {"a": [1, 2], "b": [1]})
-        images = np.zeros((5, 1, 8, 8), np.uint8)
-        tracker.log_dataset(images, np.array([0, 2, 2, 2, 0]), "mnist", sha256, "pretrain")
+        tracker.log_table("tables/kid.json", pd.DataFrame({"client_id": [9]}))
+        tracker.log_table("tables/kid.json", pd.DataFrame(columns, dtype=object))
+        tracker.log_dataset("mnist", sha256, 5)
     run, client = read_run(store, tracker), client_of(store)
-    assert (run.info.run_name, run.info.status) == ("all", "FINISHED")
+    assert (run.info.run_name, run.info.status) == (("all" * 100)[:250], "FINISHED")
+    assert read_record(tracker.run_dir)["run_name"] == "all" * 100
+    assert {path.name for path in Path(store.root or "").iterdir()} == {
+        "artifacts",
+        "mlflow.db",
+        "mlflow.db.lock",
+        "runs",
+    }
     assert run.data.params == {key: str(value) for key, value in params.items()}
     history = client.get_metric_history(tracker.run_id, "pretrain/loss")
     assert [(m.step, m.value) for m in history] == [(0, 0.5), (7, 0.25)]
@@ -137,6 +121,8 @@ def test_all_that_is_logged_comes_back(
         "metrics that are not finite at step 4: nan=nan, inf=-inf"
     ]
     tags = {"method": "spire", "state_fingerprint": "abc", "from": "http://me:***@host"}
+    tags |= {"mlflow.user": "given", "note": "x" * 8000, "version.torch": version("torch")}
+    tags |= {"mlflow.source.name": "spire", "mlflow.source.git.commit": git_revision()}
     assert tags.items() <= run.data.tags.items()
 
     paths = [a.path for a in client.list_artifacts(tracker.run_id, "images")]
@@ -161,37 +147,7 @@ def test_all_that_is_logged_comes_back(
     assert table["mixed"].tolist() == ["a", 2]
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("mnist", sha256[:36])
-    assert json.loads(given.dataset.profile) == {
-        "num_examples": 5,
-        "image_shape": [1, 8, 8],
-        "class_counts": {"0": 2, "2": 3},
-        "sha256": sha256,
-    }
-    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "pretrain")]
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")],
-)
-def test_an_error_ends_the_run_with_its_status(
-    store: TrackingConfig, error: type[BaseException], status: str
-) -> None:
-    with pytest.raises(error), Tracker.start(store, "ends", {}) as tracker:
-        raise error
-    info = read_run(store, tracker).info
-    assert info.status == status
-    assert info.end_time is not None
-
-
-def test_two_trackers_of_one_folder_do_not_mix(store: TrackingConfig) -> None:
-    parent = Tracker.start(store, "parent", {})
-    with parent, Tracker.start(store, "child", {}, parent_run_id=parent.run_id) as child:
-        parent.log_metrics({"a": 1.0}, 0)
-        child.log_metrics({"a": 2.0}, 0)
-    assert read_run(store, parent).data.metrics == {"a": 1.0}
-    assert read_run(store, child).data.metrics == {"a": 2.0}
-    assert read_run(store, child).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert json.loads(given.dataset.profile) == {"num_examples": 5, "sha256": sha256}
 
 
 def test_a_resumed_run_repeats_nothing(store: TrackingConfig) -> None:
@@ -220,22 +176,6 @@ def test_a_resumed_run_repeats_nothing(store: TrackingConfig) -> None:
     run = read_run(store, resumed)
     assert run.data.params == {"same": "1", "new": "4"}
     assert run.info.status == "FINISHED"
-
-
-def test_a_run_of_a_root_that_was_moved_goes_on(
-    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "old").mkdir()
-    shutil.copy(new_database, tmp_path / "old")
-    with Tracker.start(TrackingConfig(root=str(tmp_path / "old")), "moved", {}) as tracker:
-        tracker.log_metrics({"a": 1.0}, 0)
-    (tmp_path / "old").rename(tmp_path / "new")
-    config = TrackingConfig(root=str(tmp_path / "new"))
-    with Tracker.resume(config, tmp_path / "new" / "runs" / tracker.run_id) as resumed:
-        resumed.log_metrics({"a": 2.0}, 1)
-    history = client_of(config).get_metric_history(tracker.run_id, "a")
-    assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 2.0)]
 
 
 def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> None:
@@ -299,7 +239,6 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
         saved = tiny_run(tracker.run_dir / "model")
         arrived = save_client(saved.folder, 999, {"client_emb": torch.ones(4)})  # stays here
         arrived.with_suffix(".png").write_bytes(b"what it draws")
-        tracker.log_params({"model.d_emb": 4})
         tracker.log_model(saved.folder, saved.image_shape, guidance=1.5)
     assert capfd.readouterr() == ("", "")
     assert sys.path == path_before
@@ -307,10 +246,8 @@ def test_the_logged_model_draws_what_the_saved_run_draws(
     (output,) = read_run(store, tracker).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
     assert (str(logged.status), logged.source_run_id) == ("READY", tracker.run_id)
-    assert logged.params == {"model.d_emb": "4"}
 
     import mlflow.pyfunc
-    import pandas as pd
 
     try:
         model = mlflow.pyfunc.load_model(logged.artifact_location)
@@ -346,18 +283,6 @@ def test_a_logged_model_has_no_client_without_noise_beside_a_private_backbone(
     keep_published(tmp_path, config)
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     assert found == {f"clients/{paths[i].name}" for i in kept}
-
-
-@pytest.mark.parametrize(("group", "kept"), [(None, True), ("adapt", False), ("rounds", False)])
-def test_a_private_model_shows_no_statistic_of_clients_classes(
-    group: str | None, kept: bool
-) -> None:
-    """They are exact, and of all clients: whoever knows all others learns the last one's."""
-    params = {"model.d_emb": "4", "world.hull_tv": "0.1000", "world.nearest_tv": "0.2000"}
-    config = Config().as_dict()
-    if group is not None:
-        config["privacy"][group]["epsilon"] = 4.0
-    assert published_params(params, config) == (params if kept else {"model.d_emb": "4"})
 
 
 @pytest.mark.parametrize(
@@ -396,6 +321,13 @@ def test_a_model_that_cannot_be_saved_is_marked_as_failed_and_refused(
 # --------------------------------------------------------------------------- stores that are wrong
 
 
+@pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name", "sqlite:///no_database.db"])
+def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "no_database.db").write_text("no database " * 100)
+    with pytest.raises(ClusterError, match=r"expected an MLflow store at .*, got"):
+        check_store(TrackingConfig(uri=uri, root=str(tmp_path)))
+
+
 def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) -> None:
     config = TrackingConfig(uri="http://me:secret@127.0.0.1:9", root=str(tmp_path))
     began = time.monotonic()
@@ -410,24 +342,6 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_soon(tmp_path: Path) 
     assert "secret" not in message
     assert "\n" not in message
     assert raised.value.__cause__ is None
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("no database " * 100)
-    with pytest.raises(StoreError, match=r"expected an sqlite database at .*mlflow\.db, got file"):
-        Tracker.start(TrackingConfig(uri="sqlite:///mlflow.db", root=str(tmp_path)), "a", {})
-
-
-def test_a_deleted_experiment_says_how_to_restore_it(store: TrackingConfig) -> None:
-    config = TrackingConfig(root=store.root, experiment="gone")
-    with Tracker.start(config, "a", {}) as tracker:
-        pass
-    experiment_id = read_run(config, tracker).info.experiment_id
-    client_of(config).delete_experiment(experiment_id)
-    with pytest.raises(ConfigError) as error:
-        Tracker.start(config, "b", {})
-    command = f"{in_store(tracking_uri(config))} mlflow experiments restore -x {experiment_id}"
-    assert f"run `{command}`, or" in str(error.value)
 
 
 # ------------------------------------------------------------------------------ names and commands
@@ -481,39 +395,6 @@ def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyP
     assert opened == f"  and open http://127.0.0.1:5000/#/experiments/7{training}"
 
 
-def test_every_run_says_where_it_comes_from(store: TrackingConfig) -> None:
-    config = store
-    with Tracker.start(config, "a", {"mlflow.user": "given"}, kind="sweep") as tracker:
-        pass
-    tags = MlflowClient(tracking_uri(config)).get_run(tracker.run_id).data.tags
-    assert tags["mlflow.user"] == "given"
-    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("spire", "LOCAL")
-    assert tags["version.python"] == platform.python_version()
-    assert tags["version.torch"] == version("torch")
-    assert {"version.spire", "version.ray", "version.mlflow"} <= tags.keys()
-    assert tags["mlflow.source.git.commit"] == git_revision()
-    experiment = MlflowClient(tracking_uri(config)).get_run(tracker.run_id).info.experiment_id
-    assert (experiment_of(tracker.run_dir), experiment_of(None)) == (experiment, None)
-
-
-def test_the_revision_is_that_of_a_checkout_that_tracks_the_file(tmp_path: Path) -> None:
-    def git(*args: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        command = ["git", "-C", str(tmp_path), *who, *args]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    source = tmp_path / "a.py"
-    source.write_text("1")
-    git("init")
-    assert git_revision(source) == "unknown"
-    git("add", "a.py")
-    git("commit", "-m", "a")
-    short = git("rev-parse", "--short", "HEAD")
-    assert git_revision(source) == short
-    source.write_text("2")
-    assert git_revision(source) == f"{short}-dirty"
-
-
 def test_runs_that_nobody_knows_are_dropped_and_no_others(
     tmp_path: Path, new_database: Path
 ) -> None:
@@ -537,23 +418,3 @@ def test_runs_that_nobody_knows_are_dropped_and_no_others(
     assert again.run_dir.is_dir()
     assert not trials["killed"].run_dir.exists()
     assert trials["other"].run_dir.is_dir()
-
-
-@pytest.mark.parametrize("uri", ["postgresql+nosuch://host/name"])
-def test_an_address_without_a_store_or_its_driver_is_one_sentence(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=f"expected an MLflow store at {re.escape(uri)}, got"):
-        check_store(TrackingConfig(uri=uri, root=str(tmp_path)))
-
-
-def test_mlflow_knows_the_newest_tables_of_a_long_run(
-    store: TrackingConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its tag of tables has room for some 130, and it would cut the text off."""
-    monkeypatch.setattr(mlflow_sink, "MAX_TAG", 200)
-    names = [f"tables/pretrain_round_{number}.json" for number in range(8000, 8006)]
-    with Tracker.start(store, "long", {}) as tracker:
-        for name in names:
-            tracker.log_table(name, {"client_id": [0]})
-    tags = read_run(store, tracker).data.tags
-    listed = [table["path"] for table in json.loads(tags["mlflow.loggedArtifacts"])]
-    assert listed == names[-3:]

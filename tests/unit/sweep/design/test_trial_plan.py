@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from trial_runs import begun
 
-from pipeline.cluster.actor_plan import ActorPlan, num_fitting, plan_actors
+from pipeline.cluster.actor_plan import ActorPlan, num_fitting, plan_on_nodes
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
 from spire_core.errors import ClusterError, SpireError
@@ -57,7 +57,8 @@ def test_gpus_are_shared_in_fractions_of_one() -> None:
     assert plan_of({}, {"CPU": 16.0, "GPU": 4.0}, num_trials=1) == (1, 4, 1.0, 1.0)
     three = {"num_actors": 3}  # of 2/3 GPU only one fits a GPU
     assert plan_of(three, {"CPU": 8.0, "GPU": 2.0}, num_trials=1) == (1, 3, 1.0, 0.5)
-    assert plan_actors(ResourcesConfig(num_actors=3), {"CPU": 8.0, "GPU": 2.0}, 4).num_gpus == 0.5
+    plan = plan_on_nodes(ResourcesConfig(num_actors=3), [{"CPU": 8.0, "GPU": 2.0}], 4)
+    assert plan.num_gpus == 0.5
 
 
 @pytest.mark.parametrize(

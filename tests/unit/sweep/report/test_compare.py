@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import yaml
 
 from pipeline.results.metric_names import COPIES_TAGS, COVERED_RATIO, IMAGE_TAGS, NN_SHARE
-from pipeline.tracking.mlflow_queries import TrackedRun
 from sweeps.primary import HELDOUT, TUNED_KID, primaries
 from sweeps.report.compare import (
     along,
@@ -27,17 +27,32 @@ KID = "final/adapt_kid_after"
 STUDIES = Path(__file__).parents[4] / "sweeps" / "studies"
 
 
-def run(method: str, seed: int, kid: float | None, began: int = 0, **more: Any) -> TrackedRun:
+def finished(
+    name: str,
+    params: dict[str, str],
+    tags: dict[str, str],
+    finals: dict[str, float],
+    began: int = 0,
+) -> Any:
+    """A finished run as MLflow has it."""
+    info = {"run_id": name, "run_name": name, "status": "FINISHED", "experiment_id": ""}
+    about = SimpleNamespace(**info, start_time=began, end_time=None)
+    return SimpleNamespace(
+        info=about, data=SimpleNamespace(params=params, tags=tags, metrics=finals)
+    )
+
+
+def run(method: str, seed: int, kid: float | None, began: int = 0, **more: Any) -> Any:
     """A finished run; `more` are settings (with __ for a dot), `tags` and `finals`."""
     tags = {"partition_hash": f"p{seed}", **more.pop("tags", {})}
     finals = ({} if kid is None else {KID: kid}) | more.pop("finals", {})
     settings = {key.replace("__", "."): str(value) for key, value in more.items()}
     params = {"method.name": method, "seed": str(seed), **settings}
     name = f"{method}-{seed}-{settings}-{began}"
-    return TrackedRun(name, name, "FINISHED", params, tags, finals, began)
+    return finished(name, params, tags, finals, began)
 
 
-def runs(*several: TrackedRun) -> pd.DataFrame:
+def runs(*several: Any) -> pd.DataFrame:
     return experiments(frame_of(several))
 
 
@@ -118,7 +133,7 @@ def test_a_share_that_is_read_is_best_where_it_is_highest() -> None:
 # --- methods and axes -----------------------------------------------------------------------------
 
 
-def three_seeds(method: str, *kids: float, **more: Any) -> list[TrackedRun]:
+def three_seeds(method: str, *kids: float, **more: Any) -> list[Any]:
     return [run(method, seed, kid, **more) for seed, kid in enumerate(kids)]
 
 
@@ -208,7 +223,7 @@ def worlds() -> pd.DataFrame:
         tags = {"partition_hash": row["partition_hash"]}
         for tag, key in (COPIES_TAGS | IMAGE_TAGS).items():  # of a run these are tags
             tags |= {tag: str(finals.pop(key))} if key in finals else {}
-        runs.append(TrackedRun(str(place), "", "FINISHED", params, tags, finals, 0))
+        runs.append(finished(str(place), params, tags, finals))
     return experiments(frame_of(runs))
 
 

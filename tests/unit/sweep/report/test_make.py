@@ -65,7 +65,7 @@ def log_experiment(config: TrackingConfig, parent: str, method: str, seed: int) 
             tracker.log_metrics(told, epoch)
         kids = [AFTER[method][seed] - 0.5, AFTER[method][seed] + 0.5]
         columns = {"client_id": [7, 8], "kid_before": [10.0, 10.0], "kid_after": kids}
-        tracker.log_table("tables/new_clients.json", columns)
+        tracker.log_table("tables/new_clients.json", pd.DataFrame(columns))
         if method != "local":
             for step in (1, 2, 3):
                 sent = {"comm/up_bytes": 3000.0 * step, "comm/down_bytes": 1000.0}
@@ -289,9 +289,9 @@ def test_samples_controls_and_prompts_are_shown(store: TrackingConfig, tmp_path:
         log_run(store, tracker.run_id, "spire", 0, finals, {"eval.controls": True}) as run,
     ):
         scores = {"client_id": [7], "kid_before": [2.0], "kid_after": [1.0]}
-        run.log_table("tables/new_clients.json", scores)
+        run.log_table("tables/new_clients.json", pd.DataFrame(scores))
         controls: dict[str, Any] = {"control": ["adapted", "copies"], "kid": [0.1, 0.5]}
-        run.log_table("tables/controls.json", controls | {"nn_p": [0.25, 0.0001]})
+        run.log_table("tables/controls.json", pd.DataFrame(controls | {"nn_p": [0.25, 0.0001]}))
         run.log_file(picture, "samples/client_7.png")
     report = make_report(store, ["pictures"])
     [png] = report.samples.values()
