@@ -58,8 +58,7 @@ def _record(tracker: Tracker, name: str, outcome: Outcome, cpu_s: float, figure:
     numbers = {**outcome.numbers, "failed_claims": failed, "cpu_s": cpu_s}
     tracker.log_metrics({f"theory/{name}/{key}": value for key, value in numbers.items()}, step=0)
     for i, frame in enumerate(outcome.tables.values()):
-        columns = {str(key): column for key, column in frame.to_dict("list").items()}
-        tracker.log_table(f"tables/{name}_{i}.json", columns)
+        tracker.log_table(f"tables/{name}_{i}.json", frame.rename(columns=str))
     texts = {f"{i:02d}": str(claim) for i, claim in enumerate(outcome.claims)}
     tracker.log_dict(texts, f"claims/{name}.yaml")
     drawn = panels_figure(outcome.panels, outcome.title)
