@@ -6,13 +6,10 @@ import pytest
 
 from pipeline.clients.rounds import StepCosts
 from pipeline.config.load import load_config
-from pipeline.config.schema import Config
-from pipeline.experiment import estimate
 from pipeline.experiment.estimate import (
     adaptation_s,
     measure,
     pretraining_s,
-    run_seconds,
 )
 
 COSTS = StepCosts(train_s=1.0, look_s=1e-3)
@@ -65,20 +62,6 @@ def test_private_steps_and_their_draws_are_counted() -> None:
     once = "privacy.adapt.mechanism=one_release"
     config = load_config(None, [*DRAWS, *SIZES, *words, once])
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 3))
-
-
-def test_a_large_cohort_is_not_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-
-    def measured(config: Config) -> StepCosts:
-        sizes.append(config.federation.cohort_size)
-        return COSTS
-
-    monkeypatch.setattr(estimate, "measure", measured)
-    many = ["partition=independent", "partition.client_size=64", "client.group_size=3"]
-    many += ["federation.num_clients=1000000", "federation.cohort_size=100000"]
-    run_seconds(load_config("smoke", many), 1.0)
-    assert sizes == [3]
 
 
 def test_steps_and_looks_are_timed() -> None:

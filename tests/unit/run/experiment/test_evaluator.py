@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
+from small_runs import small
 
 from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
-from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.evaluation import scores
 from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment import pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
@@ -15,8 +14,6 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.results.result import Result
-from spire_core.errors import DataError
-from spire_core.evaluation.kid import KidScore
 
 EVALUATED = [0, 4, 6]
 
@@ -40,12 +37,9 @@ def told_of(result: Result) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.fixture
 def config(mnist_root: Path, tmp_path: Path) -> Config:
-    small = ["model.width=8", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2"]
-    rounds = ["federation.num_rounds=6", "federation.cohort_size=2", "federation.tau=1"]
-    where = [f"data.root={mnist_root}", f"tracking.root={tmp_path}", "resources.pool=local"]
-    more = ["tracking.enabled=false", "tracking.checkpoint_every=4", "eval.every=4"]
-    new = ["federation.num_new_clients=1", "adapt.num_images=8", "adapt.epochs=1"]
-    return load_config("smoke", [*small, *rounds, *where, *more, *new, "diffusion.sample_steps=2"])
+    words = ["federation.num_rounds=6", "federation.cohort_size=2", "federation.tau=1"]
+    words += ["tracking.checkpoint_every=4", "eval.every=4", "federation.num_new_clients=1"]
+    return small(mnist_root, tmp_path, *words, "adapt.num_images=8")
 
 
 def test_an_evaluation_is_over_before_the_next_round_and_an_interrupted_one_is_made_again(
@@ -83,14 +77,3 @@ def test_an_evaluation_is_over_before_the_next_round_and_an_interrupted_one_is_m
     assert saved == [0, 4, 4, 6, 6]
     assert told_of(again) == told_of(result)
     assert [round_idx for round_idx, _ in told_of(again)] == EVALUATED
-
-
-def test_what_is_wrong_with_scores_ends_the_run(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrong(*args: object) -> KidScore:
-        raise DataError("KID expected finite features, got others")
-
-    monkeypatch.setattr(scores, "kid", wrong)
-    with pytest.raises(DataError, match="got others"):
-        run_experiment(config, None, Watcher())

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline.cli.main import main
 from pipeline.experiment.pretraining import profiled_rounds
-from pipeline.tracking.tracker import Tracker
 
 
 @pytest.mark.parametrize(
@@ -63,13 +62,3 @@ def test_a_run_that_is_watched_is_the_same_run(
     table = (run_dir / "profile" / "operators.txt").read_text()
     assert table.startswith("rounds_2-2, sorted by self_cpu_time_total")
     assert "aten::" in table
-
-
-def test_a_file_is_recorded_as_a_copy(tmp_path: Path) -> None:
-    source = tmp_path / "table.txt"
-    source.write_text("numbers")
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    Tracker("0" * 32, run_dir).log_file(source, "profile/table.txt")
-    assert (run_dir / "artifacts" / "profile" / "table.txt").read_text() == "numbers"
-    assert '"profile/table.txt"' in (run_dir / "outbox.jsonl").read_text()

@@ -63,20 +63,6 @@ def test_a_reference_has_the_clients_mixture_out_of_the_test_split(
         assert torch.equal(features, worker.evaluator.extractor.features(to_float(images)))
 
 
-def test_held_out_images_are_the_reference_unless_a_test_split_is(
-    mnist_root: Path, tmp_path: Path
-) -> None:
-    (setting, own), (_, other) = (opened(mnist_root, tmp_path, name) for name in REFERENCES)
-    for client_id in setting.new_ids:
-        images = setting.images[setting.reference_positions(client_id)]
-        assert np.array_equal(own.client_data(client_id).reference_images(0).numpy(), images)
-        assert torch.equal(own.reference_features(client_id), own.real_features(client_id))
-        assert torch.equal(own.real_features(client_id), other.real_features(client_id))
-        assert not torch.equal(
-            other.reference_features(client_id)[:8], other.real_features(client_id)[:8]
-        )
-
-
 @pytest.fixture(scope="module")
 def results(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """A run with each reference."""

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import Crash, Crasher, crashed, finished, small
+from small_runs import Crash, Crasher, crashed, fingerprint_of, finished, small
 
 from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.clients.store import ClientStore
@@ -14,6 +14,8 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.files.atomic import read_object
 from pipeline.results.result import Result
 from pipeline.runs.layout import SCORED
+from pipeline.tracking.outbox import read_points
+from spire_core.errors import RunError
 
 SETTINGS = ("tracking.checkpoint_every=1", "federation.num_clients=24", "federation.cohort_size=5")
 SETTINGS += ("federation.num_rounds=3", "federation.num_new_clients=1", "eval.every=2")
@@ -69,6 +71,14 @@ def test_of_rounds_that_were_copied_in_part_nothing_stays(
     assert trained == set(scored(run_dir)) != set(scored(other.run_dir))
     check_scores(result)
     assert result.state_fingerprint != other.state_fingerprint
+    assert result.state_fingerprint == fingerprint_of(result, result.setting.new_ids)
+    assert "partition_hash" not in (run_dir / "model" / "config.json").read_text()
+    names = {name for _, metrics in read_points(run_dir) for name in metrics}
+    assert "privacy/epsilon" in names
+    assert "memory/rss_bytes" not in names, "a secret cohort moves the machine's load"
+    (run_dir / SCORED).unlink()
+    with pytest.raises(RunError, match=r"^expected the clients that took part"):
+        finished(config, run_dir)
 
 
 def test_a_run_that_has_taken_over_rounds_scores_who_took_part_in_them(

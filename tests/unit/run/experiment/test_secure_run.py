@@ -8,46 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import finished, small
 
-from pipeline.config.load import load_config
-from pipeline.config.schema import Config
-from pipeline.experiment.run import run_experiment
-from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver
 from pipeline.federation.pool import LocalClientPool
-from pipeline.federation.rounds import RoundStats
 
-TINY = ("resources.pool=local", "tracking.enabled=false", "tracking.log_model=false")
-TINY += ("eval.every=0", "eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2")
-TINY += ("diffusion.sample_steps=2", "federation.num_rounds=3", "tracking.checkpoint_every=1")
-TINY += ("adapt.num_images=8", "adapt.epochs=1", "adapt.init=mean")
-
-
-class Crash(Exception):
-    """What a test ends a run with."""
-
-
-class Watching(Watcher):
-    """Ends the run after the round that it is told."""
-
-    def __init__(self, crashes_after: int = 0) -> None:
-        self.crashes_after = crashes_after
-
-    def started(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-
-    def after_round(self, stats: RoundStats, driver: Driver) -> None:
-        if stats.round_idx + 1 == self.crashes_after:
-            raise Crash
-
-
-def config_for(mnist_root: Path, root: Path, *words: str) -> Config:
-    places = [f"data.root={mnist_root}", f"tracking.root={root}"]
-    return load_config("smoke", [*TINY, *places, *words])
-
-
+SECURE = ("federation.secure_aggregation=true", "adapt.init=mean")
 PRIVATE = ("privacy.rounds.epsilon=8", "privacy.noise_key=k", "client.opt_state=reset")
-PRIVATE += ("client.engine=loop", "federation.cohort_size=6", "adapt.init=zero")
+PRIVATE += ("client.engine=loop", "federation.cohort_size=6")
 
 
 def arrays_in(answer: Any) -> list[np.ndarray]:
@@ -63,7 +30,7 @@ def arrays_in(answer: Any) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("words", [("federation.secure_aggregation=true",), PRIVATE])
+@pytest.mark.parametrize("words", [SECURE, PRIVATE])
 def test_of_the_clients_updates_their_total_alone_reaches_the_driver(
     words: tuple[str, ...], mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +49,8 @@ def test_of_the_clients_updates_their_total_alone_reaches_the_driver(
 
     for name in ("run_all", "each", "combined"):
         listening(name)
-    result = run_experiment(config_for(mnist_root, tmp_path, *words), "smoke", Watching())
+    more = ("federation.num_rounds=3", "adapt.num_images=8")
+    result = finished(small(mnist_root, tmp_path, *more, *words))
     size = result.setting.model.layout.num_without_local
     fits = [found for name, found in answers if name == "run_all fit"]
     for found in fits:
