@@ -104,12 +104,6 @@ def test_one_that_fails_does_not_stop_another_and_more_can_follow(desk: Desk) ->
     assert (code, said) == (1, "")  # it is listed, and not tried again
     assert again == told | {"num_skipped": 1}
 
-    code, retried, said = desk.sweep(two_rates(), "--retry-failed", *OUTSIDE)
-    assert code == 1
-    assert said.startswith("1 of 2 trials to run\n")
-    assert retried == told | {"num_skipped": 1}
-    assert desk.runs() == (parent, statuses)
-
     code, more, _ = desk.sweep(two_rates("1.0e-4"), *OUTSIDE, "report=true")
     assert (code, more["num_finished"], more["num_failed"]) == (1, 2, 1)
     assert more["parent_run_id"] == told["parent_run_id"]

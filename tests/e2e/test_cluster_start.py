@@ -54,6 +54,7 @@ def left_behind(folder: Path) -> list[psutil.Process]:
     return marked(str(folder))
 
 
+@pytest.mark.slow
 def test_a_block_has_a_cluster_whose_workers_import_nothing_of_the_users(tmp_path: Path) -> None:
     """Ray takes SIGTERM for itself; it is heard as before once Ray has started."""
     import pipeline

@@ -96,6 +96,7 @@ def curve(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return points
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_its_store_if_it_is_typed_or_anew_in_the_present_one(
     killed: Path,
     server: Any,

@@ -112,9 +112,8 @@ def test_the_loss_is_the_error_of_each_example(prediction, batch):
     torch.testing.assert_close(loss, torch.arange(8.0).square(), rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_timesteps_are_stratified(seed):
-    t = sample_timesteps(50, 1000, 1.0, torch.Generator().manual_seed(seed))
+def test_timesteps_are_stratified():
+    t = sample_timesteps(50, 1000, 1.0, torch.Generator().manual_seed(0))
     assert t.dtype == torch.long
     assert torch.equal(t // 20, torch.arange(50))  # one in each fiftieth of 0..999
 
