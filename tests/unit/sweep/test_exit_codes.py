@@ -26,7 +26,6 @@ def test_a_sweep_says_by_its_code_what_became_of_its_trials(
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (MemoryError(), 2, "spire sweep: expected files that can be used and memory enough, got t"),
         (OSError(28, "No space left on device"), 2, "No space left on device"),
         (torch.OutOfMemoryError("CUDA out of memory."), 2, "and memory enough, got CUDA out of m"),
         (KeyboardInterrupt("spire resume goes on"), 130, "spire sweep: interrupted: spire resume"),

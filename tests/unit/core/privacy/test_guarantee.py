@@ -42,7 +42,6 @@ def test_a_guarantee_names_what_it_rests_on() -> None:
     ("words", "told"),
     [
         ({"epsilon": 4.0, "delta": 1 / 64}, r"privacy\.adapt\.delta below 1/64, got"),
-        ({"epsilon": 1e-12, "delta": 1e-14}, r"privacy\.adapt\.epsilon and .* needs 1\.09e\+13"),
         ({"delta": 1e-15, "steps": 100, "batch_size": 10}, "a delta of at least 1e-10 where"),
     ],
 )
@@ -56,7 +55,6 @@ def test_what_cannot_be_promised_to_a_new_client_is_refused(words: dict, told: s
     [
         ({"delta": 1 / 500}, 500, r"privacy\.rounds\.delta below 1/500, got"),
         ({"epsilon": 0.01, "clip_quantile": 0.5}, 500, "a noise multiplier below 50 with"),
-        ({"epsilon": 1e-12, "delta": 1e-14}, 500, r"privacy\.rounds\.epsilon and .* at most 1e"),
         ({}, 1, r"federation\.num_clients of at least 2 .*got 1"),
     ],
 )

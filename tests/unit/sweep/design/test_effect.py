@@ -35,7 +35,6 @@ def test_a_setting_of_privacy_without_effect_is_refused() -> None:
     [
         {"settings": {"privacy.adapt.delta": 0.01}, "axes": {"privacy.adapt.epsilon": [4, None]}},
         {"axes": {"method": ["spire", "fedavg_ft"], "model.d_emb": [8, 16]}},
-        {"settings": {"resources.pool": "local", "resources.num_cpus": 0.5}},  # of its process
         {"settings": {"tracking.uri": "http://there:1", "tracking.enabled": False}},
     ],
 )

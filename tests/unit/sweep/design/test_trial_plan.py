@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from trial_runs import begun
 
-from pipeline.cluster.actor_plan import ActorPlan, num_fitting, plan_actors
+from pipeline.cluster.actor_plan import ActorPlan, plan_actors
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
 from spire_core.errors import ClusterError, SpireError
@@ -58,20 +58,6 @@ def test_gpus_are_shared_in_fractions_of_one() -> None:
     three = {"num_actors": 3}  # of 2/3 GPU only one fits a GPU
     assert plan_of(three, {"CPU": 8.0, "GPU": 2.0}, num_trials=1) == (1, 3, 1.0, 0.5)
     assert plan_actors(ResourcesConfig(num_actors=3), {"CPU": 8.0, "GPU": 2.0}, 4).num_gpus == 0.5
-
-
-@pytest.mark.parametrize(
-    ("have", "cpus", "gpus", "fits"),
-    [
-        ({"CPU": 1.0}, 0.1, 0.0, 10),
-        ({"CPU": 8.0, "GPU": 2.0}, 1.0, 0.6, 2),
-        ({"CPU": 8.0, "GPU": 1.0}, 1.0, 0.3333, 3),
-        ({"memory": 1e9}, 1.0, 0.0, 0),
-        ({"CPU": 8.0}, 1.0, 0.5, 0),
-    ],
-)
-def test_how_many_actors_fit(have: dict[str, float], cpus: float, gpus: float, fits: int) -> None:
-    assert num_fitting(have, cpus, gpus) == fits
 
 
 def test_a_placement_group_holds_the_trial_itself_and_its_actors() -> None:
@@ -158,18 +144,6 @@ def test_mistakes_of_any_trial_are_found_before_it_starts(
     check_data([first], print)
     with pytest.raises(SpireError, match=told):
         check_data(found, print)
-
-
-def test_a_dry_run_tells_all_of_it(tmp_path: Path) -> None:
-    sweep, study = sweep_of({"num_gpus": 0.5}, num_trials=2), Study(tmp_path / "studies" / "a")
-    told = plan_json(sweep, study, {"CPU": 4.0, "GPU": 1.0, "memory": 1e9})
-    assert (told["num_trials"], told["concurrency"]) == (2, 2)
-    assert told["cluster"] == {"CPU": 4.0, "GPU": 1.0}
-    assert [row["resources"] for row in told["trials"]] == [[{}, {"CPU": 1.0, "GPU": 0.5}]] * 2
-    assert told["estimate_s"] > 0
-    assert "2 trials, 2 at once on 4 CPU, 1 GPU" in plan_text(told)
-    assert "on CPUs such as this machine's" in plan_text(told)
-    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
