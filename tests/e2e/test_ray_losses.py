@@ -46,12 +46,9 @@ def assert_goes_on(command: Command, mnist_root: Path, expected: str) -> None:
     assert told["state_fingerprint"] == expected
 
 
-@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_sigterm_and_ctrl_c_keep_the_last_round(
-    begun: Command, number: signal.Signals, to_all: bool, mnist_root: Path, expected: str
-) -> None:
-    """SIGTERM as batch systems and `ray job stop` send it, Ctrl-C to the whole group."""
-    (os.killpg if to_all else os.kill)(begun.process.pid, number)
+def test_ctrl_c_keeps_the_last_round(begun: Command, mnist_root: Path, expected: str) -> None:
+    """It goes to the whole group; SIGTERM to the command alone is in test_resume.py."""
+    os.killpg(begun.process.pid, signal.SIGINT)
     code, told = begun.end(END_S)
     assert code == 130, begun.err.read_text()
     assert re.fullmatch(r"spire run: interrupted: spire resume \w+ goes on from .*", told), told
@@ -73,3 +70,14 @@ def test_a_run_that_loses_ray_ends_and_goes_on(
     code, _ = begun.end(END_S)
     assert code != 0
     assert_goes_on(begun, mnist_root, expected)
+
+
+def test_an_interrupt_while_ray_starts_leaves_nothing(tmp_path: Path, mnist_root: Path) -> None:
+    command = Command(tmp_path, mnist_root, "run", "smoke")
+    try:
+        command.wait_until(lambda: bool(command.processes("gcs_server")), START_S)
+        command.process.send_signal(signal.SIGTERM)
+        assert command.end(END_S) == (130, "spire run: interrupted")
+        assert command.left_behind(LEFT_S) == []
+    finally:
+        command.kill()

@@ -1,19 +1,15 @@
 """Runs that end too early, by SIGTERM and by SIGKILL, and go on to the same result."""
 
-import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from typed_here import answer
 
-from benchmarks.ray_desk import NOT_INHERITED, Command
+from benchmarks.ray_desk import Command
 
 pytestmark = pytest.mark.slow
 NUM_ROUNDS = 18
@@ -71,48 +67,3 @@ def test_a_run_that_was_ended_early_and_then_killed_goes_on(
     assert client.get_run(told["run_id"]).info.status == "FINISHED"
     steps = [m.step for m in client.get_metric_history(told["run_id"], "pretrain/loss")]
     assert sorted(steps) == list(range(1, NUM_ROUNDS + 1))
-
-
-# A disk of its own for a run, of 24 MB, which is filled as soon as there is a checkpoint. The first
-# command's exit code goes to ./code, and what the second one answers to stdout.
-ON_A_SMALL_DISK = """
-mkdir disk && mount -t tmpfs -o size=24m tmpfs disk && touch mounted || exit 3
-"$@" run smoke tracking.root=disk $SETTINGS 2> said & pid=$!
-while kill -0 $pid && ! ls disk/runs/*/checkpoints/*/manifest.json; do sleep 0.05; done &> /dev/null
-cat /dev/zero > disk/filler 2> /dev/null
-wait $pid; echo $? > code
-ls disk/runs/*/checkpoints > checkpoints; find disk -name '*.part' > parts
-rm disk/filler
-"$@" resume last tracking.root=disk --json
-"""
-
-
-def test_a_run_on_a_disk_that_gets_full_goes_on_when_there_is_room(
-    expected: str, mnist_root: Path, tmp_path: Path
-) -> None:
-    env = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
-    env |= {"SPIRE_DATA": str(mnist_root)}
-    settings = [*SETTINGS, "resources.pool=local", "tracking.enabled=false"]
-    words = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", ON_A_SMALL_DISK, "-"]
-    try:
-        done = subprocess.run(
-            [*words, sys.executable, "-m", "pipeline"],
-            cwd=tmp_path,
-            env=env | {"SETTINGS": " ".join(settings)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-    except FileNotFoundError:
-        pytest.skip(
-            "this machine has no `unshare`: tests/unit/run/files/test_atomic.py covers the rest"
-        )
-    if not (tmp_path / "mounted").exists():
-        pytest.skip(f"no disk of its own can be mounted here: {done.stderr.strip()}")
-    said = (tmp_path / "said").read_text()
-    assert (tmp_path / "code").read_text() == "2\n", said
-    assert "No space left on device" in said
-    assert "Traceback" not in said
-    assert "0000003" in (tmp_path / "checkpoints").read_text()
-    assert (tmp_path / "parts").read_text() == ""
-    assert json.loads(done.stdout)["state_fingerprint"] == expected, done.stderr

@@ -4,11 +4,8 @@ import gzip
 import hashlib
 import http.server
 import json
-import os
 import pickle
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 import time
