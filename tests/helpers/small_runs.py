@@ -11,6 +11,7 @@ import torch
 from pipeline.clients.store import ClientStore
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
+from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.rounds import RoundStats
@@ -37,7 +38,7 @@ class Crash(Exception):
 
 
 class Crasher(Watcher):
-    """Ends a run after a round, at its "start", when it is "pretrained", or not at all."""
+    """Ends a run after a round, at its "start", "evaluated 3", "pretrained", or not at all."""
 
     def __init__(self, at: int | str | None = None) -> None:
         self.at, self.rounds = at, list[int]()
@@ -49,6 +50,9 @@ class Crasher(Watcher):
     def after_round(self, stats: RoundStats, driver: Any) -> None:
         self.rounds.append(stats.round_idx)
         self._end(stats.round_idx + 1)
+
+    def evaluated(self, evaluation: Evaluation, floor: float) -> None:
+        self._end(f"evaluated {evaluation.round_idx}")
 
     def pretrained(self, run_dir: Path) -> None:
         self._end("pretrained")

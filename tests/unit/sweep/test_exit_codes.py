@@ -1,9 +1,6 @@
 """The exit codes of docs/cluster.md: what ended, what is left, what the machine could not do."""
 
-from typing import Any
-
 import pytest
-import torch
 
 from sweeps import cli, sweep
 
@@ -21,28 +18,3 @@ def test_a_sweep_says_by_its_code_what_became_of_its_trials(
     monkeypatch.setattr(cli, "outcome_text", lambda _: "done")
     monkeypatch.setattr(cli, "_reported", lambda *_: "")
     assert cli.main(["sweep", "smoke"]) == code
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "told"),
-    [
-        (OSError(28, "No space left on device"), 2, "No space left on device"),
-        (torch.OutOfMemoryError("CUDA out of memory."), 2, "and memory enough, got CUDA out of m"),
-        (KeyboardInterrupt("spire resume goes on"), 130, "spire sweep: interrupted: spire resume"),
-    ],
-)
-def test_what_the_machine_or_its_user_ends_is_one_sentence(
-    error: BaseException,
-    code: int,
-    told: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def ends(*_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(sweep, "run_sweep", ends)
-    assert cli.main(["sweep", "smoke"]) == code
-    said = capsys.readouterr()
-    assert told in said.err
-    assert (said.out, said.err.count("\n")) == ("", 1)

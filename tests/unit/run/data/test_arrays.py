@@ -65,13 +65,6 @@ def test_lists_beside_the_images_may_be_tensors(tmp_path: Path) -> None:
     assert data.clients.names == ("7", "8")
 
 
-def test_shares_of_tensors_are_rounded(tmp_path: Path) -> None:
-    shares = torch.tensor([[0.0, 0.25], [0.5, 1.0]], requires_grad=True)
-    spire.write_images(tmp_path / "new", [shares])
-    [file] = (tmp_path / "new").rglob("*.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(file)), [[0, 64], [128, 255]])
-
-
 @pytest.mark.parametrize(
     ("images", "more", "told"),
     [

@@ -36,12 +36,6 @@ def test_glyphs_fill_their_square_in_the_order_of_names() -> None:
     assert wide.any(axis=0).all()  # wide ones reach both sides
 
 
-def test_what_is_no_font_and_twins_are_left_out() -> None:
-    book = FILES["book"]
-    files = {"broken": b"\0\1\0\0 no font", "cut": book[:2000], "book": book, "zz_twin": book}
-    assert draw_fonts(files)["names"].tolist() == ["book"]
-
-
 def test_variants_of_a_font_arrive_together() -> None:
     names = sorted(family * 4 + weight for family in "ABCDEFGHIJKLMN" for weight in ("b", "t"))
     chosen = arriving(names)

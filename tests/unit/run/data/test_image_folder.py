@@ -19,7 +19,6 @@ from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.image_folder import opened_rgb
-from pipeline.federation.partitioning import partitioned
 from spire_core.errors import DataError, SplitError
 
 CLIENTS = {"ann": 5, "bob": 3, "cid": 8}
@@ -101,14 +100,6 @@ def test_a_class_of_one_split_alone_has_the_same_number_in_both(tmp_path: Path) 
     train, test = (load(own(tmp_path), split) for split in ("train", "test"))
     assert train.class_names == test.class_names == ("a", "b", "c")
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2])
-
-
-def test_folders_of_other_splits_are_no_classes(tmp_path: Path) -> None:
-    for name in ("train/a", "train/b", "val/a"):
-        paint(tmp_path / name / "1.png", 0)
-    with pytest.raises(DataError, match=r"or train and test with these, got train, val"):
-        load(own(tmp_path), "train")
-    assert load(own(tmp_path / "train"), "train").class_names == ("a", "b")
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
@@ -273,18 +264,6 @@ def test_metadata_say_whose_an_image_is_and_what_it_shows(folder: Path, name: st
     assert values(data) == red[::-1]
 
 
-def test_columns_may_have_other_names_and_text_of_any_script(folder: Path) -> None:
-    records = [
-        {"path": r["path"], "autor": f"שלום {i % 2} <b>$x_1$</b>", "Titel": "Öl auf Leinwand"}
-        for i, r in enumerate(rows(folder))
-    ]
-    write(folder, records)
-    data = listed(folder, clients="autor", captions="Titel")
-    assert data.clients is not None
-    assert data.clients.names == ("שלום 0 <b>$x_1$</b>", "שלום 1 <b>$x_1$</b>")
-    assert set(data.captions or ()) == {"Öl auf Leinwand"}
-
-
 def test_other_partitions_take_the_training_images_of_metadata(folder: Path) -> None:
     records = [r | {"split": "test" if i < 4 else "train"} for i, r in enumerate(rows(folder))]
     write(folder, records)
@@ -308,17 +287,6 @@ def test_the_vocabulary_that_is_shown_is_a_setting(
     assert found == ("$x", "1e5", "3", "[b]", "a", "it's", "no:", "null", "off", "on,")
     assert main(["data", "show", *words, "model.text=words", typed]) == 0
     assert "model.words" not in capsys.readouterr().out
-
-
-def test_hidden_captions_are_hidden_however_they_are_spelled(folder: Path) -> None:
-    captions = ["Red  car", "red car", "RED bus", "tree"]
-    write(folder, [r | {"caption": captions[i // 2 % 4]} for i, r in enumerate(rows(folder))])
-    words = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.metadata=meta.csv"]
-    words += [*NATURAL, "partition.hidden=['red *']"]
-    data, partition = partitioned(load_config("smoke", words))
-    for client in (*partition.train_clients, *partition.new_clients):
-        assert {(data.captions or ())[i] for i in client.train} == {"tree"}
-        assert len(client.train) + len(client.test) == 8
 
 
 def broken(at: int, **cells: object) -> Callable[[list], list]:

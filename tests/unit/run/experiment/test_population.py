@@ -13,7 +13,7 @@ from pipeline.federation.partitioning import partitioned
 from pipeline.inference.saved_run import SavedRun
 from spire_core.config.partition import PartitionConfig
 from spire_core.federated.participation import choose_cohort
-from spire_core.partition.split import DrawnClients, class_mixture, make_partition
+from spire_core.partition.split import DrawnClients, make_partition
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
 MILLION = 1_000_000
@@ -58,19 +58,6 @@ def test_a_client_holds_different_images_and_a_new_one_as_few_as_asked() -> None
         assert (len(split.train), len(split.test), len(np.unique(held))) == (48, 16, 64)
     new = partition.split(MILLION + 1)
     assert (new.client_id, len(new.train), len(new.test)) == (MILLION + 1, 16, 16)
-
-
-def test_priors_follow_alpha() -> None:
-    def largest_share(alpha: float) -> float:
-        partition = population(config=PartitionConfig("independent", alpha=alpha, client_size=100))
-        shown = partition.shown.train_clients
-        return float(np.mean([class_mixture(LABELS, c.train, 10).max() for c in shown]))
-
-    # By hand: the largest share of Dirichlet(alpha) over 10 classes goes from 1 to 0.1; 75 draws at
-    # an even prior add about 1.5 standard deviations of 0.035.
-    assert largest_share(0.01) > 0.9
-    assert 0.9 > largest_share(0.1) > largest_share(1.0) > 0.25
-    assert 0.13 < largest_share(1e4) < 0.2
 
 
 def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:

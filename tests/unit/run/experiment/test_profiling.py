@@ -15,11 +15,8 @@ from pipeline.experiment.pretraining import profiled_rounds
     [
         (0, 400, {0, 100, 400}, [1, 2, 3]),
         (0, 3, {0, 3}, [1, 2]),  # the run ends
-        (0, 1, {0, 1}, [0]),
         (0, 9, {0, 2, 4, 9}, [1]),  # an evaluation comes in between
-        (0, 9, {0, 1, 9}, [1, 2, 3]),
         (50, 60, {60}, [51, 52, 53]),  # goes on after 50 rounds
-        (59, 60, {60}, [59]),
         (60, 60, {60}, []),  # nothing is left to do
     ],
 )

@@ -104,22 +104,6 @@ def test_passes_that_are_as_many_steps_as_tau_are_one_trial(mnist_root: Path) ->
     assert len(trials(none)) == 8  # what is not known is not merged
 
 
-def test_a_path_is_in_an_id_as_it_was_typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that the same command goes on elsewhere."""
-
-    def identity(path: str) -> tuple[str, str]:
-        settings = {"data": {"name": "folder", "path": path, "image_size": 16}}
-        sweep = sweep_of(settings=settings)
-        return sweep.key, trials(sweep)[0].trial_id
-
-    here = identity("photos")
-    monkeypatch.chdir(tmp_path)
-    assert identity("photos") == here
-    assert not {*identity("drawings")} & {*here}
-
-
 def test_settings_that_go_together_are_one_axis() -> None:
     period = [{"federation.tau": 3}, {"federation.tau": 12, "client.batch_size": 8}]
     found = trials(sweep_of(settings={"client.batch_size": 4}, axes={"period": period}))

@@ -128,7 +128,6 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
     ("settings", "axis", "told"),
     [
         ({}, {"data.image_size": [28, 30]}, "expected data.image_size divisible by 4 .* got 30"),
-        ({}, {"eval.extractor": ["auto", "resnet"]}, "expected an extractor among .* 'resnet'"),
         (
             {"partition.name": "iid", "partition.client_size": 40},
             {"partition.test_fraction": [0.2, 0.05]},

@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -42,23 +41,3 @@ def test_a_signal_lets_trials_keep_their_last_round_before_tune_ends_them(
         assert trials.stop.is_file()
     assert not trials.stop.is_file()
     assert {one: signal.getsignal(one) for one in tune.SIGNALS} == before
-
-
-def test_signals_after_the_trials_do_what_they_did_before(tmp_path: Path) -> None:
-    """Tune's own handler would only note the first Ctrl-C, in a loop that is over."""
-    caught: list[int] = []
-
-    def catch(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-
-    trials: Any = Trials(tmp_path)
-    before = {number: signal.signal(number, catch) for number in tune.SIGNALS}
-    try:
-        with tune._interruptible(trials):
-            _setup_signal_catching()
-        for number in tune.SIGNALS:
-            signal.raise_signal(number)
-        assert caught == list(tune.SIGNALS)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
