@@ -1,5 +1,7 @@
 """The exit codes of docs/cluster.md: what ended, what is left, what the machine could not do."""
 
+from typing import Any
+
 import pytest
 
 from sweeps import cli, sweep
@@ -18,3 +20,25 @@ def test_a_sweep_says_by_its_code_what_became_of_its_trials(
     monkeypatch.setattr(cli, "outcome_text", lambda _: "done")
     monkeypatch.setattr(cli, "_reported", lambda *_: "")
     assert cli.main(["sweep", "smoke"]) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (KeyboardInterrupt("spire resume goes on"), 130, "spire sweep: interrupted: spire resume"),
+    ],
+)
+def test_what_the_machine_or_its_user_ends_is_one_sentence(
+    error: BaseException,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ends(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, "run_sweep", ends)
+    assert cli.main(["sweep", "smoke"]) == code
+    assert told in capsys.readouterr().err

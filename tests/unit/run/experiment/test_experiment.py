@@ -1,6 +1,5 @@
 """What a whole experiment says about its new clients, in one process on real MNIST."""
 
-import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_runs import Crasher, finished, small
+from small_runs import finished, small
 
 from pipeline.clients.adaptation import report_of
 from pipeline.clients.worker import ClientWorker
@@ -23,13 +21,11 @@ from pipeline.experiment import adaptation
 from pipeline.experiment.adaptation import mean_part
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.pool import LocalClientPool
-from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.metrics import adaptation_metrics, copies_tags, image_tags
+from pipeline.results.metrics import adaptation_metrics, copies_tags
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
 from pipeline.results.tables import image_controls, new_clients, with_worlds
@@ -93,7 +89,6 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     result = finished(small(mnist_root, tmp_path, *CONTROLS), plain.run_dir)
     kept = {k: v for k, v in plain.metrics.items() if "duration" not in k}
     assert kept.items() <= result.metrics.items()
-    seed = result.setting.config.seed
     found = image_controls(result.adaptation, result.real, result.setting)
     rows = {row["control"]: row for row in found.to_dict("records")}
     assert list(rows) == ["adapted", "copies", "fresh", "nearest_draws"]
@@ -109,9 +104,8 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
         assert one is not None
         np.testing.assert_array_equal(one.classes, classes)
         assert (len(one.train_hits), len(one.test_hits)) == (len(split.train), len(split.test))
-    tags = copies_tags(result.adaptation, seed)
+    tags = copies_tags(result.adaptation, result.setting.config.seed)
     assert adapted["nn_p"] == float(tags["copies.nn_p"])
-    assert adapted["nn_share"] == pytest.approx(float(tags["copies.nn_share"]))
     assert abs(fresh["kid"]) < adapted["kid"]  # after two rounds nothing is drawn well
     clients = rows_of(result)
     assert all(0 <= row["hull_tv"] <= row["nearest_tv"] <= 1 for row in clients)
@@ -122,13 +116,6 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
         assert row["fld_above_fresh"] == row["fld_after"] - row["fld_fresh"]
         assert np.isfinite(row["elbo"])
     assert adapted["precision"] < 0.5 < min(copies["precision"], fresh["precision"])
-    tags = image_tags(found, pd.DataFrame(clients, dtype=object))
-    assert (tags["images.precision"], tags["images.recall"]) == (
-        repr(adapted["precision"]),
-        repr(adapted["recall"]),
-    )
-    excess = np.mean([row["fld_above_fresh"] for row in clients])
-    assert float(tags["copies.fld_above_fresh"]) == pytest.approx(excess)
     assert copies["kid"] == pytest.approx(np.mean([row["kid_copies"] for row in clients]))
     matrix = result.adaptation.cross_kid
     assert matrix is not None
@@ -150,15 +137,12 @@ def test_each_kind_of_run_has_the_controls_that_it_can_have(
 ) -> None:
     more = ("federation.num_clients=5", "federation.cohort_size=5")
     result = finished(small(mnist_root, tmp_path, *CONTROLS, *more, *words.split()))
-    found = result.adaptation.image_controls
-    assert len(found) > 0
-    assert all(list(own) == expected for own in found)
+    assert all(list(own) == expected for own in result.adaptation.image_controls)
     if "fedavg" in words:  # its draws are pooled for KID, and mixtures are compared one by one
         for drawn in result.pretraining.evaluations[-1].drawn:
             assert len(drawn.features) == 4 * 8
             assert drawn.histogram is not None
             assert drawn.histogram.shape == (4, 10)
-            assert set(np.unique(drawn.histogram * 8 % 1)) == {0.0}
 
 
 def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
@@ -221,20 +205,9 @@ def test_a_folder_of_images_runs_with_another_data_sets_features_and_goes_on_fro
         resume_experiment(result.run_dir, began, Watcher())
 
 
-class Stats(Watcher):
-    """Keeps what each round did."""
-
-    def __init__(self) -> None:
-        self.rounds: list[RoundStats] = []
-
-    def after_round(self, stats: RoundStats, driver: Driver) -> None:
-        self.rounds.append(stats)
-
-
 def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> None:
     """A whole experiment: not the same bits, but the same losses to four digits."""
-    watcher = Stats()
-    loop = run_experiment(small(mnist_root, tmp_path, "client.engine=loop"), None, watcher)
+    loop = finished(small(mnist_root, tmp_path, "client.engine=loop"))
     words = ("client.engine=grouped", "client.group_size=3")
     grouped = finished(small(mnist_root, tmp_path, *words))
     assert grouped.state_fingerprint != loop.state_fingerprint
@@ -243,15 +216,6 @@ def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> 
     dropping = small(mnist_root, tmp_path, *words, "model.dropout=0.1")
     assert dropping.resolved_client.engine == "loop"
 
-    for stats in watcher.rounds:  # one worker in this process: it is idle while work is handed out
-        assert 0 < stats.dispatch_s < stats.train_s
-        assert 0 < stats.idle_fraction < 1
-        assert stats.idle_fraction >= 0.99 * stats.dispatch_s / stats.train_s
-    told = [metrics for _, metrics in read_points(loop.run_dir)]
-    assert sum("time/evaluate_s" in metrics for metrics in told) == 2
-    tracked = [metrics["time/track_s"] for metrics in told if "time/track_s" in metrics]
-    assert tracked[0] == 0.0 < tracked[1]
-
     # MLflow draws a bar for each run only if step 0 is a metric's only step.
     recorded, single = read_points(loop.run_dir), ("final/", "best/", "params/")
     steps = {step for step, found in recorded if any(key.startswith(single) for key in found)}
@@ -259,16 +223,16 @@ def test_groups_learn_what_the_loop_learns(mnist_root: Path, tmp_path: Path) -> 
     assert {k for k in recorded[0][1] if k.startswith(single)} == set(loop.metrics)
 
 
-class Fingerprinting(Crasher):
-    """Takes the hash of every file of a run's clients and checkpoints when pre-training ends."""
+class Keeping(Watcher):
+    """Keeps all files of a run's clients and checkpoints when pre-training ends."""
 
     def pretrained(self, run_dir: Path) -> None:
-        self.hashes = file_hashes(run_dir)
+        self.files = files_of(run_dir)
 
 
-def file_hashes(run_dir: Path) -> dict[Path, str]:
+def files_of(run_dir: Path) -> dict[Path, bytes]:
     files = [*run_dir.glob("clients/*/*"), *run_dir.glob("checkpoints/*/*")]
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path: path.read_bytes() for path in files}
 
 
 def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
@@ -276,21 +240,20 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
 ) -> None:
     found = list[Result]()
     for group_size in (1, 8):
-        size, watcher = f"adapt.group_size={group_size}", Fingerprinting()
+        size, watcher = f"adapt.group_size={group_size}", Keeping()
         more = ("adapt.epochs=3", "adapt.eval_every=2", size, "federation.num_new_clients=3")
         source = found[0].run_dir if found else None
         config = small(mnist_root, tmp_path, *more)
         result = run_experiment(config, None, watcher, pretrained=source)
         found.append(result)
-        after = file_hashes(result.run_dir)
-        assert watcher.hashes.items() <= after.items()
-        added = {path.parent.name for path in after.keys() - watcher.hashes.keys()}
+        after = files_of(result.run_dir)
+        assert watcher.files.items() <= after.items()
+        added = {path.parent.name for path in after.keys() - watcher.files.keys()}
         assert added == {f"{client_id:07d}" for client_id in result.setting.new_ids}
         final = load_file(result.run_dir / "model" / "backbone.safetensors")
         [state] = result.run_dir.glob("checkpoints/*/server.safetensors")
         assert torch.equal(result.setting.model.flatten(final), load_file(state)["ema"])
         for report in result.adaptation.reports:
-            assert [p.epoch for p in report.curve if p.observed] == [0, 2, 3]
             own = load_file(client_path(result.run_dir / "model", report.client_id))
             assert own.keys() == {"client_emb"}
             assert own["client_emb"].abs().max() > 0
@@ -312,14 +275,11 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
 def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     mnist_root: Path, tmp_path: Path
 ) -> None:
-    few = ("federation.num_clients=96",)  # with few images each
-    settings = ("method=fedavg_ft", "adapt.lr=0.01", "adapt.tune_epochs=2", *few)
-    config = small(mnist_root, tmp_path, *settings)
-    untuned = replace(config, adapt=replace(config.adapt, tune_epochs=0))
-    without = finished(untuned)
+    settings = ["method=fedavg_ft", "adapt.lr=0.01", "federation.num_clients=96"]
+    without = finished(small(mnist_root, tmp_path, *settings))
+    config = small(mnist_root, tmp_path, *settings, "adapt.tune_epochs=2")
     result = finished(config, without.run_dir)
     assert result.tuned is not None
-    assert without.tuned is None
     assert result.state_fingerprint == without.state_fingerprint  # nothing of it is kept
     summary = result.metrics
     assert summary["final/pretrain_tuned_kid_mean"] == result.tuned.kid_mean
