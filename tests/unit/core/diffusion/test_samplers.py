@@ -113,22 +113,6 @@ def test_ddpm_is_that_of_diffusers(process, xT, num_steps, clip_x0):
     assert_same_images(ours, theirs, process[1])
 
 
-def test_ddpm_over_every_timestep_is_that_of_diffusers(xT):
-    scheduler = DDPMScheduler(
-        100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
-    )
-    theirs = diffusers_loop(scheduler, network(), xT, generator=generator())
-    ours = run_sampler(
-        diffusion("cosine", "v", num_timesteps=100),
-        SAMPLERS["ddpm"],
-        network(),
-        xT,
-        timestep_grid(100, 100),
-        [generator()],
-    )
-    assert_same_images(ours, theirs, "v")
-
-
 @pytest.mark.parametrize(("num_steps", "eta", "clip_x0"), [(5, 0.0, False), (30, 0.5, True)])
 def test_ddim_is_that_of_diffusers(process, xT, num_steps, eta, clip_x0):
     scheduler = DDIMScheduler(**diffusers_arguments(*process), clip_sample=clip_x0)

@@ -1,12 +1,9 @@
 """Promises to new clients and to the clients of a run: their noise, their price, their refusals."""
 
 import math
-from dataclasses import replace
 
-import dp_accounting
 import numpy as np
 import pytest
-from dp_accounting import pld
 
 from spire_core.config.privacy import SMALLEST_CLIP, PrivateAdaptConfig, PrivateRoundsConfig
 from spire_core.errors import BudgetError, ConfigError
@@ -71,19 +68,6 @@ def promise(cohort_size: int = 1000, **words: object) -> RoundsGuarantee:
     found = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, **words), 1000, cohort_size, 20)  # type: ignore[arg-type]
     assert found is not None
     return found
-
-
-@pytest.mark.parametrize(("share", "num_rounds"), [(0.3, 12), (1.0, 7)])
-def test_rounds_spend_what_googles_accountant_says(share: float, num_rounds: int) -> None:
-    noise = 2.5
-    found = replace(promise(), noise_multiplier=noise, sampling_rate=share, epsilon=math.inf)
-    if share == 1.0:
-        expected = dp_accounting.get_epsilon_gaussian(noise / num_rounds**0.5, found.delta)
-    else:
-        step = dp_accounting.PoissonSampledDpEvent(share, dp_accounting.GaussianDpEvent(noise))
-        event = dp_accounting.SelfComposedDpEvent(step, num_rounds)
-        expected = pld.PLDAccountant().compose(event).get_epsilon(found.delta)
-    assert found.spent(num_rounds) == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_a_run_stops_before_the_round_that_would_exceed_its_budget() -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from spire_core.config.diffusion import DiffusionConfig
-from spire_core.config.eval import EvalConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
@@ -95,9 +94,3 @@ def test_who_shares_a_batch_changes_no_clients_images(
     assert (drawn[0] - drawn[1]).abs().max() > 0.1
     swapped = together(embs[[1, 0, 2, 3]], sampler, batch_size, guidance)
     assert (drawn[0] - swapped[0]).abs().max() > 1e-3  # same noise, another embedding
-
-
-def test_as_many_clients_share_a_batch_as_fit() -> None:
-    assert EvalConfig(num_images=128, batch_size=128).clients_per_batch == 1
-    assert EvalConfig(num_images=50, batch_size=128).clients_per_batch == 2
-    assert EvalConfig(num_images=500, batch_size=128).clients_per_batch == 1

@@ -58,13 +58,6 @@ def test_rows_with_clients_and_captions_are_natural_clients(tmp_path: Path) -> N
     np.testing.assert_array_equal(data.images[:, 0], GREY)
 
 
-def test_lists_beside_the_images_may_be_tensors(tmp_path: Path) -> None:
-    data = read(spire.write_images(tmp_path / "new", GREY, torch.arange(10) % 5, [7, 8] * 5))
-    assert data.labels.tolist() == [0, 1, 2, 3, 4] * 2
-    assert data.clients is not None
-    assert data.clients.names == ("7", "8")
-
-
 @pytest.mark.parametrize(
     ("images", "more", "told"),
     [

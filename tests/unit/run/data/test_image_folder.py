@@ -94,14 +94,6 @@ def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
     assert load(own(elsewhere), "test").sha256 == test.sha256
 
 
-def test_a_class_of_one_split_alone_has_the_same_number_in_both(tmp_path: Path) -> None:
-    for name in ("train/a", "train/c", "test/b", "test/c"):
-        paint(tmp_path / name / "1.png", ord(name[-1]))
-    train, test = (load(own(tmp_path), split) for split in ("train", "test"))
-    assert train.class_names == test.class_names == ("a", "b", "c")
-    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2])
-
-
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     for missing in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(DataError, match=r"expected a .*folder of images"):

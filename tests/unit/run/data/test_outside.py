@@ -10,7 +10,7 @@ import torch
 from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.data.datasets import ImageData, load_clients
 from pipeline.data.outside import OutsideImages
-from spire_core.errors import ConfigError, DataError
+from spire_core.errors import DataError
 
 IMAGES = np.zeros((2, 1, 4, 4), np.uint8)
 
@@ -59,8 +59,3 @@ def test_lists_may_come_as_arrays(outside: Callable[..., ImageData], owners: lis
         assert found.clients is not None
         assert found.clients.names == tuple(sorted(map(str, owners)))
         assert found.clients.owner.tolist() == [1, 0]
-
-
-def test_data_without_owners_have_no_clients(outside: Callable[..., ImageData]) -> None:
-    with pytest.raises(ConfigError, match="data with owners for partition=natural"):
-        outside()

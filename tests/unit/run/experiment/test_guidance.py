@@ -12,9 +12,7 @@ from small_runs import finished, small
 from torch import Tensor
 
 from pipeline.inference import saved_run
-from pipeline.inference.arrival import adapt_arrival
-from pipeline.inference.arrival_images import ArrivingImages
-from pipeline.inference.saved_run import SavedRun, open_run
+from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
 from pipeline.results.tables import new_clients, with_worlds
 from spire_core.evaluation.extractors import make_extractor
@@ -119,13 +117,3 @@ def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
         for name in ("own", "lost", "replaced"):
             assert getattr(theirs, name) == pytest.approx(getattr(ours, name), rel=1e-3, abs=1e-3)
     assert max(moved) > 0
-
-
-def test_a_client_that_arrives_chooses_too(run: Callable[..., Result]) -> None:
-    result = run("adapt.lr=1.0", *CHOICE)
-    saved = open_run(str(result.run_dir))
-    images = result.setting.images[:30]
-    arrival = adapt_arrival(saved, ArrivingImages(images), saved.config.adapt)
-    assert arrival.guidance in SCALES
-    assert saved.guidance(arrival.client_id) == arrival.guidance
-    assert saved.guidance(0) == saved.guidance(None) == saved.config.eval.guidance

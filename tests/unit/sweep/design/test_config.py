@@ -171,10 +171,6 @@ def test_a_draw_is_a_trial_with_few_digits() -> None:
     ends = [(t.config.client.lr, t.config.adapt.epochs) for t in probes(sweep)]
     assert {1e-4, 1e-1} == {lr for lr, _ in ends}
     assert {1, 9} == {epochs for _, epochs in ends}
-    narrow = sweep_of(
-        axes={"client.lr": {"min": 0.12345, "max": 0.12346}}, search="random", num_trials=2
-    )
-    assert trial_of(narrow, {"client.lr": 0.123456}).config.client.lr == 0.12346
 
 
 # --- files and words ------------------------------------------------------------------------------

@@ -119,11 +119,6 @@ def test_who_is_ahead_by_how_much_and_how_sure() -> None:
     assert "fedavg_ft 2.02 times as high;" in few, "two seeds have no verdict"
 
 
-def test_a_method_alone_and_methods_without_a_common_seed_are_not_compared() -> None:
-    assert method_sentence(runs(run("spire", 0, 1.0))) == ""
-    assert "no seed" in method_sentence(runs(run("spire", 0, 1.0), run("local", 1, 1.0)))
-
-
 def test_settings_that_move_together_are_one_axis() -> None:
     found = runs(
         *(

@@ -193,12 +193,9 @@ def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
     assert picture.caption == "Best: spire at 64 (4: 2.45 times as high)."
     assert report.answers[0] == f"model.d_emb: {picture.caption}"
     assert len(report.tables["settings"]) == 3
-    axes = picture.figure.axes[0]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["4", "64"]
-    spire = {str(c.get_label()): c for c in axes.containers}["spire"]
+    spire = {str(c.get_label()): c for c in picture.figure.axes[0].containers}["spire"]
     assert spire[0].get_xydata().tolist() == [[4.0, 3.5], [64.0, 1.5]]
     assert report.notes[0] == "2 seeds: too few to tell."
-    assert report.html.read_text().count("too few to tell") == 1
 
 
 def test_trials_that_were_added_later_decide_nothing(store: TrackingConfig) -> None:
