@@ -45,9 +45,3 @@ def test_only_the_package_that_is_asked_for_is_imported(site: Path) -> None:
     assert OTHER_METHODS.names() == ["far", "near"]
     with pytest.raises(ConfigError, match="far of the package beside, got SystemError"):
         MethodConfig("far")
-
-
-def test_an_unknown_name_is_told_what_there_is(site: Path) -> None:
-    install(site, "one", "there_is", GOOD.format(name="nearer"), "nearer = there_is:M")
-    with pytest.raises(ConfigError, match=r"nearer, got 'neare': did you mean nearer\?"):
-        MethodConfig("neare")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.diffusion.generation import client_denoiser
-from spire_core.network.flat_model import FlatModel, initial_weights
+from spire_core.network.flat_model import FlatModel
 from spire_core.network.layers import NARROW, DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
 from spire_core.network.unet import UNet
 from spire_core.rng import torch_generator
@@ -87,16 +87,6 @@ def test_flat_vector_and_named_tensors_are_inverse(method: str) -> None:
     state = model.net.state_dict()
     assert tensors.keys() == state.keys()
     assert all(torch.equal(state[k], tensors[k]) for k in state)
-
-
-def test_initial_weights_leave_the_global_stream_alone() -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    first = initial_weights(MODEL, MethodConfig(), 1, seed=0)
-    assert torch.equal(torch.rand(3), expected)
-    assert torch.equal(first, initial_weights(MODEL, MethodConfig(), 1, seed=0))
-    assert not torch.equal(first, initial_weights(MODEL, MethodConfig(), 1, seed=1))
 
 
 def test_paper_scale_is_the_size_of_ddpm_and_the_embedding_a_ten_thousandth() -> None:

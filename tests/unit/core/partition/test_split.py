@@ -77,14 +77,6 @@ def test_alpha_moves_the_mixtures_from_one_class_to_all(name: str) -> None:
     assert largest_share(1e4) < 0.2
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_inner_dirichlet_gives_exact_sizes_while_pools_run_dry(seed: int) -> None:
-    config = PartitionConfig("inner_dirichlet", alpha=0.01, client_size=272)  # 2992 of 3000 images
-    parts = held(split(config, seed))
-    assert {len(p) for p in parts} == {272}
-    assert len(np.unique(np.concatenate(parts))) == 11 * 272
-
-
 @pytest.mark.parametrize("k", [1, 2, 3, 10])
 def test_pathological_clients_hold_exactly_k_classes_in_equal_parts(k: int) -> None:
     for seed in SEEDS:

@@ -222,21 +222,6 @@ def test_a_client_folds_into_the_numbers_of_its_network(
     assert (found - original).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("projection", "entrance"), [("random", "time"), ("subspace", "blocks")])
-def test_a_fixed_entrance_is_orthonormal_and_the_same_for_all(
-    folders: dict[str, Path], projection: str, entrance: str
-) -> None:
-    folder = folders["UNet2DModel"]
-    method = MethodConfig("retrofit", entrance=entrance, projection=projection)
-    model = flat(folder, method)
-    first, again, other = (fixed(folder, model, seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    for name, matrix in model.named_tensors(first).items():
-        gram = matrix.T @ matrix * D_EMB / len(matrix)
-        torch.testing.assert_close(gram, torch.eye(D_EMB), rtol=1e-4, atol=1e-4, msg=name)
-
-
 def fixed(folder: Path, model: FlatModel, seed: int) -> Tensor:
     diffusion = process(folder, steps=2)
     start, shape = torch.zeros(model.layout.size), (1, SIZE, SIZE)

@@ -7,23 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import main
-from pipeline.experiment.pretraining import profiled_rounds
-
-
-@pytest.mark.parametrize(
-    ("first", "num_rounds", "evaluated", "expected"),
-    [
-        (0, 400, {0, 100, 400}, [1, 2, 3]),
-        (0, 3, {0, 3}, [1, 2]),  # the run ends
-        (0, 9, {0, 2, 4, 9}, [1]),  # an evaluation comes in between
-        (50, 60, {60}, [51, 52, 53]),  # goes on after 50 rounds
-        (60, 60, {60}, []),  # nothing is left to do
-    ],
-)
-def test_which_rounds_are_watched(
-    first: int, num_rounds: int, evaluated: set[int], expected: list[int]
-) -> None:
-    assert list(profiled_rounds(first, num_rounds, evaluated)) == expected
 
 
 def test_a_run_that_is_watched_is_the_same_run(
