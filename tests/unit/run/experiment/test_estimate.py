@@ -46,8 +46,10 @@ def test_epochs_of_new_clients_are_counted() -> None:
     tuned = (*words, "partition.client_size=40", "adapt.tune_epochs=2", "method=fedavg_ft")
     config = load_config(None, [*DRAWS, *SIZES, *tuned])
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 8 + 4) + 6 * (2 * 30 + 1))
-    private = ["adapt.num_images=8", "privacy.adapt.epsilon=4", "privacy.adapt.steps=7"]
-    config = load_config(None, [*DRAWS, *SIZES, *private, "privacy.adapt.draws=5"])
+    private = ["adapt.num_images=8", "privacy.adapt.epsilon=4", "adapt.eval_every=3"]
+    config = load_config(
+        None, [*DRAWS, *SIZES, *private, "privacy.adapt.steps=7", "privacy.adapt.draws=5"]
+    )
     assert adaptation_s(config, COSTS) == pytest.approx(2 * (7 * 5 * 8 + 5))
 
 
