@@ -88,22 +88,6 @@ def test_combinations_that_mean_the_same_are_one_trial() -> None:
     assert len(trials(twice)) == 2
 
 
-def test_passes_that_are_as_many_steps_as_tau_are_one_trial(mnist_root: Path) -> None:
-    """60 images, of which a client trains on 48: a pass is 3 steps of 16."""
-    settings = {"partition": {"name": "iid", "client_size": 60}, "data.root": str(mnist_root)}
-    lengths = [{"federation.tau": 3}, {"federation.tau": 4}]
-    lengths += [{"federation.local_epochs": n} for n in (1, 2)]
-    sweep = sweep_of(settings=settings, axes={"period": lengths, "method": ["spire", "fedavg_ft"]})
-    assert labels(sweep) == [
-        f"{method} {length} seed=0"
-        for length in ("tau=3", "tau=4", "local_epochs=2")
-        for method in ("spire", "fedavg_ft")
-    ]
-    assert told_equal(sweep, len(trials(sweep))).startswith("2 of 8 trials")
-    none = replace(sweep, settings=settings | {"data.root": "/nowhere"})
-    assert len(trials(none)) == 8  # what is not known is not merged
-
-
 def test_settings_that_go_together_are_one_axis() -> None:
     period = [{"federation.tau": 3}, {"federation.tau": 12, "client.batch_size": 8}]
     found = trials(sweep_of(settings={"client.batch_size": 4}, axes={"period": period}))

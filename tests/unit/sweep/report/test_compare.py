@@ -1,17 +1,14 @@
 """Tasks, best settings and comparisons of runs that are written out by hand, and of a study."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from pipeline.results.metric_names import COPIES_TAGS, COVERED_RATIO, IMAGE_TAGS, NN_SHARE
 from pipeline.tracking.mlflow_queries import TrackedRun
-from sweeps.primary import HELDOUT, TUNED_KID, primaries
+from sweeps.primary import primaries
 from sweeps.report.compare import (
     along,
     axes,
@@ -24,7 +21,6 @@ from sweeps.report.compare import (
 from sweeps.report.runs import experiments, frame_of
 
 KID = "final/adapt_kid_after"
-STUDIES = Path(__file__).parents[4] / "sweeps" / "studies"
 
 
 def run(method: str, seed: int, kid: float | None, began: int = 0, **more: Any) -> TrackedRun:
@@ -153,63 +149,6 @@ def test_on_an_axis_each_place_is_at_the_best_of_the_other_settings() -> None:
 
 
 # --- comparisons that a sweep's file wrote down ---------------------------------------------------
-
-
-def worlds() -> pd.DataFrame:
-    """The runs of study-worlds-cpu out of its rows, with the scores that its file compares."""
-    rows = pd.read_parquet(STUDIES / "study-worlds-cpu.parquet")
-    settings = [c for c in rows if "." in c and rows[c].dtype == "str"]
-    keys = ["method", "seed", "partition_hash", *settings]
-    new, tuned = rows[rows.clients == "new"], rows[rows.clients == "tuned"]
-    mean = new.groupby(keys, dropna=False).mean(numeric_only=True)
-    found = mean[["kid_after", "heldout_after", "nn_share", "forgetting_global"]].copy()
-    found.columns = [KID, HELDOUT, NN_SHARE, "final/adapt_forgetting_global"]
-    found[TUNED_KID] = tuned.groupby(keys, dropna=False).kid.mean()
-    kids = {
-        covered: own.groupby(keys, dropna=False).kid_after.mean()
-        for covered, own in new.groupby(new.hull_tv < 0.05)
-    }
-    found[COVERED_RATIO] = kids[True] / kids[False]
-    runs = []
-    for place, row in enumerate(found.reset_index().to_dict("records")):
-        finals = {key: value for key, value in row.items() if "/" in key and value == value}
-        params = {"method.name": row["method"], "seed": str(row["seed"])}
-        params |= {key: row[key] for key in settings if row[key] == row[key]}
-        tags = {"partition_hash": row["partition_hash"]}
-        for tag, key in (COPIES_TAGS | IMAGE_TAGS).items():  # of a run these are tags
-            tags |= {tag: str(finals.pop(key))} if key in finals else {}
-        runs.append(TrackedRun(str(place), "", "FINISHED", params, tags, finals, 0))
-    return experiments(frame_of(runs))
-
-
-def test_a_study_finds_what_was_published() -> None:
-    """Ratios with intervals, and p-values after Holm's correction within the families."""
-    recorded = yaml.safe_load((STUDIES / "study-worlds-cpu.yaml").read_text())["primary"]
-    found = comparisons(primaries(recorded), worlds())
-    assert len(found) == len(recorded)
-    new = found[found.family == "new clients"]
-    said = [f"{row.middle:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in new.itertuples()]
-    assert said[1:] == [
-        "1.99 [1.75, 2.26]",
-        "1.22 [1.09, 1.38]",
-        "0.94 [0.77, 1.15]",
-        "1.10 [0.95, 1.28]",
-    ]
-    families = {
-        family: " ".join(f"{p:.0e}" for p in own.Holm)
-        for family, own in found.groupby("family", sort=False)
-    }
-    assert families == {
-        "new clients": "1e-03 2e-05 1e-02 5e-01 3e-01",
-        "robustness": "4e-06 2e-05 4e-04 2e-05 3e-06 5e-07 1e-04 1e-07",
-        "pre-training": "1e-03 5e-01 6e-02 5e-01",
-        "forgetting": "9e-08 2e-07 9e-08 2e-06",
-    }
-    digits = [f"{p:.2g}" for p in found.Holm[found.family.isin(["new clients", "pre-training"])]]
-    assert digits == ["0.0012", "2e-05", "0.015", "0.5", "0.32", "0.0011", "0.48", "0.062", "0.48"]
-    differences = found[found.scale == "difference"].iloc[[0, 4]].itertuples()
-    assert [f"{d.effect:.3f} {d.half:.3f}" for d in differences] == ["0.078 0.010", "2.168 0.192"]
-    assert [*new.verdict][1:] == ["higher"] * 2 + ["no difference was found"] * 2
 
 
 def test_each_side_stands_at_its_best_by_the_compared_score() -> None:
