@@ -18,7 +18,6 @@ from spire_core.errors import ConfigError, RunError
 from sweeps.design.config import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
-GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
 
 
 def test_the_page_runs_as_printed(
