@@ -199,13 +199,13 @@ def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
 
 
 def test_trials_that_were_added_later_decide_nothing(store: TrackingConfig) -> None:
-    recorded = {"seeds": [0, 1, 2], "primary": [{"method": "local"}]}
+    recorded = {"seeds": [0, 1, 2], "primary": [{"method": "shared_rep"}]}
     with Tracker.start(store, "planned", {"spire.kind": "sweep"}) as tracker:
         tracker.log_dict(recorded, "config/sweep.yaml")
         tracker.log_dict(
-            {"trial_ids": ["spire0", "spire1", "local0", "local1"]}, "config/trials.yaml"
+            {"trial_ids": ["spire0", "spire1", "shared_rep0", "shared_rep1"]}, "config/trials.yaml"
         )
-        for method, kid in (("spire", 1.0), ("local", 2.0)):
+        for method, kid in (("spire", 1.0), ("shared_rep", 2.0)):
             for seed in range(3):
                 tags = {"spire.trial_id": f"{method}{seed}"}
                 with log_run(store, tracker.run_id, method, seed, {KID: kid + seed}, tags=tags):
