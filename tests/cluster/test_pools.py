@@ -290,7 +290,7 @@ def test_a_run_whose_driver_is_killed_resumes_to_the_same_state(
 ) -> None:
     """Its rounds are private: it publishes as many sums as the budget carries, each of them once.
 
-    That of a public run is resumed in tests/e2e/test_resume.py.
+    That of a public run is resumed in tests/e2e/test_ray_losses.py.
     """
 
     def kill(after_round: int) -> None:

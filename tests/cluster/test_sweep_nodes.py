@@ -6,7 +6,6 @@ The cluster lives in a process of its own, which this file is the script of, so 
 from the Ray that the other tests share.
 """
 
-import contextlib
 import faulthandler
 import json
 import os
@@ -89,34 +88,12 @@ def driver_nodes(num_drivers: int) -> list[str]:
     return nodes
 
 
-def give_up() -> None:
-    """End this process when it has hung, and say which of Ray lives and who holds what."""
-    import psutil
-    import ray
-    from ray.util import placement_group_table
-
-    time.sleep(HANGS_S)
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            name = " ".join(process.cmdline())[:60] or process.name()
-            if name.startswith("ray::") or "raylet" in name or "gcs_server" in name:
-                held = [file.path for file in process.open_files() if file.path.endswith(".lock")]
-                print(process.pid, process.ppid(), process.status(), name, held, file=sys.stderr)
-    with contextlib.suppress(Exception):  # it may be what hangs
-        print([(row["NodeID"][:8], row["Alive"]) for row in ray.nodes()], file=sys.stderr)
-        for row in placement_group_table().values():
-            print(row["state"], row["bundles_to_node_id"], file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(3)
-
-
 def main(folder: Path, lost: str) -> None:
     """Start drivers; run the sweep, lose a node in the middle, and print what was seen.
 
     `lost`: `worker`, a node that the sweep can do without, or `head`, this process's own as well.
     """
-    faulthandler.dump_traceback_later(HANGS_S - 5, exit=False)
-    threading.Thread(target=give_up, daemon=True).start()
+    faulthandler.dump_traceback_later(HANGS_S, exit=True)
     import ray
     from ray.cluster_utils import Cluster
 

@@ -25,7 +25,6 @@ from pipeline.config.meaning import fingerprint
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
-from sweeps.cli import main
 
 NUM_ROUNDS = 60  # a trial is to take longer than Tune's grace of 5 s
 SEARCH = f"""
@@ -162,7 +161,6 @@ def check_tree(desk: Desk, told: dict[str, Any]) -> None:
 def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_trials(
     desk: Desk,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     mnist_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -202,14 +200,3 @@ def test_a_search_that_is_interrupted_and_then_killed_goes_on_to_the_number_of_t
     assert fingerprint(config).startswith(row["trial_id"])
     scores = {k: v for k, v in row["metrics"].items() if "duration" not in k}
     assert scores.items() <= alone.metrics.items()
-
-    before = sorted(desk.folder.rglob("*"))
-    monkeypatch.chdir(desk.folder)
-    for name in NOT_INHERITED:
-        monkeypatch.delenv(name, raising=False)
-    capsys.readouterr()
-    assert main(["sweep", "study.yaml", "--json", HERE]) == 0
-    out, said = capsys.readouterr()
-    assert json.loads(out) == told | {"num_skipped": 2}
-    assert said == ""  # no trial is counted, no Ray is started
-    assert sorted(desk.folder.rglob("*")) == before

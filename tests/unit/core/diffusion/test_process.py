@@ -1,6 +1,5 @@
 """The forward process: against diffusers, there and back, and where training timesteps fall."""
 
-import dataclasses
 import math
 
 import pytest
@@ -43,17 +42,6 @@ def test_alpha_bar_is_that_of_diffusers(schedule, num_timesteps):
     theirs = ddpm_scheduler(schedule, num_timesteps).alphas_cumprod
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0.0)
-
-
-def test_cosine_is_the_curve_of_the_paper_until_beta_is_clipped():
-    def f(step: int) -> float:
-        return math.cos((step / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    expected = torch.tensor([f(t + 1) / f(0) for t in range(999)])
-    ours = make_schedule("cosine", 1000).alpha_bar
-    # A product of up to 999 factors rounded to float32 is good to about sqrt(999) * 6e-8.
-    torch.testing.assert_close(ours[:999], expected, rtol=5e-6, atol=0.0)
-    assert ours[999] / ours[998] == pytest.approx(0.001, rel=1e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -112,9 +100,8 @@ def test_the_loss_is_the_error_of_each_example(prediction, batch):
     torch.testing.assert_close(loss, torch.arange(8.0).square(), rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_timesteps_are_stratified(seed):
-    t = sample_timesteps(50, 1000, 1.0, torch.Generator().manual_seed(seed))
+def test_timesteps_are_stratified():
+    t = sample_timesteps(50, 1000, 1.0, torch.Generator().manual_seed(0))
     assert t.dtype == torch.long
     assert torch.equal(t // 20, torch.arange(50))  # one in each fiftieth of 0..999
 
@@ -135,20 +122,6 @@ def test_t_power_moves_the_mean_timestep(t_power):
     assert t.max() == 999
     # E[u ** p] = 1 / (1 + p), and the floor takes half a timestep.
     assert t.double().mean().item() == pytest.approx(1000 / (1 + t_power) - 0.5, abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("schedule", "cosin"),
-        ("num_timesteps", 1),
-        ("t_power", math.nan),
-        ("sample_steps", 1001),
-    ],
-)
-def test_a_bad_setting_is_named_with_what_was_got(key, value):
-    with pytest.raises(ConfigError, match=rf"^expected .*{key}.*{value}.*: "):
-        dataclasses.replace(DiffusionConfig(), **{key: value})
 
 
 def test_the_longest_linear_schedule_ends_in_a_normal_number() -> None:

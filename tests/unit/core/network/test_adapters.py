@@ -6,7 +6,6 @@ from torch import Tensor
 
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.errors import ConfigError
 from spire_core.methods import BODY, LOCAL
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
@@ -97,9 +96,3 @@ def test_biases_and_normalisations_are_the_numbers_of_one_dimension() -> None:
     for name, start, shape in model.layout.names:
         is_one = name.endswith(".bias") or ".norm" in f".{name}"
         assert (at.start <= start < at.stop) == is_one == (len(shape) == 1), name
-
-
-def test_a_network_without_attention_has_nothing_for_low_rank() -> None:
-    config = ModelConfig(width=8, attention=())
-    with pytest.raises(ConfigError, match="expected a network with attention"):
-        FlatModel(config, MethodConfig("lora"), 1)

@@ -9,15 +9,14 @@ import torch
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.diffusion.generation import client_denoiser, draw, draw_together
+from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import ConfigError, DataError
 from spire_core.methods import BODY
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.words import caption_tokens
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam
-from spire_core.training.batches import batches, client_batches
+from spire_core.training.batches import client_batches
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, fit, trained_leaves
 from spire_core.training.heldout import heldout_losses
@@ -50,25 +49,6 @@ def test_captions_become_positions_of_words() -> None:
     assert caption_tokens([], WORDS).shape == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("latin letter z", "expected words of latin, small, capital, letter, q, got 'z'"),
-        (" \t ", "a caption of 1 to 64 words, got 0"),
-    ],
-)
-def test_what_cannot_be_said_is_one_sentence(caption: str, expected: str) -> None:
-    with pytest.raises(DataError, match=expected) as error:
-        caption_tokens(["q", caption], WORDS)
-    assert len(str(error.value)) < 250
-
-
-@pytest.mark.parametrize("words", [(), ("a b",), ("q", "q")])
-def test_vocabularies_that_cannot_work_are_refused(words: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"model\.words"):
-        ModelConfig(text="words", words=words)
-
-
 def test_the_other_layers_have_the_same_first_numbers_without_text() -> None:
     networks = [FlatModel(config, SPIRE, 1) for config in (PLAIN, TEXT)]
     plain, text = (
@@ -96,23 +76,6 @@ def test_the_order_and_the_padding_of_words_do_not_count() -> None:
     null = net(xt, t, embs)
     torch.testing.assert_close(null, net(xt, t, embs, torch.zeros(3, 4, dtype=torch.int64)))
     assert not torch.allclose(out, null)
-
-
-def test_captions_travel_with_their_images() -> None:
-    numbers = torch.arange(20)
-    client = ClientContext(1, 0, numbers, numbers[:, None] * 10)
-    found = list(client_batches(client, 8, 6, torch_generator(0, "b")))
-    assert torch.equal(
-        torch.cat([batch.images for batch in found]),
-        torch.cat(list(batches(numbers, 8, 6, torch_generator(0, "b")))),
-    )
-    for batch in found:
-        assert batch.tokens is not None
-        assert torch.equal(batch.tokens, batch.images[:, None] * 10)
-    chosen = client.chosen(torch.tensor([3, 1]))
-    assert chosen.tokens is not None
-    assert chosen.tokens.tolist() == [[30], [10]]
-    assert ClientContext(1, 0, numbers).chosen(torch.tensor([3])).tokens is None
 
 
 def test_captions_are_dropped_independently_of_embeddings() -> None:
@@ -153,32 +116,6 @@ def test_each_guidance_has_its_own_scale() -> None:
     alone = client_denoiser(net, None, 2.0, None, tokens, 3.0)(xt, t)  # the population
     torch.testing.assert_close(alone, none + 3 * (text - none))
     assert torch.equal(client_denoiser(net, emb, 1.0, None, None, 3.0)(xt, t), client)
-
-
-def test_a_batch_of_clients_draws_for_the_prompts_of_each() -> None:
-    model, (_, _, emb) = model_of(TEXT), inputs()
-    diffusion = Diffusion.of(DiffusionConfig(sample_steps=3))
-    prompts = torch.tensor([[1, 2], [1, 3], [4, 5], [2, 5], [3, 0]])  # five images of each client
-    streams = [torch_generator(0, "s", c) for c in range(2)]
-
-    def denoise_as(who: torch.Tensor, at: slice):
-        tokens = torch.cat([prompts[at] + 0 * c for c in dict.fromkeys(who.tolist())])
-        return client_denoiser(model.net, emb, tokens=tokens)
-
-    together = draw_together(denoise_as, diffusion, (1, 8, 8), 5, streams, batch_size=6)
-    for c, images in enumerate(together):
-        alone = draw_together(
-            lambda _, at: client_denoiser(model.net, emb, tokens=prompts[at]),
-            diffusion,
-            (1, 8, 8),
-            5,
-            [torch_generator(0, "s", c)],
-        )[0]
-        torch.testing.assert_close(images, alone, rtol=1e-3, atol=1e-4)
-    of_one = client_denoiser(model.net, emb, tokens=prompts[0])
-    first = draw(of_one, diffusion, (1, 8, 8), 5, torch_generator(0, "s", 0))
-    torch.testing.assert_close(first[0], together[0][0], rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(first[1], together[0][1], atol=1e-3)
 
 
 def test_a_network_learns_what_captions_say() -> None:

@@ -28,11 +28,6 @@ def test_what_no_client_holds_is_out_of_reach() -> None:
     assert found.nearest_tv == pytest.approx(0.7)
 
 
-def test_the_distance_to_one_client_is_the_total_variation() -> None:
-    one, other = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.5, 0.4])
-    assert hull_distance(one[None], other) == pytest.approx(0.6)
-
-
 def test_new_clients_are_compared_with_the_old_ones_alone() -> None:
     counts = np.array([[4, 0], [2, 2], [0, 8], [1, 3]])
     far, near = coverages(counts, 2)
@@ -51,11 +46,6 @@ def test_no_mixture_of_clients_is_nearer(seed: int, num_clients: int, num_classe
     least = 0.5 * np.abs(tried - target).sum(1).min()
     found = coverage(mixtures, target)
     assert -1e-9 <= found.hull_tv <= min(least, found.nearest_tv) + 1e-9
-
-
-def test_the_projection_of_a_covered_mixture_is_itself() -> None:
-    for target in np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]):
-        np.testing.assert_allclose(kl_projection(CORNERS, target), target, atol=1e-4)
 
 
 def test_the_projection_on_two_clients_is_that_of_one_weight() -> None:

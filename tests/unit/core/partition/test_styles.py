@@ -27,14 +27,6 @@ def test_a_client_has_one_style_and_others_have_others(style: str) -> None:
     assert drawn.dtype == np.uint8
 
 
-def test_a_style_depends_on_the_client_alone() -> None:
-    fewer = Partition((), (CLIENTS[3],))
-    np.testing.assert_array_equal(
-        styled(IMAGES, fewer, "rotation", 0)[6], styled(IMAGES, PARTITION, "rotation", 0)[6]
-    )
-    assert -1 <= amount_of(5, 0) <= 1
-
-
 def test_no_style_is_the_images_themselves() -> None:
     assert styled(IMAGES, PARTITION, "none", 0) is IMAGES
     assert ("none", *STYLES) == NAMES

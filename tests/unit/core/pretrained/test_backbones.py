@@ -16,8 +16,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
 from spire_core.diffusion.samplers import SAMPLERS, run_sampler, timestep_grid
-from spire_core.errors import ConfigError
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, MODULATION
+from spire_core.methods import EMB_PROJ, LOCAL
 from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
 from spire_core.network.pretrained import fold
 from spire_core.training.fixed_entrance import fixed_entrance
@@ -165,19 +164,6 @@ def test_zeros_are_the_original_network(name: str, entrance: str, folders: dict[
     assert model.num_frozen == total > 40 * model.layout.size / D_EMB
 
 
-def test_native_training_has_all_parts(folders: dict[str, Path]) -> None:
-    model = flat(folders["UNet2DModel"], MethodConfig("spire"))
-    sizes = {part: model.layout.part_size(part) for part in model.layout.parts}
-    assert sizes[LOCAL] == model.num_frozen == 0
-    assert min(sizes[BODY], sizes[MODULATION], sizes[EMB_PROJ]) > 0
-    plain = make("UNet2DModel")
-    own = {n.removeprefix("network."): p for n, p in model.net.named_parameters()}
-    assert all(torch.equal(own[name], p) for name, p in plain.named_parameters())
-    at = model.layout.parts[MODULATION]
-    read = {name for name, start, _ in model.layout.names if at.start <= start < at.stop}
-    assert read == {f"network.{n}" for n, _ in plain.named_parameters() if "time_emb_proj" in n}
-
-
 @pytest.mark.parametrize(
     ("name", "method"),
     [
@@ -236,21 +222,6 @@ def test_a_client_folds_into_the_numbers_of_its_network(
     assert (found - original).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("projection", "entrance"), [("random", "time"), ("subspace", "blocks")])
-def test_a_fixed_entrance_is_orthonormal_and_the_same_for_all(
-    folders: dict[str, Path], projection: str, entrance: str
-) -> None:
-    folder = folders["UNet2DModel"]
-    method = MethodConfig("retrofit", entrance=entrance, projection=projection)
-    model = flat(folder, method)
-    first, again, other = (fixed(folder, model, seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    for name, matrix in model.named_tensors(first).items():
-        gram = matrix.T @ matrix * D_EMB / len(matrix)
-        torch.testing.assert_close(gram, torch.eye(D_EMB), rtol=1e-4, atol=1e-4, msg=name)
-
-
 def fixed(folder: Path, model: FlatModel, seed: int) -> Tensor:
     diffusion = process(folder, steps=2)
     start, shape = torch.zeros(model.layout.size), (1, SIZE, SIZE)
@@ -272,9 +243,3 @@ def test_the_subspace_holds_more_of_the_gradient_than_a_random_one(
         loss = diffusion.loss(lambda xt, t, m=model, e=emb: m.net(xt, t, e), x0, t, x).sum()
         norms.append(float(torch.autograd.grad(loss, emb)[0].norm()))
     assert norms[1] > 1.5 * norms[0]
-
-
-def test_an_entrance_that_a_network_lacks_is_refused(folders: dict[str, Path]) -> None:
-    for name, entrance in (("UNet2DModel", "tokens"), ("PixArtTransformer2DModel", "blocks")):
-        with pytest.raises(ConfigError, match=rf"method\.entrance={entrance}: choose time or "):
-            flat(folders[name], MethodConfig("retrofit", entrance=entrance))

@@ -13,7 +13,6 @@ from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion
-from spire_core.errors import ConfigError
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.fit import TrainingObjective, to_float
 from spire_core.training.fixed_entrance import fixed_entrance
@@ -56,15 +55,6 @@ def test_images_are_encoded_as_the_library_encodes_them(folder: Path) -> None:
     assert torch.equal(to_float(latents), latents)
 
 
-def test_no_part_of_the_autoencoder_is_trained(folder: Path) -> None:
-    model, codec = flat(folder, MethodConfig("spire")), process(folder).codec
-    own = sum(p.numel() for p in make("UNet2DModel", channels=3, side=SIDE).parameters())
-    assert codec is not None
-    assert model.num_frozen == 0
-    assert model.layout.size == own + D_EMB * 32  # V, the width of the time embedding
-    assert not any(p.requires_grad for p in codec.vae.parameters())
-
-
 def test_public_images_and_fixed_entrances_are_of_latents(folder: Path) -> None:
     model, diffusion = (
         flat(folder, MethodConfig("retrofit", projection="subspace")),
@@ -77,11 +67,3 @@ def test_public_images_and_fixed_entrances_are_of_latents(folder: Path) -> None:
     assert loss.shape == client.images.shape[:1]
     entrance = fixed_entrance(model, weights, diffusion, (1, SIZE, SIZE), "subspace", 0, 8)
     assert entrance.norm() > 1
-
-
-@pytest.mark.parametrize("shape", [(3, SIZE, SIZE), (1, 9, 9), (1, 16, 16)])
-def test_images_that_do_not_fit_are_refused(folder: Path, shape: tuple[int, int, int]) -> None:
-    net, codec = flat(folder, MethodConfig("retrofit")).net, process(folder).codec
-    net.check_images((1, SIZE, SIZE), codec)  # type: ignore[operator]
-    with pytest.raises(ConfigError, match="expected images of"):
-        net.check_images(shape, codec)  # type: ignore[operator]

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from spire_core.errors import ConfigError, DataError
+from spire_core.errors import DataError
 from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 
 
@@ -58,11 +58,3 @@ def test_a_caption_without_a_vector_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="expected a caption"):
             encoder.vectors([caption])
     assert encoder.vectors(["green red"]).shape == (1, 2)
-
-
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected the sentence encoder .*tokenizer\.json"):
-        open_encoder(str(tmp_path / "nothing"), 256)
-    folder = folder_with(tmp_path, np.eye(3, dtype=np.float32))
-    with pytest.raises(ConfigError, match=r"model\.text_dim=256 numbers.*: set model\.text_dim=3"):
-        open_encoder(str(folder), 256)

@@ -1,19 +1,14 @@
 """Promises to new clients and to the clients of a run: their noise, their price, their refusals."""
 
 import math
-import sys
-from dataclasses import replace
 
-import dp_accounting
 import numpy as np
 import pytest
-from dp_accounting import pld
 
 from spire_core.config.privacy import SMALLEST_CLIP, PrivateAdaptConfig, PrivateRoundsConfig
 from spire_core.errors import BudgetError, ConfigError
-from spire_core.privacy.accounting import epsilon_spent, noise_for
+from spire_core.privacy.accounting import noise_for
 from spire_core.privacy.guarantee import (
-    PrivateRound,
     RoundsGuarantee,
     guarantee_of,
     rounds_guarantee,
@@ -42,7 +37,6 @@ def test_a_guarantee_names_what_it_rests_on() -> None:
     ("words", "told"),
     [
         ({"epsilon": 4.0, "delta": 1 / 64}, r"privacy\.adapt\.delta below 1/64, got"),
-        ({"epsilon": 1e-12, "delta": 1e-14}, r"privacy\.adapt\.epsilon and .* needs 1\.09e\+13"),
         ({"delta": 1e-15, "steps": 100, "batch_size": 10}, "a delta of at least 1e-10 where"),
     ],
 )
@@ -56,7 +50,6 @@ def test_what_cannot_be_promised_to_a_new_client_is_refused(words: dict, told: s
     [
         ({"delta": 1 / 500}, 500, r"privacy\.rounds\.delta below 1/500, got"),
         ({"epsilon": 0.01, "clip_quantile": 0.5}, 500, "a noise multiplier below 50 with"),
-        ({"epsilon": 1e-12, "delta": 1e-14}, 500, r"privacy\.rounds\.epsilon and .* at most 1e"),
         ({}, 1, r"federation\.num_clients of at least 2 .*got 1"),
     ],
 )
@@ -68,13 +61,6 @@ def test_what_cannot_be_promised_to_clients_is_refused(
         rounds_guarantee(settings, num_clients, num_clients, 12)
 
 
-def test_a_missing_package_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dp_accounting", None)
-    assert guarantee_of(PrivateAdaptConfig(epsilon=4.0), 256) is not None  # whole batches
-    with pytest.raises(ConfigError, match=r"^expected the package dp-accounting.*: pip install"):
-        guarantee_of(PrivateAdaptConfig(epsilon=4.5), 257)
-
-
 # --- rounds ---
 
 
@@ -82,30 +68,6 @@ def promise(cohort_size: int = 1000, **words: object) -> RoundsGuarantee:
     found = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, **words), 1000, cohort_size, 20)  # type: ignore[arg-type]
     assert found is not None
     return found
-
-
-@pytest.mark.parametrize(("share", "num_rounds"), [(0.3, 12), (1.0, 7)])
-def test_rounds_spend_what_googles_accountant_says(share: float, num_rounds: int) -> None:
-    noise = 2.5
-    found = replace(promise(), noise_multiplier=noise, sampling_rate=share, epsilon=math.inf)
-    if share == 1.0:
-        expected = dp_accounting.get_epsilon_gaussian(noise / num_rounds**0.5, found.delta)
-    else:
-        step = dp_accounting.PoissonSampledDpEvent(share, dp_accounting.GaussianDpEvent(noise))
-        event = dp_accounting.SelfComposedDpEvent(step, num_rounds)
-        expected = pld.PLDAccountant().compose(event).get_epsilon(found.delta)
-    assert found.spent(num_rounds) == pytest.approx(expected, rel=1e-3, abs=1e-3)
-
-
-def test_a_promise_follows_from_its_settings() -> None:
-    found = promise()
-    assert found.delta == pytest.approx(1000**-1.1)
-    assert (found.sampling_rate, promise(cohort_size=500).sampling_rate) == (1.0, 0.5)
-    assert found.round(0.3) == PrivateRound(0.3, found.noise_multiplier, None, 1000)
-    assert (found.source, found.tags()["dp"]) == ("secret", "secret")
-    single = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, delta=1e-5), 1, 1, 3)
-    assert single is not None
-    assert single.spent(3) <= 2.0
 
 
 def test_a_run_stops_before_the_round_that_would_exceed_its_budget() -> None:
@@ -153,19 +115,3 @@ def test_adaptive_clipping_finds_the_quantile() -> None:
     for _ in range(10_000):  # of clients whose weights never move
         clip_norm = found.next_clip(clip_norm, 1.0)
     assert clip_norm == SMALLEST_CLIP
-
-
-# --- what docs/privacy.md says of the default delta, and of copies of an image ---
-
-
-def test_the_default_delta_is_lax() -> None:
-    noises = [noise_for(epsilon, 1 / 640, 40, 1.0) for epsilon in (1.0, 4.0, 8.0)]
-    strict = [epsilon_spent(noise, 40, 1.0, 1e-5) for noise in noises]
-    assert strict == pytest.approx([1.59, 5.72, 10.88], abs=0.005)
-
-
-def test_copies_of_an_image_cost_more() -> None:
-    """k copies that are left out together change a sum by k C: the noise of one, over k."""
-    noise = noise_for(4.0, 1 / 640, 40, 1.0)
-    of_copies = [epsilon_spent(noise / k, 40, 1.0, 1 / 640) for k in (2, 4)]
-    assert of_copies == pytest.approx([9.95, 26.75], abs=0.01)

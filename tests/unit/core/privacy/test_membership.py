@@ -46,12 +46,12 @@ def test_pooled_scores_do_not_depend_on_a_clients_scale() -> None:
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     truth, covered = stats.norm.cdf(0.7 / np.sqrt(2)), 0
-    for seed in range(20):
+    for seed in range(10):
         result = evaluate_attack([drawn(100 * seed + k, 0.7) for k in range(4)], 0)
         assert result.auc_low <= result.auc <= result.auc_high
         assert 0 <= result.tpr_low <= result.tpr_high <= 1
         covered += result.auc_low <= truth <= result.auc_high
-    assert covered >= 16
+    assert covered >= 8
 
 
 def test_a_choice_is_made_on_the_other_clients() -> None:

@@ -121,17 +121,6 @@ def test_every_pass_over_the_images_is_shuffled_anew() -> None:
     assert seen[:20].tolist() != seen[20:].tolist()
 
 
-def test_a_first_embedding_has_the_spread_that_was_asked_for() -> None:
-    model = model_of("spire")
-
-    def first(std: float) -> torch.Tensor:
-        config = ClientConfig(emb_init_std=std)
-        return new_private_state(model, config, 1000, 0, 3).parts[CLIENT_EMB]
-
-    assert float(first(1.0).std()) == pytest.approx(1.0, rel=0.1)
-    assert torch.equal(first(0.25), first(1.0) * 0.25)
-
-
 def test_a_client_goes_on_with_its_own_moments_of_its_local_layers() -> None:
     """Where the body's moments are averaged, those of layers that stay with the client are not."""
     model = model_of("shared_rep")

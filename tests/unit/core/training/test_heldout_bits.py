@@ -30,13 +30,10 @@ def as_model(diffusion: Diffusion, x0_of: Callable[[Tensor, Tensor, Tensor], Ten
     return SimpleNamespace(net=net, weights=torch.zeros(1))
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
-def test_of_a_gaussian_they_are_its_entropy(
-    prediction: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_gaussian_they_are_its_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the terms of the prior and of the least noise, for the denoiser that knows it."""
     monkeypatch.setattr(heldout, "NUM_DRAWS", 999)
-    diffusion = Diffusion.of(DiffusionConfig(num_timesteps=1000, prediction=prediction))
+    diffusion = Diffusion.of(DiffusionConfig(num_timesteps=1000))
     std = 0.5
     images = std * torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 

@@ -22,20 +22,15 @@ def fingerprints(words: str) -> tuple[str, str]:
     [
         ("method=fedavg_ft", "model.d_emb=7 client.emb_lr=1 client.private_moments=none"),
         ("method=fedavg_ft", "adapt.lr=3.0e-4"),  # its own rate, said out loud
-        ("", "adapt.pull=0.5"),  # an embedding is pulled nowhere
         (f"method=fedavg_ft {FIT}", "adapt.pull=0.5"),
         ("method=fedavg", "adapt.epochs=99 adapt.tune_epochs=2"),
         ("method=local", "client.lr=9 federation.num_rounds=99 federation.drop_rate=0.5"),
-        ("method=local", "client.prox_mu=0.1 federation.tau=1"),
         ("", "adapt.local_init=mean method.phases=alternate"),  # of local layers
         ("", "client.engine=grouped"),  # the one that auto takes for a network of this width
         ("", "client.top_k_fraction=0.5 server.momentum=0.1 partition.alpha=3"),
         ("", "resources.num_actors=1 tracking.checkpoint_every=1 data.root=elsewhere"),
-        ("", "data.captions=title model.words=[a,b] client.text_dropout=0.5"),
-        ("", "method.entrance=blocks method.rank=9"),
         ("", "privacy.adapt.steps=9 privacy.rounds.clip_norm=9 privacy.noise_key=a"),
         ("eval.extractor=none", "eval.reference=test_split eval.controls=true"),
-        ("model.dropout=0.1", "client.engine=grouped client.group_size=3"),
         ("method=retrofit model.backbone=a", "model.width=64 diffusion.prediction=eps"),
         (FIT, "adapt.epochs=9 adapt.lr=0.5 adapt.batch_size=7 adapt.schedule=cosine"),
         (FIT, "privacy.adapt.lr=0.05"),  # the method's own, said out loud
@@ -50,11 +45,9 @@ def test_what_nothing_reads_makes_no_difference(given: str, unread: str) -> None
     [
         ("", "seed=1"),
         ("", "model.d_emb=7"),
-        ("", "client.engine=loop"),
         ("", "federation.drop_rate=0.5"),
         ("", "federation.secure_aggregation=true"),
         ("", "client.prox_mu=0.1"),
-        ("", "client.private_moments=none"),
         ("", "eval.reference=test_split"),  # pre-training is scored as well
         ("client.compression=top_k", "client.top_k_fraction=0.5"),
         ("method=shared_rep", "method.phases=alternate"),
@@ -114,7 +107,6 @@ def test_a_label_stands_for_its_key() -> None:
     [
         ("model.words=[a]", ["model.words counts with model.text=words alone"]),
         ("partition.alpha=0.5 server.momentum=0.5", ["partition.alpha", "server.momentum"]),
-        (f"{FIT} adapt.epochs=9", ["privacy.adapt.steps counts"]),
         (f"{FIT} method=fedavg_ft adapt.pull=1", ["adapt.pull counts", "privacy.adapt.epsilon"]),
         ("resources.pool=local resources.num_actors=2", ["resources.pool=ray"]),
         ("method=fedavg_ft model.d_emb=7", []),  # all methods may be given the same settings

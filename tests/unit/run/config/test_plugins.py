@@ -8,11 +8,10 @@ import pytest
 from pipeline.config.data import OTHER_DATASETS
 from pipeline.config.load import load_config
 from pipeline.config.meaning import fingerprint, pretrain_fingerprint
-from pipeline.config.plugins import ALL_PLUGINS, check_reachable, plugins_of
+from pipeline.config.plugins import ALL_PLUGINS
 from pipeline.config.schema import Config
 from spire_core.config.eval import OTHER_METRICS
 from spire_core.config.method import OTHER_METHODS
-from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
 
 WORDS = ("method=mine", "data=bars", "eval.metrics=[gap]")
@@ -51,13 +50,3 @@ def test_a_method_that_rounds_cannot_tell_from_ours_shares_its_pretraining(
     ours = dataclasses.replace(config, method=load_config("smoke").method)
     assert fingerprint(config) != fingerprint(ours)
     assert pretrain_fingerprint(config) == pretrain_fingerprint(ours)
-
-
-def test_what_a_process_has_registered_is_refused_for_rays_workers(
-    registered: Callable[..., Config],
-) -> None:
-    config = registered()
-    assert [plugin.name for plugin in plugins_of(config)] == ["mine", "bars", "gap"]
-    with pytest.raises(ConfigError, match=r"installed package with the method 'mine'.*entry point"):
-        check_reachable(config)
-    check_reachable(load_config("smoke"))

@@ -7,20 +7,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config.data import DataConfig
-from pipeline.data.datasets import describe, load, load_stored, store_root
+from pipeline.data.datasets import describe, load, load_stored
 from pipeline.data.resize import resized
 from spire_core.errors import DataError
-
-
-def test_store_root_is_argument_then_environment_then_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SPIRE_DATA", raising=False)
-    assert store_root() == tmp_path / "data"
-    monkeypatch.setenv("SPIRE_DATA", "elsewhere")
-    assert store_root() == tmp_path / "elsewhere"
-    assert store_root("given") == tmp_path / "given"
 
 
 def test_mnist_has_the_hashes_of_every_run_before(mnist_root: Path) -> None:
@@ -43,13 +32,6 @@ def test_other_arrays_than_the_published_ones_are_named(tmp_path: Path, mnist_ro
     assert (state["present"], state["ok"]) == (True, False)
 
 
-@pytest.mark.parametrize("size", [4, 12, 20, 48])
-def test_constant_images_stay_constant(size: int) -> None:
-    images = np.full((3, 2, 16, 16), 77, np.uint8)
-    assert (resized(images, size) == 77).all()
-    assert resized(images, size).shape == (3, 2, size, size)
-
-
 def test_area_average_by_hand() -> None:
     image = np.array([[0, 1, 10, 20], [1, 4, 30, 41], [255, 255, 0, 0], [255, 255, 0, 2]], np.uint8)
     # means 6/4, 101/4, 255 and 2/4; halves round up
@@ -59,16 +41,11 @@ def test_area_average_by_hand() -> None:
 def test_28_is_padded_to_32_with_zeros_around() -> None:
     images = np.random.default_rng(0).integers(1, 256, (2, 1, 28, 28), dtype=np.uint8)
     padded = resized(images, None)
+    np.testing.assert_array_equal(resized(padded, None), padded)
     np.testing.assert_array_equal(padded[:, :, 2:30, 2:30], images)
     assert padded.sum() == images.sum()
     np.testing.assert_array_equal(resized(images, 32), padded)
     np.testing.assert_array_equal(resized(images, 16), resized(padded, 16))
-
-
-def test_resizing_to_the_same_size_is_the_identity() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
-    np.testing.assert_array_equal(resized(images, 32), images)
-    np.testing.assert_array_equal(resized(images, None), images)
 
 
 @pytest.mark.parametrize("size", [8, 12])

@@ -4,11 +4,9 @@ import gzip
 import hashlib
 import http.server
 import json
-import os
 import pickle
+import shutil
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -73,16 +71,14 @@ def test_original_files_anywhere_below_a_folder_are_a_source(
     assert_stored(root, mnist_root)
 
 
-@pytest.mark.parametrize("damage", ["another byte", "missing"])
-def test_a_wrong_original_is_never_stored(tmp_path: Path, originals: Path, damage: str) -> None:
+def test_a_wrong_original_is_never_stored(tmp_path: Path, originals: Path) -> None:
     for file in originals.iterdir():
         (tmp_path / file.name).symlink_to(file)
     file = tmp_path / f"{IDX_FILES['test_labels']}.gz"
     content = bytearray(gzip.decompress(file.read_bytes()))
+    content[-1] ^= 1
     file.unlink()
-    if damage != "missing":
-        content[-1] ^= 1
-        file.write_bytes(gzip.compress(content, 1))
+    file.write_bytes(gzip.compress(content, 1))
     with pytest.raises(DataError, match=r"original files, .* and run `spire data fetch mnist"):
         fetch("mnist", tmp_path / "store", tmp_path, quiet)
     assert [path.name for path in (tmp_path / "store").iterdir()] == [".mnist.lock"]
@@ -122,47 +118,17 @@ def test_torchvision_downloads_where_its_server_answers(
     assert socket.getdefaulttimeout() is None
 
 
-@pytest.mark.parametrize("what", ["a server that is silent", "a name look-up that hangs"])
-def test_no_answer_is_waited_for_a_little(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answer_is_waited_for_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a name look-up hangs, which no time-out of a socket ends."""
     monkeypatch.setattr("pipeline.data.originals.ANSWER_S", 0.2)
     monkeypatch.setenv("no_proxy", "*")
-    is_over = threading.Event()
-
-    def hang(*args: object) -> None:
-        is_over.wait(60)
-        raise OSError("no such name")
-
+    is_over, start = threading.Event(), time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        if what == "a name look-up that hangs":
-            monkeypatch.setattr("socket.getaddrinfo", hang)
-        start = time.monotonic()
         assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        assert time.monotonic() - start < 30
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: is_over.wait(60) and [])
+    assert not answers("http://nobody:1/")
+    assert time.monotonic() - start < 30
     is_over.set()
-
-
-FETCH = "import sys; from pipeline.data.fetch import fetch; fetch('mnist', *sys.argv[1:])"
-
-
-def begin(root: Path, source: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-u", "-c", FETCH, str(root), str(source)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def test_a_killed_process_leaves_its_work_to_one_that_waits(
-    tmp_path: Path, originals: Path, mnist_root: Path
-) -> None:
-    stuck = tmp_path / "stuck"
-    stuck.mkdir()
-    os.mkfifo(stuck / IDX_FILES["train_images"])  # nobody ever writes into it
-    with begin(tmp_path / "store", stuck) as first:
-        assert first.stdout is not None
-        assert "trying" in first.stdout.readline()
-        with begin(tmp_path / "store", originals) as second:
-            first.kill()
-            second.communicate(timeout=240)
-            assert second.returncode == 0
-    assert_stored(tmp_path / "store", mnist_root)
 
 
 def test_own_images_are_no_originals(
@@ -209,10 +175,7 @@ def test_pngs_of_the_package_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[key], array)
 
 
-@pytest.mark.parametrize("is_archive", [True, False])
-def test_known_pickles_of_cifar_are_read(
-    tmp_path: Path, is_archive: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_pickles_of_cifar_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays, folder = colours(), tmp_path / "mine" / CIFAR10.base_folder
     folder.mkdir(parents=True)
     for name, images, labels in batches(arrays):
@@ -223,10 +186,10 @@ def test_known_pickles_of_cifar_are_read(
     for split, names in CIFAR_BATCHES.items():
         monkeypatch.setattr(CIFAR10, f"{split}_list", [[name, known[name]] for name in names])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": known["batches.meta"]})
-    if is_archive:
-        with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as tar:
-            tar.add(folder, CIFAR10.base_folder)
-        (tmp_path / CIFAR10.filename).replace(tmp_path / "mine" / CIFAR10.filename)
+    with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as tar:
+        tar.add(folder, CIFAR10.base_folder)
+    shutil.rmtree(folder)
+    (tmp_path / CIFAR10.filename).replace(tmp_path / "mine" / CIFAR10.filename)
     (tmp_path / "scratch").mkdir()
     found = from_folder("cifar10", tmp_path / "mine", tmp_path / "scratch")
     for key, array in arrays.items():

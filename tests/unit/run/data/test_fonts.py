@@ -10,7 +10,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.data.datasets import describe, load, load_clients, load_stored
 from pipeline.data.fetch import fetch
-from pipeline.data.glyphs import CHARACTERS, arriving, caption_of, draw_fonts, files_hash
+from pipeline.data.glyphs import CHARACTERS, arriving, draw_fonts, files_hash
 from pipeline.federation.partitioning import partitioned
 from spire_core.errors import ConfigError, DataError
 
@@ -19,14 +19,6 @@ FILES = {
     name: (FONTS / f"{file}.ttf").read_bytes()
     for name, file in (("book", "DejaVuSans"), ("fat", "DejaVuSans-Bold"))
 }
-
-
-def test_captions_are_unicode_names() -> None:
-    captions = [caption_of(character) for character in CHARACTERS]
-    assert len(set(captions)) == 62
-    assert captions[0] == "digit zero"
-    assert captions[CHARACTERS.index("Q")] == "latin capital letter q"
-    assert captions[CHARACTERS.index("q")] == "latin small letter q"
 
 
 def test_glyphs_fill_their_square_in_the_order_of_names() -> None:
@@ -42,12 +34,6 @@ def test_glyphs_fill_their_square_in_the_order_of_names() -> None:
     assert bar[:, :4].max() == 0  # narrow glyphs stand in the middle
     assert bar.any(axis=1).all()
     assert wide.any(axis=0).all()  # wide ones reach both sides
-
-
-def test_what_is_no_font_and_twins_are_left_out() -> None:
-    book = FILES["book"]
-    files = {"broken": b"\0\1\0\0 no font", "cut": book[:2000], "book": book, "zz_twin": book}
-    assert draw_fonts(files)["names"].tolist() == ["book"]
 
 
 def test_variants_of_a_font_arrive_together() -> None:

@@ -19,7 +19,6 @@ from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.image_folder import opened_rgb
-from pipeline.federation.partitioning import partitioned
 from spire_core.errors import DataError, SplitError
 
 CLIENTS = {"ann": 5, "bob": 3, "cid": 8}
@@ -95,44 +94,10 @@ def test_folder_without_splits_is_split_by_name(tmp_path: Path) -> None:
     assert load(own(elsewhere), "test").sha256 == test.sha256
 
 
-def test_a_class_of_one_split_alone_has_the_same_number_in_both(tmp_path: Path) -> None:
-    for name in ("train/a", "train/c", "test/b", "test/c"):
-        paint(tmp_path / name / "1.png", ord(name[-1]))
-    train, test = (load(own(tmp_path), split) for split in ("train", "test"))
-    assert train.class_names == test.class_names == ("a", "b", "c")
-    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2], [1, 2])
-
-
-def test_folders_of_other_splits_are_no_classes(tmp_path: Path) -> None:
-    for name in ("train/a", "train/b", "val/a"):
-        paint(tmp_path / name / "1.png", 0)
-    with pytest.raises(DataError, match=r"or train and test with these, got train, val"):
-        load(own(tmp_path), "train")
-    assert load(own(tmp_path / "train"), "train").class_names == ("a", "b")
-
-
-def test_what_is_left_out_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("a/1.png", "a/2.PNG", "a/3.gif", "cover.jpg", ".x/1.png", "a/.y/1.png"):
-        paint(tmp_path / name, 0)
-    for name in ("a/4.heic", "a/deep/5.heic", "a/notes.txt", "a/.7.heic"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [len(load(own(tmp_path), split).images) for split in ("train", "test")] == [2, 1]
-    assert [record.getMessage() for record in caplog.records[:2]] == [
-        f"files in {tmp_path} that are not read as images: 2 .heic, 1 .txt",
-        f"1 images beside the folders in {tmp_path} are left out",
-    ]
-
-
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"folder of images in data.path, got none at .*nowhere"):
-        load(own(tmp_path / "nowhere"), "train")
-    with pytest.raises(DataError, match="a subfolder of images per class"):
-        load(own(tmp_path), "train")
-    (tmp_path / "b").mkdir()
-    with pytest.raises(DataError, match=r"expected images in .*/b, got none"):
-        load(own(tmp_path), "train")
-    (tmp_path / "b").rmdir()
+    for missing in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(DataError, match=r"expected a .*folder of images"):
+            load(own(missing), "train")
     paint(tmp_path / "a" / "1.png", 0)
     with pytest.raises(SplitError, match="images in the test split"):
         load(own(tmp_path), "test")
@@ -140,7 +105,7 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("colour", "channels", "shape"),
-    [(False, "auto", 1), (True, "auto", 3), (False, 3, 3), (True, 1, 1), (False, 1, 1)],
+    [(False, "auto", 1), (True, "auto", 3), (False, 3, 3), (True, 1, 1)],
 )
 def test_a_folder_is_grey_if_no_image_has_a_colour(
     tmp_path: Path, colour: bool, channels: int | str, shape: int
@@ -184,7 +149,7 @@ def png_of_16_bits(colour_type: int, channels: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (6, 4)])
 def test_an_image_of_16_bits_per_channel_is_refused(
     tmp_path: Path, colour_type: int, channels: int
 ) -> None:
@@ -239,13 +204,12 @@ def test_top_folders_of_splits_are_kept(folder: Path) -> None:
     ]
 
 
-def test_hidden_folders_are_no_clients_and_empty_ones_are_an_error(folder: Path) -> None:
+def test_hidden_folders_are_no_clients_and_a_client_without_images_is_an_error(
+    folder: Path,
+) -> None:
     paint(folder / ".ipynb_checkpoints" / "0.png", 201)
     paint(folder / "ann" / ".ipynb_checkpoints" / "0.png", 201)
-    data = load_clients(own(folder))
-    assert data.clients is not None
-    assert data.clients.names == tuple(CLIENTS)
-    assert 201 not in values(data)
+    assert 201 not in values(load_clients(own(folder)))
     (folder / "dan").mkdir()
     with pytest.raises(DataError, match=r"expected images in .*dan, got none"):
         load_clients(own(folder))
@@ -279,40 +243,17 @@ def listed(folder: Path, name: str = "meta.csv", **more: str) -> ImageData:
 
 @pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
 def test_metadata_say_whose_an_image_is_and_what_it_shows(folder: Path, name: str) -> None:
-    write(folder, rows(folder)[::-1], name)
+    """Clients' names stay the texts that they are."""
+    names = ["007", "7", "NA", "null", "1e5", "2020-01-01", "True", " Zoë "]
+    write(folder, [r | {"client": names[i % 8]} for i, r in enumerate(rows(folder))][::-1], name)
     data = listed(folder, name)
     assert data.clients is not None
-    assert data.clients.names == ("c0", "c1")
-    assert data.clients.owner.tolist() == [i % 2 for i in range(16)][::-1]
+    owners = [data.clients.names[at] for at in data.clients.owner]
+    assert owners == [names[i % 8].strip() for i in range(16)][::-1]
     assert data.captions == tuple(f"picture {i % 3}" for i in range(16))[::-1]
     assert data.class_names == ("image",)
     red = [Image.open(folder / row["path"]).getpixel((0, 0))[0] for row in rows(folder)]  # type: ignore[index]
     assert values(data) == red[::-1]
-
-
-@pytest.mark.parametrize("name", ["meta.csv", "meta.jsonl", "meta.parquet"])
-def test_cells_stay_the_texts_that_they_are(folder: Path, name: str) -> None:
-    clients = ["007", "7", "NA", "null", "1e5", "2020-01-01", "True", " Zoë "]
-    write(folder, [r | {"client": clients[i % 8]} for i, r in enumerate(rows(folder))], name)
-    data = listed(folder, name)
-    assert data.clients is not None
-    assert set(data.clients.names) == {text.strip() for text in clients}
-
-
-def test_columns_may_have_other_names_and_text_of_any_script(folder: Path) -> None:
-    records = [
-        {"path": r["path"], "autor": f"שלום {i % 2} <b>$x_1$</b>", "Titel": "Öl auf Leinwand"}
-        for i, r in enumerate(rows(folder))
-    ]
-    write(folder, records)
-    data = listed(folder, clients="autor", captions="Titel")
-    assert data.clients is not None
-    assert data.clients.names == ("שלום 0 <b>$x_1$</b>", "שלום 1 <b>$x_1$</b>")
-    assert set(data.captions or ()) == {"Öl auf Leinwand"}
-    write(folder, [r | {"class": f"k{i % 4}"} for i, r in enumerate(records)])
-    data = listed(folder, clients="autor")
-    assert data.captions is None  # no column of that name
-    assert data.labels.tolist() == [i % 4 for i in range(16)]
 
 
 def test_other_partitions_take_the_training_images_of_metadata(folder: Path) -> None:
@@ -340,17 +281,6 @@ def test_the_vocabulary_that_is_shown_is_a_setting(
     assert "model.words" not in capsys.readouterr().out
 
 
-def test_hidden_captions_are_hidden_however_they_are_spelled(folder: Path) -> None:
-    captions = ["Red  car", "red car", "RED bus", "tree"]
-    write(folder, [r | {"caption": captions[i // 2 % 4]} for i, r in enumerate(rows(folder))])
-    words = ["data=folder", f"data.path={folder}", "data.image_size=8", "data.metadata=meta.csv"]
-    words += [*NATURAL, "partition.hidden=['red *']"]
-    data, partition = partitioned(load_config("smoke", words))
-    for client in (*partition.train_clients, *partition.new_clients):
-        assert {(data.captions or ())[i] for i in client.train} == {"tree"}
-        assert len(client.train) + len(client.test) == 8
-
-
 def broken(at: int, **cells: object) -> Callable[[list], list]:
     """A change of one row of correct metadata."""
     return lambda records: [r | cells if i == at else r for i, r in enumerate(records)]
@@ -372,23 +302,3 @@ def test_malformed_rows_are_refused(
     write(folder, change(rows(folder)))
     with pytest.raises(DataError, match=expected):
         listed(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("meta.csv", b"path,client\n"),
-        ("meta.csv", b"path,client\n\xff\xfe,a\n"),
-        ("meta.jsonl", b'{"path": '),
-        ("meta.txt", b"path,client\n"),
-        ("meta.csv", None),
-    ],
-)
-def test_a_file_that_is_no_metadata_is_one_sentence(
-    folder: Path, name: str, content: bytes | None
-) -> None:
-    if content is not None:
-        (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"expected a \.csv, .* file at .*{name}") as error:
-        listed(folder, name)
-    assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import torch
 from pipeline.config.data import OTHER_DATASETS, DataConfig
 from pipeline.data.datasets import ImageData, load_clients
 from pipeline.data.outside import OutsideImages
-from spire_core.errors import ConfigError, DataError
+from spire_core.errors import DataError
 
 IMAGES = np.zeros((2, 1, 4, 4), np.uint8)
 
@@ -32,10 +32,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ImageData]:
     ("more", "expected"),
     [
         ({"images": IMAGES / 255}, r"images uint8 \(N, C, S, S\) .*, got float64"),
-        ({"images": IMAGES[:, :, :2]}, "images uint8 .* got uint8"),
         ({"labels": [0, 1]}, "2 labels that are positions in 1 class_names"),
-        ({"labels": [0]}, "2 labels that are positions"),
-        ({"captions": ["a"]}, "captions as a list of 2 texts"),
         ({"captions": "ab"}, "captions as a list of 2 texts"),
         ({"owners": ["a"]}, "owners as a list of 2 texts"),
     ],
@@ -62,8 +59,3 @@ def test_lists_may_come_as_arrays(outside: Callable[..., ImageData], owners: lis
         assert found.clients is not None
         assert found.clients.names == tuple(sorted(map(str, owners)))
         assert found.clients.owner.tolist() == [1, 0]
-
-
-def test_data_without_owners_have_no_clients(outside: Callable[..., ImageData]) -> None:
-    with pytest.raises(ConfigError, match="data with owners for partition=natural"):
-        outside()

@@ -4,8 +4,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +11,11 @@ import torch
 from small_runs import finished, small
 from torch import Tensor
 
-from pipeline.clients.adaptation import ClientAdapter
-from pipeline.clients.client_data import ClientData
 from pipeline.inference import saved_run
-from pipeline.inference.arrival import adapt_arrival
-from pipeline.inference.arrival_images import ArrivingImages
-from pipeline.inference.saved_run import SavedRun, open_run
+from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
 from pipeline.results.tables import new_clients, with_worlds
-from spire_core.config.adapt import AdaptConfig
 from spire_core.evaluation.extractors import make_extractor
-from spire_core.federated.private_state import PrivateState
-from spire_core.methods import METHODS
-from spire_core.partition.split import ClientSplit
 from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
 
@@ -38,18 +28,17 @@ CHOICE = [f"adapt.guidance={list(SCALES)}"]
 
 @pytest.fixture(scope="module")
 def run(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
-    """Runs an experiment with more settings of new clients, once; the first of a method has rounds.
+    """Runs an experiment with more settings of new clients, once; the first one has rounds.
 
     The others take its pre-training over, which they have in common.
     """
-    first: dict[str, Path] = {}
+    first: list[Path] = []
 
     @functools.cache
     def run_with(*words: str) -> Result:
         config = small(mnist_root, tmp_path_factory.mktemp("run"), *SETTINGS, *words)
-        name = config.method.name
-        result = finished(config, first.get(name))
-        first.setdefault(name, result.run_dir)
+        result = finished(config, *first)
+        first[:] = first or [result.run_dir]
         return result
 
     return run_with
@@ -74,12 +63,11 @@ def of_the_choice(seed: int, purpose: str, *counters: int) -> torch.Generator:
     return torch_generator(seed, "guidance", *counters)
 
 
-@pytest.mark.parametrize("words", [["adapt.lr=1.0"], ["method=fedavg_ft", "adapt.lr=0.003"]])
 def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_aside(
-    words: list[str], run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The drawings that choose are of other noise than those that are scored."""
-    result = run(*words, *CHOICE)
+    result = run("adapt.lr=1.0", *CHOICE)
     saved, extractor = SavedRun.load(result.run_dir), make_extractor("mnist-cnn")
     clients = new_clients(result.adaptation, result.real, 12)
     rows = with_worlds(clients, result.setting, result.adaptation).to_dict("records")
@@ -103,12 +91,11 @@ def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_
         assert len(report.neighbours.train_hits) == 16
 
 
-@pytest.mark.parametrize("more", [["adapt.lr=0.02"], ["method=fedavg_ft", "adapt.lr=0.003"]])
 def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
-    more: list[str], run: Callable[..., Result]
+    run: Callable[..., Result],
 ) -> None:
     plain, forced = (
-        run("adapt.early_stopping=true", *more, *words)
+        run("adapt.early_stopping=true", "adapt.lr=0.02", *words)
         for words in ((), ("adapt.guidance=[4.0,4.5]",))
     )
     moved = list[int]()
@@ -129,52 +116,3 @@ def test_the_choice_changes_the_last_drawings_and_neither_fit_nor_curves(
         for name in ("own", "lost", "replaced"):
             assert getattr(theirs, name) == pytest.approx(getattr(ours, name), rel=1e-3, abs=1e-3)
     assert max(moved) > 0
-
-
-def test_a_client_that_arrives_chooses_too(run: Callable[..., Result]) -> None:
-    result = run("adapt.lr=1.0", *CHOICE)
-    saved = open_run(str(result.run_dir))
-    images = result.setting.images[:30]
-    arrival = adapt_arrival(saved, ArrivingImages(images), saved.config.adapt)
-    assert arrival.guidance in SCALES
-    assert saved.guidance(arrival.client_id) == arrival.guidance
-    assert saved.guidance(0) == saved.guidance(None) == saved.config.eval.guidance
-
-
-class Extractor:
-    """Features that are the pixels."""
-
-    num_features = 4
-
-    def features(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-
-def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
-    """Those of the held-out images say what the client will be asked for."""
-    images = np.arange(14, dtype=np.uint8).repeat(4).reshape(14, 1, 2, 2)
-    split = ClientSplit(1, np.arange(10), np.arange(10, 14))
-    client = ClientData(split, images, tokens=np.arange(14)[:, None])
-    method = SimpleNamespace(record=METHODS["spire"])
-    network = SimpleNamespace(load=lambda _: None, weights=torch.zeros(1))
-    config, asked = SimpleNamespace(method=method, seed=0), list[list[int]]()
-
-    def draw(own: list[ClientData], *more: Any) -> list[Tensor]:
-        prompts, (_, _, [scale], _) = own[0].prompts(8), more
-        assert prompts is not None
-        asked.append(prompts.flatten().tolist())
-        return [torch.full((8, 1, 2, 2), scale - 1.0)]
-
-    evaluator: Any = SimpleNamespace(
-        context=SimpleNamespace(config=config, model=network),
-        extractor=Extractor(),
-        real_features=lambda own: to_float(own.test_images()).flatten(1),
-        generate_all=draw,
-    )
-    settings, state = AdaptConfig(guidance=(1.9, 0.03, 1.0)), PrivateState()
-    adapter, start = ClientAdapter(evaluator), torch.zeros(1)
-    chosen = adapter.choose_guidance([client], settings, [state], start, None)
-    order = torch.randperm(10, generator=torch_generator(0, "validation", 1))
-    aside = order[:2].tolist()
-    assert asked == [[*aside * 4]] * 3
-    assert chosen == [0.03]  # nearly as dark as its images

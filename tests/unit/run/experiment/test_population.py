@@ -1,28 +1,19 @@
 """A population of a million: clients' data follow a rule, and a run touches who takes part."""
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from small_runs import crashed, finished, small
+from small_runs import crashed, fingerprint_of, finished, small
 
-from pipeline.checkpoint.evaluation_store import load_evaluations
 from pipeline.clients.store import ClientStore
-from pipeline.experiment.reuse import with_participants
 from pipeline.experiment.run import resume_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.partitioning import partitioned
 from pipeline.inference.saved_run import SavedRun
-from pipeline.results.result import Result
-from pipeline.runs.layout import SCORED
 from spire_core.config.partition import PartitionConfig
-from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.federated.participation import choose_cohort
-from spire_core.network.flat_model import tensors_hash
-from spire_core.partition.split import DrawnClients, class_mixture, make_partition
+from spire_core.partition.split import DrawnClients, make_partition
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 300))
 MILLION = 1_000_000
@@ -37,13 +28,6 @@ POPULATION = (
     "adapt.num_images=16",
     "eval.num_clients=4",
     "tracking.checkpoint_every=1",
-)
-PRIVATE = (
-    "client.opt_state=reset",
-    "client.engine=loop",
-    "privacy.rounds.epsilon=8",
-    "federation.cohort_size=8",
-    f"privacy.rounds.noise_cohort={MILLION}",
 )
 
 
@@ -76,34 +60,6 @@ def test_a_client_holds_different_images_and_a_new_one_as_few_as_asked() -> None
     assert (new.client_id, len(new.train), len(new.test)) == (MILLION + 1, 16, 16)
 
 
-def test_only_a_client_that_is_asked_for_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, draw = [], DrawnClients.draw
-
-    def noted(self: DrawnClients, client_id: int):
-        asked.append(client_id)
-        return draw(self, client_id)
-
-    monkeypatch.setattr(DrawnClients, "draw", noted)
-    partition = population()
-    sizes = partition.train_sizes
-    assert (len(sizes), sizes[5], sizes[-1]) == (MILLION, 48, 48)
-    assert partition.split(MILLION + 1).client_id == MILLION + 1
-    assert asked == [0, MILLION + 1]
-
-
-def test_priors_follow_alpha() -> None:
-    def largest_share(alpha: float) -> float:
-        partition = population(config=PartitionConfig("independent", alpha=alpha, client_size=100))
-        shown = partition.shown.train_clients
-        return float(np.mean([class_mixture(LABELS, c.train, 10).max() for c in shown]))
-
-    # By hand: the largest share of Dirichlet(alpha) over 10 classes goes from 1 to 0.1; 75 draws at
-    # an even prior add about 1.5 standard deviations of 0.035.
-    assert largest_share(0.01) > 0.9
-    assert 0.9 > largest_share(0.1) > largest_share(1.0) > 0.25
-    assert 0.13 < largest_share(1e4) < 0.2
-
-
 def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:
     base = population().hash
     assert base == population().hash
@@ -117,27 +73,6 @@ def test_the_hash_is_of_the_rule_and_the_first_clients() -> None:
         make_partition(LABELS, INDEPENDENT, MILLION, 3, 0, 16),
     ]
     assert len({base, *(p.hash for p in others)}) == len(others) + 1
-
-
-def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"partition\.client_size with partition=independent"):
-        PartitionConfig("independent")
-    with pytest.raises(DataError, match=r"client_size \(301\) images of each class, got 300"):
-        population(config=PartitionConfig("independent", client_size=301))
-
-
-def test_a_cohort_of_any_population_is_drawn_without_replacement() -> None:
-    for num_clients, size in ((MILLION, 100), (100_000, 1), (100_000, 60_000), (50, 50)):
-        cohort = choose_cohort(num_clients, size, 0, 7)
-        assert cohort == sorted(set(cohort)) == choose_cohort(num_clients, size, 0, 7)
-        assert len(cohort) == size
-        assert cohort[0] >= 0
-        assert cohort[-1] < num_clients
-    # 20,000 draws out of a million: each tenth is drawn as often as another, within five standard
-    # deviations of 42.
-    drawn = [c for round_idx in range(200) for c in choose_cohort(MILLION, 100, 0, round_idx)]
-    tenths = np.bincount(np.array(drawn) // 100_000, minlength=10)
-    assert np.abs(tenths - 2000).max() < 5 * 42.4
 
 
 def test_a_run_touches_those_who_take_part_also_when_it_is_resumed(
@@ -164,40 +99,6 @@ def test_a_run_touches_those_who_take_part_also_when_it_is_resumed(
     assert len(cohorts) == 9
     assert set(result.setting.eval_ids) < cohorts  # a sample of those who have trained
     assert len(result.setting.eval_ids) == 4
-    assert result.state_fingerprint == by_hand(result, [*sorted(cohorts), MILLION])
+    assert result.state_fingerprint == fingerprint_of(result, [*sorted(cohorts), MILLION])
     resumed = resume_experiment(crashed(config, 2), config, Watcher())
     assert resumed.state_fingerprint == result.state_fingerprint
-
-
-def by_hand(result: Result, client_ids: Iterable[int]) -> str:
-    """Return the fingerprint of a result's backbone and these clients' own parts."""
-    backbone = {"backbone": torch.tensor(result.pretraining.weights)}
-    digest = hashlib.sha256(tensors_hash(backbone).encode())
-    for client_id in client_ids:
-        state = ClientStore(result.run_dir / "clients").load(client_id)
-        assert state is not None
-        digest.update(f"{client_id}:{tensors_hash(dict(state.parts))}".encode())
-    return digest.hexdigest()
-
-
-def test_private_rounds_score_clients_that_took_part(mnist_root: Path, tmp_path: Path) -> None:
-    """Also after a resume, and in a run that reuses the rounds and has another key."""
-    config = small(mnist_root, tmp_path, *POPULATION, *PRIVATE)
-    run_dir = crashed(config, 2)
-    [first] = load_evaluations(run_dir, 0)
-    found = resume_experiment(run_dir, config, Watcher())
-    scored = found.setting.eval_ids
-    assert 0 < len(scored) <= 4
-    assert set(scored) <= set(ClientStore(run_dir / "clients").client_ids()) - {MILLION}
-    assert first.client_ids == found.pretraining.evaluations[-1].client_ids == tuple(scored)
-    assert found.state_fingerprint == by_hand(found, found.setting.new_ids)
-    assert "partition_hash" not in (run_dir / "model" / "config.json").read_text()
-    taken_over = finished(config, run_dir)
-    assert taken_over.setting.eval_ids == scored
-    assert taken_over.state_fingerprint == found.state_fingerprint
-    (run_dir / SCORED).write_text('{"client_ids": [0, "1"]}')
-    with pytest.raises(RunError, match=r"^expected the clients that took part .*scored.json"):
-        with_participants(found.setting, run_dir, None)
-    (run_dir / SCORED).unlink()
-    with pytest.raises(RunError, match=r"^expected the clients that took part"):
-        finished(config, run_dir)

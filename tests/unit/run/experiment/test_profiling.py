@@ -7,27 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import main
-from pipeline.experiment.pretraining import profiled_rounds
-from pipeline.tracking.tracker import Tracker
-
-
-@pytest.mark.parametrize(
-    ("first", "num_rounds", "evaluated", "expected"),
-    [
-        (0, 400, {0, 100, 400}, [1, 2, 3]),
-        (0, 3, {0, 3}, [1, 2]),  # the run ends
-        (0, 1, {0, 1}, [0]),
-        (0, 9, {0, 2, 4, 9}, [1]),  # an evaluation comes in between
-        (0, 9, {0, 1, 9}, [1, 2, 3]),
-        (50, 60, {60}, [51, 52, 53]),  # goes on after 50 rounds
-        (59, 60, {60}, [59]),
-        (60, 60, {60}, []),  # nothing is left to do
-    ],
-)
-def test_which_rounds_are_watched(
-    first: int, num_rounds: int, evaluated: set[int], expected: list[int]
-) -> None:
-    assert list(profiled_rounds(first, num_rounds, evaluated)) == expected
 
 
 def test_a_run_that_is_watched_is_the_same_run(
@@ -63,13 +42,3 @@ def test_a_run_that_is_watched_is_the_same_run(
     table = (run_dir / "profile" / "operators.txt").read_text()
     assert table.startswith("rounds_2-2, sorted by self_cpu_time_total")
     assert "aten::" in table
-
-
-def test_a_file_is_recorded_as_a_copy(tmp_path: Path) -> None:
-    source = tmp_path / "table.txt"
-    source.write_text("numbers")
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    Tracker("0" * 32, run_dir).log_file(source, "profile/table.txt")
-    assert (run_dir / "artifacts" / "profile" / "table.txt").read_text() == "numbers"
-    assert '"profile/table.txt"' in (run_dir / "outbox.jsonl").read_text()

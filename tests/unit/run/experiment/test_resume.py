@@ -92,14 +92,14 @@ def test_a_run_that_ends_after_some_rounds_and_goes_on_ends_in_the_same_state(
 ) -> None:
     config, expected = whole
     is_spire = config.method.name == "spire" and config.model.text == "none"
-    first, *later = (1, 4, 5, "pretrained") if is_spire else (3,)
+    first, *later = (1, "evaluated 3", 5, "pretrained") if is_spire else (3,)
     run_dir = crashed(config, first)
     for at in later:
         stored, preset = load_start(run_dir)
         assert (fingerprint(stored), preset) == (fingerprint(config), "smoke")
         with pytest.raises(Crash):
             resume_experiment(run_dir, stored, Crasher(at))
-        done = NUM_ROUNDS if isinstance(at, str) else at
+        done = {"evaluated 3": 3, "pretrained": NUM_ROUNDS}.get(str(at), at)
         assert kept_rounds(run_dir) == tuple(r for r in (2, 4, 6) if r <= done)[-2:]
     assert comparable(resume_experiment(run_dir, config, Watcher())) == comparable(expected)
     assert points(run_dir) == points(expected.run_dir)
@@ -137,55 +137,48 @@ def intruded(whole: tuple[Config, Result]) -> Intruder:
     return intruder
 
 
-DAMAGED = {  # what, and after how many rounds the checkpoint was taken that is gone back to
-    "clients' newest states": ("clients/*/0000004.safetensors", 2),
-    "the newest state": ("checkpoints/0000004/server.safetensors", 2),
-    "an evaluation that all need": ("evaluations/0000000.safetensors", 0),
-}
+@pytest.mark.parametrize("whole", ["spire"], indirect=True)
+def test_a_run_that_goes_on_is_neither_resumed_nor_taken_over(
+    whole: tuple[Config, Result], intruded: Intruder
+) -> None:
+    assert intruded.code == 2
+    assert "expected nobody at work on the run in" in intruded.said
+    with pytest.raises(RunError, match="expected a finished pre-training"):
+        finished(whole[0], intruded.run_dir)
 
 
 @pytest.mark.parametrize("whole", ["spire"], indirect=True)
-@pytest.mark.parametrize("what", DAMAGED)
+@pytest.mark.parametrize(
+    "pattern", ["clients/*/0000004.safetensors", "checkpoints/0000004/server.safetensors"]
+)
 def test_a_run_goes_back_to_the_newest_checkpoint_that_is_whole(
-    what: str,
+    pattern: str,
     whole: tuple[Config, Result],
     intruded: Intruder,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert intruded.code == 2
-    assert "expected nobody at work on the run in" in intruded.said
     config, expected = whole
-    pattern, back_to = DAMAGED[what]
     began = intruded.run_dir
     run_dir = Path(shutil.copytree(began, tmp_path / "runs" / began.name))
     paths = sorted(run_dir.glob(pattern))
     for path in paths:
         raw = bytearray(path.read_bytes())
         raw[-5] ^= 4
-        path.write_bytes(raw if "client" not in what else raw[: len(raw) // 2])
+        path.write_bytes(raw if "clients" not in pattern else raw[: len(raw) // 2])
     rounds = Crasher()
     with caplog.at_level(logging.WARNING):
         result = resume_experiment(run_dir, config, rounds)
-    assert rounds.rounds == list(range(back_to, NUM_ROUNDS))
+    assert rounds.rounds == list(range(2, NUM_ROUNDS))
     assert any(str(path) in caplog.text for path in paths)
     assert comparable(result) == comparable(expected)
     assert points(run_dir) == points(expected.run_dir)
 
 
-@pytest.mark.parametrize("whole", ["spire"], indirect=True)
-def test_unfinished_pretraining_is_not_taken_over(
-    whole: tuple[Config, Result], intruded: Intruder
-) -> None:
-    with pytest.raises(RunError, match="expected a finished pre-training"):
-        finished(whole[0], intruded.run_dir)
-
-
 class FullDisk(Watcher):
-    """After round 3 no file may grow beyond some size, until `free`."""
+    """After round 3 no file may grow beyond 100 kB, until `free`."""
 
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes, self.limits = num_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def after_round(self, stats: RoundStats, driver: Driver) -> None:
         if stats.round_idx == 2:
@@ -193,23 +186,20 @@ class FullDisk(Watcher):
             assert self.run_dir is not None
             while kept_rounds(self.run_dir) != (2,) and time.monotonic() < until:
                 time.sleep(0.01)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, self.limits[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, self.limits[1]))
 
     def free(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
 
 @pytest.mark.parametrize("whole", ["spire"], indirect=True)
-@pytest.mark.parametrize(
-    ("num_bytes", "file"), [(2_000, "outbox.jsonl"), (100_000, "server.safetensors")]
-)
 def test_a_run_on_a_full_disk_ends_with_one_sentence_and_goes_on_when_there_is_room(
-    whole: tuple[Config, Result], num_bytes: int, file: str
+    whole: tuple[Config, Result],
 ) -> None:
     config, expected = whole
-    disk = FullDisk(num_bytes)
+    disk = FullDisk()
     try:
-        with pytest.raises(RunError, match=f"expected room for .*{file}.*, got .*: see to it"):
+        with pytest.raises(RunError, match=r"room for .*server\.safetensors.*, got .*: see to it"):
             run_experiment(config, "smoke", disk)
     finally:
         disk.free()
@@ -273,11 +263,8 @@ def test_rounds_of_other_extractors_numbers_or_images_are_not_mixed(
     with pytest.raises(RunError, match=told):
         finished(other, run_dir)
 
-    began = record.NUMBERS
     with monkeypatch.context() as patch:
-        patch.setattr(record, "NUMBERS", began + 1)
-        with pytest.raises(RunError, match="by their version of the numbers"):
-            resume_experiment(run_dir, config, Watcher())
+        patch.setattr(record, "NUMBERS", record.NUMBERS + 1)
         with pytest.raises(RunError, match="start a new run"):
             finished(config, run_dir)
 

@@ -49,40 +49,26 @@ def result(base: Path, fonts_root: Path) -> Result:
 
 
 def test_new_clients_are_measured_by_what_they_never_showed(result: Result) -> None:
-    (split,) = result.setting.partition.new_clients
-    assert (len(split.train), len(split.test)) == (8, 54)
+    """And it is told whose style was drawn, among all clients; controls draw for another client."""
     points = [found for _, found in read_points(result.run_dir) if "text/style_distance" in found]
     assert len(points) == 3  # epochs 0, 1 and 2
-    assert all(0 < found["text/style_distance"] < 1 for found in points)
-    assert not any("text/prompt_accuracy" in found for found in points)  # digits' classifier
-    (report,) = result.adaptation.reports
-    truth = result.setting.images[split.test[:16]].astype(float)
-    drawn = (report.after.images + 1) * 127.5
-    expected = np.abs(drawn - truth).mean() / 255
-    assert result.metrics["final/adapt_style_distance_after"] == pytest.approx(expected, rel=1e-4)
-
-
-def test_whose_style_was_drawn_is_told_among_all_clients(result: Result) -> None:
-    points = [found for _, found in read_points(result.run_dir) if "text/retrieved" in found]
-    assert len(points) == 3
-    assert all(found["text/retrieved"] in (0, 1) for found in points)  # of one new client
-    assert all(0 <= found["text/copied"] <= 1 for found in points)
+    for found in points:
+        assert 0 < found["text/style_distance"] < 1
+        assert found["text/retrieved"] in (0, 1)  # of one new client
+        assert 0 <= found["text/copied"] <= 1
+        assert "text/prompt_accuracy" not in found  # digits' classifier
+    (report,), setting = result.adaptation.reports, result.setting
     (row,) = new_clients(result.adaptation, result.real, 10).to_dict("records")
+    (split,) = setting.partition.new_clients
+    assert (len(split.train), len(split.test)) == (8, 54)
+    labels, images = setting.data.labels, setting.images.astype(float)
+    drawn = (report.after.images + 1) * 127.5
+    expected = np.abs(drawn - images[split.test[:16]]).mean() / 255
+    assert result.metrics["final/adapt_style_distance_after"] == pytest.approx(expected, rel=1e-4)
+    nearest = [np.abs(images[split.train] - own).mean((1, 2, 3)).min() / 255 for own in drawn]
+    assert row["shown_distance_after"] == pytest.approx(np.mean(nearest), rel=1e-4)
     assert 1 <= row["retrieval_rank_after"] <= 5
     assert (row["retrieved_after"] == 1) == (row["retrieval_rank_after"] == 1)
-    (report,) = result.adaptation.reports
-    (split,) = result.setting.partition.new_clients
-    shown = result.setting.images[split.train].astype(float)
-    drawn = (report.after.images + 1) * 127.5
-    nearest = [np.abs(shown - own).mean((1, 2, 3)).min() / 255 for own in drawn]
-    assert row["shown_distance_after"] == pytest.approx(np.mean(nearest), rel=1e-4)
-
-
-def test_controls_draw_what_pretraining_clients_train_on(result: Result) -> None:
-    (row,) = new_clients(result.adaptation, result.real, 10).to_dict("records")
-    setting = result.setting
-    (split,) = setting.partition.new_clients
-    labels, images = setting.data.labels, setting.images.astype(float)
     trained = np.concatenate([client.train for client in setting.partition.train_clients])
     distances = [
         np.abs(images[trained[labels[trained] == labels[at]]].mean(0) - images[at]).mean() / 255
@@ -107,13 +93,6 @@ def test_a_classifier_reads_the_drawn_and_the_true_glyphs(fonts_root: Path, base
     inverted = worker.evaluator.text_scores(client, 1 - truth[0].float() / 127.5)
     assert inverted["style_distance"] > 0.5
     assert inverted["prompt_accuracy"] < scores["true_accuracy"]
-
-
-def test_clients_with_one_model_and_captions_do_not_draw_alike() -> None:
-    """Four of them would stand for all where nothing but the model decides what is drawn."""
-    assert not load_config("smoke", [*SETTINGS, "method=fedavg_ft"]).draws_alike
-    assert load_config("smoke", ["method=fedavg_ft"]).draws_alike
-    assert not load_config("smoke").draws_alike
 
 
 def worker_setup(setting: FederationSetup, folder: Path) -> WorkerSetup:
@@ -156,11 +135,6 @@ def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: P
     assert any(odd[at, 1:].tobytes() in pickle.dumps(odd) for at in rows)
 
 
-def test_captions_that_the_vocabulary_lacks_are_refused(fonts_root: Path) -> None:
-    with pytest.raises(DataError, match="expected words of latin, got 'digit'"):
-        setting_for(fonts_root, "model.words=[latin]")
-
-
 def test_a_frozen_encoder_takes_the_place_of_the_words(fonts_root: Path, tmp_path: Path) -> None:
     """Through rounds in groups, a private fit and a prompt of words that no caption has."""
     words = ["model.text=sentences", "model.words=[]", "client.text_dropout=0.5"]
@@ -199,12 +173,9 @@ def test_prompts_are_drawn_from_the_same_noise(result: Result) -> None:
 def test_a_sheet_has_a_row_for_each_prompt(
     result: Result, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def spire(*words: str) -> int:
-        here = ("sample", result.run_id, f"tracking.root={base}", "--client", "4")
-        return cli.main([*here, "--out", str(tmp_path / "sheet.png"), *words])
-
-    prompts = ("--prompt", "latin small letter q", "--prompt", "digit seven")
-    assert spire(*prompts, "--num", "5", "--json") == 0
+    words = ["sample", result.run_id, f"tracking.root={base}", "--client", "4", "--num", "5"]
+    words += ["--prompt", "latin small letter q", "--prompt", "digit seven", "--json"]
+    assert cli.main([*words, "--out", str(tmp_path / "sheet.png")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["prompts"] == ["latin small letter q", "digit seven"]
     assert told["num_images"] == 10
@@ -214,7 +185,3 @@ def test_a_sheet_has_a_row_for_each_prompt(
     with Image.open(told["artifacts"]["png"]) as sheet:
         width, height = sheet.size
     assert (width, height) == (5 * 34 + 2, 2 * 34 + 2)
-    assert spire("--prompt", "a zebra") == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
-    assert "'zebra'" in said.err

@@ -3,7 +3,7 @@
 import pytest
 
 from spire_core.errors import ConfigError
-from sweeps.design.config import SweepConfig, load_sweep
+from sweeps.design.config import SweepConfig
 from sweeps.design.points import check_effects, trials
 
 
@@ -35,7 +35,6 @@ def test_a_setting_of_privacy_without_effect_is_refused() -> None:
     [
         {"settings": {"privacy.adapt.delta": 0.01}, "axes": {"privacy.adapt.epsilon": [4, None]}},
         {"axes": {"method": ["spire", "fedavg_ft"], "model.d_emb": [8, 16]}},
-        {"settings": {"resources.pool": "local", "resources.num_cpus": 0.5}},  # of its process
         {"settings": {"tracking.uri": "http://there:1", "tracking.enabled": False}},
     ],
 )
@@ -44,15 +43,3 @@ def test_with_an_effect_in_one_trial_it_is_taken(
 ) -> None:
     check_effects(trials(sweep(**settings)))
     assert not caplog.messages
-
-
-def test_guided_prompts_need_a_null_text_in_every_trial() -> None:
-    settings = {"model.text": "words", "model.words": ["a"], "eval.text_guidance": 2.0}
-    given: dict[str, object] = {"settings": settings, "axes": {"client.text_dropout": [0.1, 0.2]}}
-    check_effects(trials(sweep(**given)))
-    with pytest.raises(ConfigError, match=r"client\.text_dropout above 0 with"):
-        check_effects(trials(sweep(**given | {"axes": {"client.text_dropout": [0.1, 0.0]}})))
-
-
-def test_our_sweep_over_fonts_guides_prompts_by_a_null_text() -> None:
-    check_effects(trials(load_sweep("fonts", ["seeds=[0]"])))

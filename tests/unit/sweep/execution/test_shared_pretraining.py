@@ -49,17 +49,11 @@ def test_what_is_released_is_done_by_the_next_and_another_is_not_waited_for(stud
     failing.release()
     again = shared(study)
     assert again.acquire(goes_on) is None
-    for one in (again, other):
-        one.release()
-
-
-def test_a_wait_ends_with_the_command(study: Study) -> None:
-    first = shared(study)
-    assert first.acquire(goes_on) is None
 
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # a wait ends with the command
         shared(study).acquire(stop)
-    first.release()
+    for one in (again, other):
+        one.release()

@@ -78,16 +78,3 @@ def test_every_trial_that_has_begun_gets_its_end(
     }
     keys = {name for name, path in run_dirs.items() if (path / NOISE_KEY).is_file()}
     assert keys == {"killed", "failed", "living"}
-
-
-def test_a_store_that_is_away_leaves_the_ends_on_the_disk(
-    study: Study, tracking: TrackingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_dir = begun(study, "a", tracking)
-    away = tmp_path / "mlflow.db"
-    away.rename(tmp_path / "away.db")
-    study.end_trials(tracking)
-    (tmp_path / "away.db").rename(away)
-    assert caplog.text
-    study.end_trials(tracking)
-    assert MlflowClient(tracking.uri).get_run(run_dir.name).info.status == "KILLED"

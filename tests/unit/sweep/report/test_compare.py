@@ -78,15 +78,6 @@ def test_what_makes_scores_incomparable_is_a_task_and_the_rest_a_setting() -> No
     ]
 
 
-def test_what_makes_a_loss_or_a_feature_space_another_is_another_task() -> None:
-    found = runs(
-        run("spire", 0, 1.0, diffusion__prediction="eps", tags={"extractor": "a"}),
-        run("spire", 0, 1.0, diffusion__prediction="v", tags={"extractor": "a"}),
-        run("spire", 0, 1.0, diffusion__prediction="v", tags={"extractor": "b"}),
-    )
-    assert len({*found.task}) == 3
-
-
 def test_the_later_of_two_equal_runs_counts_and_no_number_is_in_no_mean() -> None:
     found = runs(run("spire", 0, 1.0, began=2), run("spire", 0, 9.0, began=1))
     assert [*found[KID]] == [1.0]
@@ -112,16 +103,6 @@ def test_a_seed_that_is_hard_for_all_speaks_against_nobody() -> None:
         *(run("spire", seed, kid, adapt__lr=0.2) for seed, kid in ((1, 0.9), (2, 9.0))),
     )
     assert settings(best_settings(found)) == {"spire": "adapt.lr=0.2"}
-
-
-def test_of_equals_the_one_whose_old_clients_draw_best() -> None:
-    found = runs(
-        *(
-            run("fedavg_ft", 0, 1.0, adapt__tune_epochs=n, finals={TUNED_KID: kid})
-            for n, kid in ((1, 3.0), (4, 2.0), (8, 2.5))
-        )
-    )
-    assert settings(best_settings(found)) == {"fedavg_ft": "adapt.tune_epochs=4"}
 
 
 def test_a_share_that_is_read_is_best_where_it_is_highest() -> None:
@@ -151,17 +132,6 @@ def test_who_is_ahead_by_how_much_and_how_sure() -> None:
     assert dict(told.verdict) == {"fedavg_ft": "worse", "local": "no difference was found"}
     few = method_sentence(found[found.seed < 2])
     assert "fedavg_ft 2.02 times as high;" in few, "two seeds have no verdict"
-
-
-def test_a_method_alone_and_methods_without_a_common_seed_are_not_compared() -> None:
-    assert method_sentence(runs(run("spire", 0, 1.0))) == ""
-    assert "no seed" in method_sentence(runs(run("spire", 0, 1.0), run("local", 1, 1.0)))
-
-
-def test_with_captions_kid_orders_nothing() -> None:
-    distance = {"final/adapt_style_distance_after": 0.1}
-    found = runs(run("spire", 0, 1.0, finals=distance), run("local", 0, 9.0, finals=distance))
-    assert [*differences(found).metric] == [*distance]
 
 
 def test_settings_that_move_together_are_one_axis() -> None:

@@ -1,11 +1,11 @@
 """A whole report out of a real MLflow store, with numbers worked out by hand."""
 
+import html
 import io
 import json
 import re
 import shutil
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from sweeps.report.tables import texts
 
 KID = "final/adapt_kid_after"
 AFTER = {"spire": (1.0, 2.0, 3.0), "fedavg_ft": (1.5, 2.5, 3.8), "local": (9.0, 9.0, 9.0)}
-DIAGNOSES = {("spire", 1): "embedding_ignored,adaptation_overfitting"}
-DIAGNOSES |= {("fedavg_ft", 2): "adaptation_overfitting"}
+DIAGNOSES = {("spire", 1): "embedding_ignored"}
 NAME = "a <b>bold</b> | sweep"
 SWEEP = {"question": "which is <i>better</i>?", "seeds": [0, 1, 2]}
 SWEEP |= {"primary": [{"method": "fedavg_ft"}]}
@@ -108,7 +107,7 @@ def rows(report: Report, name: str) -> pd.DataFrame:
 
 
 def test_means_and_intervals_are_those_worked_out_by_hand(report: Report) -> None:
-    found = rows(report, "new_clients")
+    found, told = rows(report, "new_clients"), report.values()
     assert [*found.index] == ["spire", "fedavg_ft", "local"]
     assert [*found["kid_after"]] == pytest.approx([2.0, 2.6, 9.0])
     assert found["kid_after: half interval"]["spire"] == pytest.approx(2.484138, abs=1e-6)
@@ -122,14 +121,11 @@ def test_means_and_intervals_are_those_worked_out_by_hand(report: Report) -> Non
         "fedavg_ft": "2.6 ± 2.9",
         "local": "9",
     }
-
-
-def test_what_a_method_lacks_is_left_blank(report: Report) -> None:
-    found = rows(report, "pretraining")
-    assert [*found.index] == ["spire", "fedavg_ft"]
-    assert (found["kid_mean"]["spire"], found["best/round"]["spire"]) == (2.0, 2.0)
-    shown = texts("new_clients", report.tables["new_clients"]).set_index("method")
-    assert (shown["nn_train"]["local"], shown["n"]["local"]) == ("-", "3")
+    assert shown["nn_train"]["local"] == "-", "what a method lacks"
+    assert re.search(r"spire +3 +2\.0 ± 2\.5", report.text())
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["tables"]["new_clients"][0]["kid_after"] == 2.0
+    assert all(Path(path).is_file() for path in told["artifacts"]["tables"])
 
 
 def test_bytes_are_those_of_all_rounds(report: Report) -> None:
@@ -141,15 +137,6 @@ def test_bytes_are_those_of_all_rounds(report: Report) -> None:
     assert found["time/round_s"]["spire"] == 0.5
 
 
-def test_it_is_told_in_a_terminal_and_as_plain_values(report: Report) -> None:
-    text, told = report.text(), report.values()
-    assert re.search(r"spire +3 +2\.0 ± 2\.5", text)
-    assert f"{report.html}, attached to run {(report.parent_id or '')[:8]}" in text
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["tables"]["new_clients"][0]["kid_after"] == 2.0
-    assert all(Path(path).is_file() for path in told["artifacts"]["tables"])
-
-
 def test_it_begins_with_what_it_found(report: Report) -> None:
     assert len(report.answers) == 1
     assert report.answers[0].startswith("spire is ahead with a KID of new clients of 2.00.")
@@ -157,22 +144,14 @@ def test_it_begins_with_what_it_found(report: Report) -> None:
     assert rows(report, "differences")["verdict"]["local"] == "worse"
     text = report.html.read_text()
     assert text.index("spire is ahead") < text.index("KID over rounds")
-    assert text.count("too few to tell") == 0
+    assert html.escape(NAME) in text
+    assert re.search(r"url\(|@import|https://|<script|<link|<i>", text) is None, "one file"
     [row] = report.tables["comparisons"].itertuples()
     assert (row.n, row.Holm, row.verdict) == (3, row.p, "higher")
-    assert "Comparisons of the sweep" in report.pictures[0].title
-    assert report.facts["Runs"] == (
-        "9 finished, seeds 0, 1, 2; left out: 1 failed, 1 killed, 1 running, "
-        "1 run again later, or no experiments"
-    )
+    assert report.facts["Runs"].startswith("9 finished, seeds 0, 1, 2; left out: 1 failed")
     assert len(rows(report, "runs")) == 13
-
-
-def test_known_failures_stand_beside_their_runs_with_what_to_try(report: Report) -> None:
     [ignored] = [note for note in report.notes if note.startswith("embedding_ignored")]
     assert re.match(r"embedding_ignored, seen in spire-s1: try .*emb_lr", ignored)
-    [overfitting] = [note for note in report.notes if note.startswith("adaptation_overfitting")]
-    assert "seen in spire-s1, fedavg_ft-s2: try" in overfitting
 
 
 def test_curves_show_the_mean_and_the_range_over_seeds(report: Report) -> None:
@@ -183,36 +162,6 @@ def test_curves_show_the_mean_and_the_range_over_seeds(report: Report) -> None:
     assert "local" not in lines
     [path] = axes.collections[0].get_paths()
     assert (path.vertices[:, 1].min(), path.vertices[:, 1].max()) == (pytest.approx(10 / 3), 12.0)
-
-
-class Page(HTMLParser):
-    """Collects what a page shows and what it would load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.loaded: list[str] = []
-        self.shown = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loaded += [value or "" for key, value in attrs if key in ("src", "srcset")]
-
-    def handle_data(self, data: str) -> None:
-        self.shown += data
-
-
-def test_the_page_is_one_file_and_shows_names_as_they_are(report: Report) -> None:
-    text = report.html.read_text()
-    page = Page(text)
-    assert len(page.loaded) == len(report.pictures) == 4
-    assert all(src.startswith("data:image/svg+xml;base64,") for src in page.loaded)
-    assert not {"script", "link", "iframe", "i"} & {*page.tags}
-    assert re.search(r"url\(|@import|https://", text) is None
-    assert NAME in page.shown
-    assert str(SWEEP["question"]) in page.shown
-    assert "2.6 ± 2.9" in page.shown
 
 
 def test_everything_is_attached_to_the_sweep(
@@ -230,17 +179,6 @@ def test_everything_is_attached_to_the_sweep(
 # ---------------------------------------------------------------------------------- other sweeps
 
 
-def test_one_seed_says_so_once_and_runs_alone_have_no_parent(
-    store: TrackingConfig, parent: str, tmp_path: Path
-) -> None:
-    report = make_report(store, ["fedavg_ft-s0", "local-s1"], tmp_path / "new" / "folder")
-    assert report.parent_id is None
-    assert report.html == tmp_path / "new" / "folder" / "report.html"
-    assert [*rows(report, "new_clients")["kid_after"]] == [1.5, 9.0]
-    assert report.html.read_text().count("1 seed: too few to tell.") == 1
-    assert "±" not in report.html.read_text()
-
-
 def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
     with Tracker.start(store, "axes", {"spire.kind": "sweep"}) as tracker:
         for d_emb, kid in ((4, 3.0), (64, 1.0)):
@@ -255,29 +193,26 @@ def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
     assert picture.caption == "Best: spire at 64 (4: 2.45 times as high)."
     assert report.answers[0] == f"model.d_emb: {picture.caption}"
     assert len(report.tables["settings"]) == 3
-    axes = picture.figure.axes[0]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["4", "64"]
-    spire = {str(c.get_label()): c for c in axes.containers}["spire"]
+    spire = {str(c.get_label()): c for c in picture.figure.axes[0].containers}["spire"]
     assert spire[0].get_xydata().tolist() == [[4.0, 3.5], [64.0, 1.5]]
     assert report.notes[0] == "2 seeds: too few to tell."
-    assert report.html.read_text().count("too few to tell") == 1
 
 
 def test_trials_that_were_added_later_decide_nothing(store: TrackingConfig) -> None:
-    recorded = {"seeds": [0, 1, 2], "primary": [{"method": "local"}]}
+    recorded = {"seeds": [0, 1, 2], "primary": [{"method": "shared_rep"}]}
     with Tracker.start(store, "planned", {"spire.kind": "sweep"}) as tracker:
         tracker.log_dict(recorded, "config/sweep.yaml")
         tracker.log_dict(
-            {"trial_ids": ["spire0", "spire1", "local0", "local1"]}, "config/trials.yaml"
+            {"trial_ids": ["spire0", "spire1", "shared_rep0", "shared_rep1"]}, "config/trials.yaml"
         )
-        for method, kid in (("spire", 1.0), ("local", 2.0)):
-            for seed in range(4):
+        for method, kid in (("spire", 1.0), ("shared_rep", 2.0)):
+            for seed in range(3):
                 tags = {"spire.trial_id": f"{method}{seed}"}
                 with log_run(store, tracker.run_id, method, seed, {KID: kid + seed}, tags=tags):
                     pass
     report = make_report(store, ["planned"])
     assert [*report.tables["comparisons"].n] == [2]
-    assert [*report.tables["differences"].n] == [4]
+    assert [*report.tables["differences"].n] == [3]
 
 
 def test_samples_controls_and_prompts_are_shown(store: TrackingConfig, tmp_path: Path) -> None:
@@ -308,7 +243,11 @@ def test_samples_controls_and_prompts_are_shown(store: TrackingConfig, tmp_path:
 def test_a_second_report_leaves_no_table_of_the_first_and_no_file_of_others(
     store: TrackingConfig, parent: str, tmp_path: Path
 ) -> None:
-    make_report(store, [parent], tmp_path)
+    """These are of runs alone, on one seed."""
+    report = make_report(store, ["fedavg_ft-s1", "local-s1"], tmp_path)
+    assert (report.parent_id, report.html) == (None, tmp_path / "report.html")
+    assert [*rows(report, "new_clients")["kid_after"]] == [2.5, 9.0]
+    assert report.html.read_text().count("1 seed: too few to tell.") == 1
     (tmp_path / "tables" / "mine.csv").write_text("")
     make_report(store, ["fedavg_ft-s1"], tmp_path)
     assert (tmp_path / "tables" / "mine.csv").exists()
@@ -317,19 +256,3 @@ def test_a_second_report_leaves_no_table_of_the_first_and_no_file_of_others(
         log_run(store, tracker.run_id, "spire", 0, {"best/round": 1.0}).finish("FAILED")
     with pytest.raises(RunError, match="finished experiment in 'none', got 1 failed: wait for one"):
         make_report(store, ["none"])
-
-
-def test_a_report_that_cannot_be_attached_is_complete(
-    store: TrackingConfig, parent: str, tmp_path: Path
-) -> None:
-    artifacts = Path(store.root or "", "artifacts", parent)
-    kept = artifacts.with_suffix(".kept")
-    artifacts.rename(kept)
-    artifacts.write_text("in the way")
-    try:
-        with pytest.raises(OSError, match=r"in the way|Not a directory|exists"):
-            make_report(store, [parent], tmp_path)
-    finally:
-        artifacts.unlink()
-        kept.rename(artifacts)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
