@@ -123,20 +123,20 @@ def adapt(
     cross_kid = cross_client_kid(drawn, [report.after for report in reports], real)
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
-    images = _image_controls(setting, pool, handle) if config.has_controls else []
+    images = image_controls(setting, pool, handle, setting.new_ids) if config.has_controls else []
     return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls), tuple(images))
 
 
-def _image_controls(
-    setting: FederationSetup, pool: ClientPool, weights: Any
+def image_controls(
+    setting: FederationSetup, pool: ClientPool, weights: Any, client_ids: Sequence[int]
 ) -> list[dict[str, ControlScores]]:
-    """Return the scores of each new client's controls by name, on shared `weights` (P,)."""
-    plans = [(control_plan(setting, client_id),) for client_id in setting.new_ids]
+    """Return the scores of each client's controls by name, on shared `weights` (P,)."""
+    plans = [(control_plan(setting, client_id),) for client_id in client_ids]
     found: list[dict[str, ControlScores]]
-    found = pool.run_all("image_controls", setting.new_ids, weights, per_unit=plans)
+    found = pool.run_all("image_controls", client_ids, weights, per_unit=plans)
     return [
         {name: _testable(setting, client_id, own) for name, own in one.items()}
-        for client_id, one in zip(setting.new_ids, found, strict=True)
+        for client_id, one in zip(client_ids, found, strict=True)
     ]
 
 

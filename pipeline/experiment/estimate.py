@@ -55,9 +55,10 @@ def pretraining_s(config: Config, costs: StepCosts) -> float:
     num_looked_at = _num_looked_at(config)
     if config.draws_alike:
         num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
-    num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
+    num_draws = len(evaluation_rounds(federation.num_rounds, config.eval.every)) * num_looked_at
+    num_draws += _num_looked_at(config) if config.has_controls else 0
     training_s = federation.num_rounds * per_round * costs.train_s
-    return training_s + num_evaluations * num_looked_at * _drawing_s(config, costs)
+    return training_s + num_draws * _drawing_s(config, costs)
 
 
 def adaptation_s(config: Config, costs: StepCosts) -> float:

@@ -16,6 +16,7 @@ from pipeline.experiment.adaptation import (
     adapt,
     cross_client_losses,
     finetune_clients,
+    image_controls,
     with_mean_layers,
 )
 from pipeline.experiment.export import export_models
@@ -32,6 +33,7 @@ from pipeline.results.recording import (
     log_cross_losses,
     log_diagnoses,
     log_note,
+    log_old_controls,
     log_setting,
     log_summary,
     log_tuned,
@@ -136,6 +138,10 @@ def _run(
         cross_losses = cross_client_losses(setting, pool, weights, run_dir)
         if cross_losses is not None:
             log_cross_losses(tracker, cross_losses)
+        if config.has_controls and evaluations:
+            controls = image_controls(setting, pool, pool.share(weights), setting.eval_ids)
+            pretraining = replace(pretraining, controls=tuple(controls))
+            log_old_controls(tracker, pretraining, real)
         tuned = None
         if config.scores_tuned:
             watcher.stage(tuning)
@@ -151,7 +157,7 @@ def _run(
     losses, reports = pretraining.losses, adaptation.reports
     diagnoses = diagnose(setting, real, losses, evaluations, cross_losses, reports)
     log_diagnoses(tracker, diagnoses)
-    metrics = summary_metrics(setting, real, evaluations, tuned, adaptation)
+    metrics = summary_metrics(setting, real, pretraining, tuned, adaptation)
     log_summary(tracker, setting, metrics, state_fingerprint)
     result = Result(
         run_id=tracker.run_id,

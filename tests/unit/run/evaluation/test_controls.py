@@ -1,6 +1,7 @@
-"""The images of new clients' controls, chosen from clients that are written out by hand."""
+"""The images of clients' controls, chosen from clients that are written out by hand."""
 
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 
 from pipeline.evaluation.controls import (
     COPIES,
+    DRAWN,
     FRESH,
+    NEAREST_DRAWS,
     NEAREST_IMAGES,
     control_plan,
     nearest_client,
 )
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import covered_ratio
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import amount_of
@@ -46,11 +50,14 @@ def setting(
         eval=SimpleNamespace(num_images=num_images),
         seed=seed,
         sets_aside=sets_aside,
+        is_new=lambda client_id: client_id >= len(OLD),
     )
     data = SimpleNamespace(labels=LABELS, class_names=("a", "b", "c"))
-    return SimpleNamespace(
+    found: Any = SimpleNamespace(
         config=config, data=data, partition=partition, representative_ids=candidates
     )
+    found.fitted_split = partial(FederationSetup.fitted_split, found)
+    return found
 
 
 def positions(name: str, **settings: Any) -> np.ndarray:
@@ -121,7 +128,11 @@ def test_there_are_no_fresh_images_where_none_would_do() -> None:
 
 def test_a_model_of_its_own_draws_in_place_of_the_nearest_clients_images() -> None:
     without, with_model = control_plan(setting(), 3), control_plan(setting(is_personal=True), 3)
-    assert without.drawn_as is None
+    assert without.drawn == {}
     assert without.positions[NEAREST_IMAGES].tolist() == [41, 42, 43, 3]
-    assert with_model.drawn_as == 1
+    assert with_model.drawn == {NEAREST_DRAWS: 1}
     assert NEAREST_IMAGES not in with_model.positions
+    old = control_plan(setting(sets_aside=True), 1)  # which sets no image aside
+    assert (old.drawn, list(old.positions)) == ({DRAWN: 1}, [COPIES, FRESH])
+    assert old.positions[COPIES].tolist() == [41, 42] * 6
+    assert not {41, 42, 43, 3} & set(old.positions[FRESH].tolist())

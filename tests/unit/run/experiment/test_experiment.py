@@ -32,7 +32,12 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metrics import adaptation_metrics, copies_tags, image_tags
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
-from pipeline.results.tables import image_controls, new_clients, with_worlds
+from pipeline.results.tables import (
+    image_controls,
+    new_clients,
+    pretraining_clients,
+    with_worlds,
+)
 from pipeline.runs.model_files import client_path
 from pipeline.runs.record import load_start
 from pipeline.tracking.outbox import read_points
@@ -155,6 +160,17 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     for j, row in enumerate(clients, start=len(old)):
         assert any(row["kid_nearest_draws"] == pytest.approx(matrix.values[i, j]) for i in old)
     assert all(row["steps"] == -(-row["num_train"] // 16) for row in clients)  # of one epoch
+
+    # Pre-training clients: fresh images first, copies last.
+    trained = result.pretraining
+    olds = pretraining_clients(trained.evaluations[-1], result.real, trained.controls)
+    assert olds["client_id"].tolist() == list(old)
+    assert olds["nn_share_copies"].tolist() == pytest.approx([1.0] * len(old))
+    assert (olds["fld_above_fresh"] == olds["fld"] - olds["fld_fresh"]).all()
+    assert olds["fld_fresh"].mean() < min(olds["fld"].mean(), olds["fld_copies"].mean())
+    for name in ("fld_above_fresh", "nn_share", "nn_chance"):
+        assert result.metrics[f"final/pretrain_{name}"] == pytest.approx(olds[name].mean())
+        assert f"final/pretrain_{name}" not in plain.metrics
 
 
 @pytest.mark.parametrize(
