@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from pipeline.clients.memory import peak_bytes
 from pipeline.clients.profiler import NUM_ROUNDS
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
-from pipeline.evaluation.scores import Evaluation, RealData, evaluate_pretraining
+from pipeline.evaluation.scores import RealData, evaluate_pretraining
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
@@ -24,12 +24,7 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import (
-    DELTA,
-    EPSILON,
-    FINAL_STEP,
-    TRAIN_LOSS,
-)
+from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, TRAIN_LOSS
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_evaluation, log_profile
 from pipeline.results.result import Pretraining
@@ -77,8 +72,7 @@ def pretrain(
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
 
     mirror = mirror_of(run_dir, config)
-    earlier = load_evaluations(run_dir, first)
-    evaluator = Evaluator(setting, real, pool, tracker, watcher, earlier)
+    evaluator = Evaluator(setting, real, pool, tracker, watcher, first)
     checkpointer = Checkpointer(run_dir, config, mirror)
     load = system_load() if config.tracking.enabled else None
     listeners: list[RoundListener] = [
@@ -124,23 +118,14 @@ def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
 
 
-def with_last_samples(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Return evaluations of which the last one alone holds its samples."""
-    kept: list[Evaluation] = []
-    for evaluation in evaluations:
-        kept[-1:] = [one.without_samples() for one in kept[-1:]]
-        kept.append(evaluation)
-    return kept
-
-
 # --- listeners to the rounds ---
 
 
 class Evaluator(RoundListener):
     """Evaluates the pre-training clients after the rounds `due`.
 
-    Each evaluation is recorded and joins the `earlier` ones of the run in `evaluations`. The last
-    one alone holds its samples.
+    Each evaluation is recorded, and joins those of the first `num_done` rounds in `evaluations`.
+    That after the last round alone holds its samples.
     """
 
     def __init__(
@@ -150,12 +135,16 @@ class Evaluator(RoundListener):
         pool: ClientPool,
         tracker: Tracker,
         watcher: Watcher,
-        earlier: Iterable[Evaluation],
+        num_done: int,
     ) -> None:
         self.setting, self.real, self.pool = setting, real, pool
         self.tracker, self.watcher = tracker, watcher
-        self.evaluations, config = with_last_samples(earlier), setting.config
-        self.due = evaluation_rounds(config.federation.num_rounds, config.eval.every)
+        self.last = setting.config.federation.num_rounds
+        self.evaluations = [
+            one if one.round_idx == self.last else one.without_samples()
+            for one in load_evaluations(tracker.run_dir, num_done)
+        ]
+        self.due = evaluation_rounds(self.last, setting.config.eval.every)
         self.due -= {one.round_idx for one in self.evaluations}
 
     def between_rounds(self, done: int, driver: Driver) -> None:
@@ -166,10 +155,9 @@ class Evaluator(RoundListener):
         evaluation = evaluate_pretraining(self.pool, weights, ids, setting.config, done, real)
         seconds = {"time/evaluate_s": time.monotonic() - began}
         log_evaluation(self.tracker, setting, evaluation, real, seconds)
-        is_last = done == setting.config.federation.num_rounds
-        kept = evaluation if is_last else evaluation.without_features()
+        kept = evaluation if done == self.last else evaluation.without_features()
         save_evaluation(self.tracker.run_dir, kept)
-        self.evaluations = with_last_samples([*self.evaluations, evaluation])
+        self.evaluations.append(evaluation if done == self.last else evaluation.without_samples())
         self.watcher.evaluated(evaluation, real.floor_mean(ids))
 
 

@@ -85,8 +85,7 @@ class SavedRun:
         if client_id is None:
             return PrivateState()
         if client_id not in (ids := self.client_ids):
-            known = ", ".join(map(str, ids[:40])) + (", ..." if ids[40:] else "")
-            known = known or "none, since no client has a part of its own here"
+            known = ", ".join(map(str, ids)) or "none, since no client has a part of its own here"
             raise RunError(
                 f"expected a client out of {known}, got {client_id}: name another, or none"
             )

@@ -356,11 +356,9 @@ def test_the_time_left_is_that_of_a_resumed_run(monkeypatch: pytest.MonkeyPatch)
     stream = io.StringIO()
     progress = Progress(stream)
     driver: Any = None
-    progress.plan(["fine-tuning 4 pre-training clients", "adapting 3 new clients"])
     progress.begin_rounds(range(160, 200))
     progress.after_round(RoundStats(179, 0.5, 0, 0, 1, 0, 0.2, 0.1, 0.0, 0.0), driver)
-    said = "03:20 left, then fine-tuning 4 pre-training clients, then adapting 3 new clients\n"
-    assert stream.getvalue().endswith(said)
+    assert stream.getvalue().endswith(", 03:20 left\n")
 
 
 def test_progress_in_a_terminal_is_one_bar() -> None:
