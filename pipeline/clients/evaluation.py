@@ -36,8 +36,13 @@ from spire_core.evaluation.image_metrics import (
 )
 from spire_core.evaluation.kid import KidScore, kid
 from spire_core.evaluation.likelihood import fld
-from spire_core.evaluation.memorisation import Neighbours, neighbours
-from spire_core.evaluation.novelty import beside_training, is_novel, novel_kid
+from spire_core.evaluation.memorisation import (
+    Neighbours,
+    beside_training,
+    is_novel,
+    neighbours,
+    novel_kid,
+)
 from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.evaluation.prompted_images import (
     Gallery,

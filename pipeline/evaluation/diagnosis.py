@@ -195,9 +195,8 @@ def _num_own_steps(setting: FederationSetup, client_ids: Sequence[int]) -> float
     sizes = [len(setting.partition.split(c).train) for c in client_ids]
     epoch = float(np.mean([steps_per_epoch(size, config.client.batch_size) for size in sizes]))
     steps = federation.tau or (federation.local_epochs or 0) * epoch
-    share = federation.cohort_size / federation.num_clients
     rounds = federation.num_rounds - config.method.first_own_round(federation.num_rounds)
-    return rounds * share * steps
+    return rounds * steps * federation.cohort_size / federation.num_clients
 
 
 def own_is_best(matrix: np.ndarray) -> np.ndarray:

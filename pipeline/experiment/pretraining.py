@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.clients.memory import peak_bytes
 from pipeline.clients.profiler import NUM_ROUNDS
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
-from pipeline.evaluation.scores import RealData, evaluate_pretraining
+from pipeline.evaluation.scores import Evaluation, RealData, evaluate_pretraining
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
@@ -72,17 +73,22 @@ def pretrain(
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
 
     mirror = mirror_of(run_dir, config)
-    evaluator = Evaluator(setting, real, pool, tracker, watcher, first)
+    evaluations = [
+        one if one.round_idx == num_rounds else one.without_samples()
+        for one in load_evaluations(run_dir, first)
+    ]
+    due = evaluation_rounds(num_rounds, config.eval.every)
+    due -= {one.round_idx for one in evaluations}
     checkpointer = Checkpointer(run_dir, config, mirror)
     load = system_load() if config.tracking.enabled else None
     listeners: list[RoundListener] = [
-        evaluator,
+        Evaluator(setting, real, pool, tracker, watcher, evaluations, due),
         RoundRecorder(tracker, config.federation, promise, load),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
     ]
     if config.tracking.profile:  # after the evaluator, so that no evaluation is profiled
-        profiled = profiled_rounds(first, num_rounds, evaluator.due)
+        profiled = profiled_rounds(first, num_rounds, due)
         listeners.insert(1, Profiler(pool, run_dir, profiled))
     try:
         run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
@@ -96,7 +102,7 @@ def pretrain(
     driver.close()
     points = [metrics for _, metrics in read_points(run_dir)]
     losses = tuple(metrics[TRAIN_LOSS] for metrics in points if TRAIN_LOSS in metrics)
-    return Pretraining(weights, tuple(evaluator.evaluations), losses)
+    return Pretraining(weights, tuple(evaluations), losses)
 
 
 def first_weights(setting: FederationSetup) -> np.ndarray:
@@ -121,31 +127,21 @@ def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
 # --- listeners to the rounds ---
 
 
+@dataclass
 class Evaluator(RoundListener):
     """Evaluates the pre-training clients after the rounds `due`.
 
-    Each evaluation is recorded, and joins those of the first `num_done` rounds in `evaluations`.
-    That after the last round alone holds its samples.
+    Each evaluation is recorded, and joins the earlier ones of the run in `evaluations`. That after
+    the last round alone holds its samples.
     """
 
-    def __init__(
-        self,
-        setting: FederationSetup,
-        real: RealData,
-        pool: ClientPool,
-        tracker: Tracker,
-        watcher: Watcher,
-        num_done: int,
-    ) -> None:
-        self.setting, self.real, self.pool = setting, real, pool
-        self.tracker, self.watcher = tracker, watcher
-        self.last = setting.config.federation.num_rounds
-        self.evaluations = [
-            one if one.round_idx == self.last else one.without_samples()
-            for one in load_evaluations(tracker.run_dir, num_done)
-        ]
-        self.due = evaluation_rounds(self.last, setting.config.eval.every)
-        self.due -= {one.round_idx for one in self.evaluations}
+    setting: FederationSetup
+    real: RealData
+    pool: ClientPool
+    tracker: Tracker
+    watcher: Watcher
+    evaluations: list[Evaluation]
+    due: Collection[int]
 
     def between_rounds(self, done: int, driver: Driver) -> None:
         if done not in self.due:
@@ -155,27 +151,23 @@ class Evaluator(RoundListener):
         evaluation = evaluate_pretraining(self.pool, weights, ids, setting.config, done, real)
         seconds = {"time/evaluate_s": time.monotonic() - began}
         log_evaluation(self.tracker, setting, evaluation, real, seconds)
-        kept = evaluation if done == self.last else evaluation.without_features()
+        is_last = done == setting.config.federation.num_rounds
+        kept = evaluation if is_last else evaluation.without_features()
         save_evaluation(self.tracker.run_dir, kept)
-        self.evaluations.append(evaluation if done == self.last else evaluation.without_samples())
+        self.evaluations.append(evaluation if is_last else evaluation.without_samples())
         self.watcher.evaluated(evaluation, real.floor_mean(ids))
 
 
+@dataclass
 class RoundRecorder(RoundListener):
     """Records every round's metrics, also those of a last round that an interrupt follows."""
 
-    def __init__(
-        self,
-        tracker: Tracker,
-        federation: FederationConfig,
-        guarantee: RoundsGuarantee | None = None,
-        load: SystemLoad | None = None,
-    ) -> None:
-        """`load`: not with a `guarantee`."""
-        self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
-        self.load = load
-        self._num_recorded = 0  # rounds, with those before a resume
-        self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
+    tracker: Tracker
+    federation: FederationConfig
+    guarantee: RoundsGuarantee | None = None
+    load: SystemLoad | None = None  # not with a `guarantee`
+    _num_recorded: int = 0  # rounds, with those before a resume
+    _track_s: float = 0.0  # is known when a round has been recorded: the next one reports it
 
     def after_round(self, stats: RoundStats, driver: Driver) -> None:
         began = time.monotonic()
@@ -188,15 +180,12 @@ class RoundRecorder(RoundListener):
 
     def _record(self, stats: RoundStats) -> None:
         metrics, done = round_metrics(stats, self._track_s), stats.round_idx + 1
+        num_rounds = self.federation.num_rounds
         if self.guarantee is None:  # what the machine has in use may depend on who takes part
-            metrics |= {
-                "memory/rss_bytes": peak_bytes(),
-                **({} if self.load is None else self.load.sample()),
-            }
-        else:
-            num_rounds = self.federation.num_rounds
-            if done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:
-                metrics |= {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}
+            metrics["memory/rss_bytes"] = peak_bytes()
+            metrics |= {} if self.load is None else self.load.sample()
+        elif done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:
+            metrics |= {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}
         self.tracker.log_metrics(metrics, step=done)
 
 
@@ -212,6 +201,7 @@ def profiled_rounds(first: int, num_rounds: int, evaluated: Collection[int]) -> 
     return range(start, min([stop, *(done for done in evaluated if done > start)]))
 
 
+@dataclass
 class Profiler(RoundListener):
     """Profiles one worker during `rounds` with torch.profiler (`tracking.profile`).
 
@@ -221,8 +211,9 @@ class Profiler(RoundListener):
     profile alone.
     """
 
-    def __init__(self, pool: ClientPool, run_dir: Path, rounds: range) -> None:
-        self.pool, self.run_dir, self.rounds = pool, run_dir, rounds
+    pool: ClientPool
+    run_dir: Path
+    rounds: range
 
     def between_rounds(self, done: int, driver: Driver) -> None:
         if done in self.rounds[:1]:

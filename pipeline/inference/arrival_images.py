@@ -12,17 +12,10 @@ from PIL import Image, ImageOps
 
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.config.schema import Config
+from pipeline.data import image_folder
 from pipeline.data.arrays import METADATA, uint8_images
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import fitting, load
-from pipeline.data.image_folder import (
-    SPLITS,
-    Row,
-    has_splits,
-    images_below,
-    listed_rows,
-    opened_rgb,
-)
 from pipeline.data.resize import resized
 from pipeline.files.paths import expanded
 from pipeline.inference.saved_run import SavedRun
@@ -73,7 +66,7 @@ def load_arrival(
         stored = load(DataConfig(data, root, path, size), "test")
         names, texts = stored.class_names, stored.captions or [""] * len(stored.labels)
         labelled = zip(stored.labels, texts, strict=True)
-        rows = [Row("", names[label], caption=text) for label, text in labelled]
+        rows = [image_folder.Row("", names[label], caption=text) for label, text in labelled]
     elif folder.is_dir():
         rows = _rows(run, folder)
     else:
@@ -130,16 +123,16 @@ def captions_file(run: SavedRun) -> str:
     return run.config.data.metadata or METADATA
 
 
-def _rows(run: SavedRun, folder: Path) -> list[Row]:
+def _rows(run: SavedRun, folder: Path) -> list[image_folder.Row]:
     """Return a row for each image of a folder: those of its `captions_file`, for a run with text.
 
     Without a file, or where it names no class at all, the top folder is an image's class, as in
     training, below that of a split. DataError unless the file's rows are of one client.
     """
-    rows, file = list[Row](), folder / captions_file(run)
+    rows, file = list[image_folder.Row](), folder / captions_file(run)
     if run.has_text and file.is_file():
         columns = (run.config.data.clients, run.config.data.captions)
-        rows = listed_rows(folder, captions_file(run), *columns, is_arriving=True)
+        rows = image_folder.listed_rows(folder, captions_file(run), *columns, is_arriving=True)
         owners = sorted({row.client for row in rows})
         if len(owners) > 1:
             raise DataError(
@@ -148,21 +141,21 @@ def _rows(run: SavedRun, folder: Path) -> list[Row]:
             )
         if any(row.class_name for row in rows):
             return rows
-    is_split = has_splits(folder)
+    is_split = image_folder.has_splits(folder)
 
-    def with_class(row: Row) -> Row:
+    def with_class(row: image_folder.Row) -> image_folder.Row:
         parts = PurePath(row.path).parts
-        above = parts[is_split and parts[0] in SPLITS : -1]
+        above = parts[is_split and parts[0] in image_folder.SPLITS : -1]
         return row._replace(class_name=above[0] if above else "")
 
-    found = (file.relative_to(folder).as_posix() for file in images_below(folder))
-    return [with_class(row) for row in rows or (Row(path) for path in found)]
+    found = (file.relative_to(folder).as_posix() for file in image_folder.images_below(folder))
+    return [with_class(row) for row in rows or (image_folder.Row(path) for path in found)]
 
 
 def _decode(file: Path, run: SavedRun) -> np.ndarray:
     """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
     channels, _, size = run.image_shape
-    plain = opened_rgb(file).convert("L" if channels == 1 else "RGB")
+    plain = image_folder.opened_rgb(file).convert("L" if channels == 1 else "RGB")
     side = size if run.config.data.name == "folder" else min(plain.size)
     square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)

@@ -71,18 +71,6 @@ def test_an_image_of_two_clients_counts_once() -> None:
     assert pooled_precision_recall(drawn, real, 0, own) == (0.0, 0.0)
 
 
-def test_clients_that_share_images_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six clients with the same thousand images have as many of them each, and as many draws."""
-    sets: list[Tensor] = []
-    monkeypatch.setattr(module, "_precision_recall", lambda *both: sets.extend(both) or (0.0, 0.0))
-    order = [np.random.default_rng(i).permutation(1000) for i in range(6)]
-    drawn = [torch.full((512, 1), float(i)) for i in range(6)]
-    pooled_precision_recall(drawn, [line(*own) for own in order], 0, order)
-    generated, real = sets
-    assert sorted(real.flatten().tolist()) == list(range(1000))
-    assert generated.flatten().long().bincount().tolist() == [167] * 4 + [166] * 2
-
-
 def test_true_images_score_alike_whether_clients_share_their_reference() -> None:
     noise = torch.Generator().manual_seed(0)
     drawn = [torch.randn(512, 8, generator=noise) for _ in range(6)]

@@ -1,7 +1,6 @@
 """Who is scored against what: every number of an evaluation under its own name."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,6 @@ from torch import Tensor
 
 from pipeline.clients.adaptation import report_of
 from pipeline.config.schema import Config
-from pipeline.evaluation import scores
-from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import (
     RealData,
     cross_client_kid,
@@ -20,7 +17,6 @@ from pipeline.evaluation.scores import (
     pooled_features,
 )
 from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
-from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.tables import pretraining_clients
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.eval import EvalConfig
@@ -91,31 +87,11 @@ def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     matrix = cross_client_kid(old, new, real)
     assert matrix is not None
     assert matrix.client_ids == tuple(CLIENTS)
+    assert cross_client_kid([], [], real) is None
     for i in CLIENTS:
         for j in CLIENTS:
             score = kid(features("real", j, 90), drawn(i).features, 10, 3, SEED)
             assert matrix.values[i, j] == score.mean
-
-
-def test_the_matrix_is_of_the_first_clients_of_either_kind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its cost is that of all pairs; the numbers of those that it has do not depend on the rest."""
-    pool: Any = AnsweringPool()
-    ids = range(6)
-    real = RealData.gather(pool, ids, {c: np.eye(4)[0] for c in ids}, EVAL, SEED)
-    seen = [replace(drawn(c % 4), client_id=c, features=features("drawn", c, 20)) for c in ids]
-    whole = cross_client_kid(seen[:3], seen[3:], real)
-    monkeypatch.setattr(scores, "CROSS_CLIENTS", 2)
-    some = cross_client_kid(seen[:3], seen[3:], real)
-    alone = cross_client_kid(seen[:3], [], real)
-    assert whole is not None
-    assert some is not None
-    assert alone is not None
-    assert some.client_ids == (0, 1, 3, 4)
-    assert np.array_equal(some.values, whole.values[np.ix_(some.client_ids, some.client_ids)])
-    assert alone.client_ids == (0, 1)
-    assert cross_client_kid([], [], real) is None
 
 
 def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
@@ -165,23 +141,3 @@ def test_an_adapted_client_is_reported_before_and_after() -> None:
     assert (guided.scores_after, guided.after.images.max()) == ({"own_kid": 9.0}, 9)
     assert [point.observed for point in guided.curve] == observed
     assert guided.heldout[2].tolist() == [9.0] * 3
-
-
-def test_curves_of_adaptation_are_named_by_what_they_are() -> None:
-    seen = {"own_kid": 1.0, "population_kid": 7.0, "tv": 0.5, "heldout_loss": 0.25}
-    report = SimpleNamespace(curve=[AdaptPoint(0, None, 0.75, seen)])
-    curve = ForgettingCurve(1, epochs=(0,), own=(1.5,), lost=(2.0,), replaced=(3.0,))
-    adaptation: Any = SimpleNamespace(reports=[report], curves=[curve])
-    assert adaptation_metrics(adaptation) == {
-        0: {
-            "adapt/kid/mean": 1.0,
-            "adapt/kid/worst": 1.0,
-            "adapt/kid/population": 7.0,
-            "adapt/tv/mean": 0.5,
-            "adapt/heldout/mean": 0.25,
-            "adapt/val_loss": 0.75,
-            "forgetting/own": 1.5,
-            "forgetting/global": 2.0,
-            "forgetting/replaced": 3.0,
-        }
-    }
