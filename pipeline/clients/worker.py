@@ -52,6 +52,8 @@ from spire_core.privacy.guarantee import guarantee_of
 from spire_core.privacy.noise import SecretNoise
 from spire_core.training.fit import to_float
 
+NEAREST_DRAWS = "nearest_draws"  # a control
+
 
 class ClientWorker:
     """Simulates clients on one device with one thread; see the module's docstring."""
@@ -349,14 +351,15 @@ class ClientWorker:
     def image_controls(
         self, client_id: int, weights: np.ndarray, plan: ControlPlan
     ) -> dict[str, ControlScores]:
-        """Return the scores of a client's controls by name, which the plan has planned.
+        """Return the scores of a new client's controls by name, which the plan has planned.
 
-        Some of them may be drawn by pre-training clients on the backbone (P,).
+        One of them may be drawn by another client on the backbone (P,).
         """
         of_all, client = self.images, self.client_data(client_id)
         images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
-        for name, other in plan.drawn.items():
-            [images[name]] = self._images_as([self.client_data(other)], weights)
+        if plan.drawn_as is not None:
+            other = self.client_data(plan.drawn_as)
+            [images[NEAREST_DRAWS]] = self._images_as([other], weights)
         return {name: self.evaluator.control_scores(client, own) for name, own in images.items()}
 
     # --- own parts of any client ---
@@ -368,7 +371,7 @@ class ClientWorker:
         """
         state, config, guarantee = self.private_state(client_id), self.setup.config, None
         if state.parts:
-            if config.is_new(client_id):
+            if client_id >= config.federation.num_clients:
                 num_images = len(self.setup.partition.split(client_id).train)
                 is_simulated = config.privacy.noise_key is not None
                 guarantee = guarantee_of(config.privacy.adapt, num_images, is_simulated)

@@ -4,7 +4,7 @@
 images of others with the client's class mixture, which a perfect model draws. `nearest_draws`: the
 images of the pre-training client whose data are most alike, drawn by its own model;
 `nearest_images`, where methods have no model of a client's own: its real images. A pre-training
-client has the first two, beside what it draws itself.
+client is the nearest to itself, so that it has its own draws beside the first two.
 """
 
 import numpy as np
@@ -16,9 +16,7 @@ from spire_core.partition.split import ClientSplit, class_mixture
 from spire_core.partition.styles import amount_of
 from spire_core.rng import numpy_generator
 
-COPIES, FRESH = "copies", "fresh"
-NEAREST_DRAWS, NEAREST_IMAGES = "nearest_draws", "nearest_images"
-DRAWN = "drawn"  # by a pre-training client itself: no control
+COPIES, FRESH, NEAREST_IMAGES = "copies", "fresh", "nearest_images"
 
 
 def control_plan(setting: FederationSetup, client_id: int) -> ControlPlan:
@@ -31,11 +29,10 @@ def control_plan(setting: FederationSetup, client_id: int) -> ControlPlan:
     if (fresh := _fresh(setting, split)) is not None:
         positions[FRESH] = fresh
     if not config.is_new(client_id):
-        return ControlPlan(positions, {DRAWN: client_id})
-    if (nearest := nearest_client(setting, client_id)) is None:
-        return ControlPlan(positions)
-    if config.method.record.is_personal:
-        return ControlPlan(positions, {NEAREST_DRAWS: nearest})
+        return ControlPlan(positions, client_id)
+    nearest = nearest_client(setting, client_id)
+    if nearest is None or config.method.record.is_personal:
+        return ControlPlan(positions, nearest)
     # Each once: KID takes images for draws that are independent, which repeated ones are not.
     images = _held(setting.partition.split(nearest))[:num_images]
     return ControlPlan(positions | {NEAREST_IMAGES: images})

@@ -5,7 +5,7 @@ n, m: numbers of images, D: features, K: classes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,20 +128,20 @@ class AdaptReport(FittedClient):
 
 @dataclass(frozen=True)
 class ControlPlan:
-    """The images of a client's controls, by name: positions among all clients' images.
+    """The images of a new client's controls, by name: positions among all clients' images.
 
-    `drawn`: by name, the pre-training client whose model draws.
+    `drawn_as`: the pre-training client whose model draws for the control `nearest_draws`.
     """
 
     positions: Mapping[str, np.ndarray]
-    drawn: Mapping[str, int] = field(default_factory=dict)
+    drawn_as: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ControlScores:
-    """The scores of a control's images, as those of images that a client has drawn.
+    """The scores of a control's images, as those of images that a new client has drawn.
 
-    `features` (n, D) of some of a new client's images, for scores over all clients.
+    `features` (n, D) of some of the images, for scores over all clients.
     """
 
     kid: float

@@ -110,8 +110,9 @@ def adapt_arrival(
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = split_of(arriving, run, config.num_images, client_id)
-        private_steps, epochs = f"{privacy.adapt.steps} private steps", f"{config.epochs} epochs"
-        say(f"fitting a new client for {private_steps if privacy.is_on else epochs}")
+        private, epochs = privacy.adapt, f"up to {config.epochs} epochs"
+        length = f"{private.steps} private steps" if private.is_on else epochs
+        say(f"fitting a new client for {length}")
         context = ModelContext.start(settings, images.shape[1:], "cuda" if has_gpu else "cpu")
         adapter = ClientAdapter(ClientEvaluator(context, extractor_of(settings), Path(scratch)))
         encode = context.encoder(Path(scratch))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.controls import DRAWN, FRESH
+from pipeline.evaluation.controls import FRESH
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import OTHER, AdaptReport, ControlScores
@@ -31,6 +31,7 @@ TEXT_SCORES += ("copied", "shown_distance")
 NOVEL_SCORES = ("fld", "novel_kid")  # that copies cannot win
 IF_KNOWN = {"guidance", "forgetting_prompts"}  # columns only where a client has them
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
+OWN_DRAWS = "nearest_draws"  # of a pre-training client, which is the nearest to itself
 CONTROL_SCORES = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld", "novel_kid")
 
 # --- pre-training clients -------------------------------------------------------------------------
@@ -58,12 +59,12 @@ def pretraining_clients(
         "heldout_zero": [loss.zero for loss in losses],
         "heldout_swapped": [loss.swapped for loss in losses],
     }
-    rows = [
-        _neighbour_scores(one[DRAWN].neighbours)
-        | {name: one[DRAWN].scores.get(name) for name in NOVEL_SCORES}
-        | _beside_controls({k: v for k, v in one.items() if k != DRAWN}, one[DRAWN].scores["fld"])
-        for one in controls
-    ]
+    rows = []
+    for one in map(dict, controls):
+        own = one.pop(OWN_DRAWS)
+        kept = {name: own.scores.get(name) for name in NOVEL_SCORES}
+        kept |= _neighbour_scores(own.neighbours)
+        rows.append(kept | _beside_controls(one, kept["fld"]))
     return pd.DataFrame(columns, dtype=object).join(pd.DataFrame(rows, dtype=object))
 
 

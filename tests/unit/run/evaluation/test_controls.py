@@ -11,9 +11,7 @@ import pytest
 
 from pipeline.evaluation.controls import (
     COPIES,
-    DRAWN,
     FRESH,
-    NEAREST_DRAWS,
     NEAREST_IMAGES,
     control_plan,
     nearest_client,
@@ -126,11 +124,11 @@ def test_there_are_no_fresh_images_where_none_would_do() -> None:
 
 def test_a_model_of_its_own_draws_in_place_of_the_nearest_clients_images() -> None:
     without, with_model = control_plan(setting(), 3), control_plan(setting(is_personal=True), 3)
-    assert without.drawn == {}
+    assert without.drawn_as is None
     assert without.positions[NEAREST_IMAGES].tolist() == [41, 42, 43, 3]
-    assert with_model.drawn == {NEAREST_DRAWS: 1}
+    assert with_model.drawn_as == 1
     assert NEAREST_IMAGES not in with_model.positions
     old = control_plan(setting(sets_aside=True), 1)  # which sets no image aside
-    assert (old.drawn, list(old.positions)) == ({DRAWN: 1}, [COPIES, FRESH])
+    assert (old.drawn_as, list(old.positions)) == (1, [COPIES, FRESH])
     assert old.positions[COPIES].tolist() == [41, 42] * 6
     assert not {41, 42, 43, 3} & set(old.positions[FRESH].tolist())

@@ -109,7 +109,7 @@ def test_an_unknown_client_and_an_unfinished_run_are_refused(run: SavedRun, tmp_
     with pytest.raises(RunError, match="no client has a part of its own here, got 0: "):
         saved(tmp_path / "fedavg", "fedavg").client_state(0)
     (run.folder / "clients/client_5.safetensors").write_text("{")  # writing it was cut off
-    with pytest.raises(RunError, match="client_5.safetensors, got"):
+    with pytest.raises(RunError, match=r"client_5\.safetensors, got"):
         run.client_state(5)
 
 
