@@ -29,20 +29,11 @@ def test_shipped_weights_load_and_answer_alike(name: str) -> None:
     assert features.shape == (64, CLASSIFIERS[name].num_features)
     assert logits.shape == (64, CLASSIFIERS[name].num_classes)
     assert features.isfinite().all()
+    assert features.std(0).min() > 0.05
     # Inference mode: an image's features do not depend on the others of its batch.
     alone = classifier(pictures(name)[:1])[0]
     torch.testing.assert_close(alone, features[:1], rtol=1e-4, atol=1e-4)
     assert not any(p.requires_grad for p in classifier.parameters())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_feature_varies(name: str) -> None:
-    variance = load_classifier(name).standardise.running_var
-    assert variance is not None
-    assert variance.min() > 1e-3
-    features = load_classifier(name)(pictures(name, num=256))[0]
-    assert features.std(0).min() > 0.05
-    assert 0.1 < features.std() < 5
 
 
 def test_28_pixels_are_padded_with_black_and_others_resized() -> None:

@@ -54,37 +54,22 @@ def test_extractors_by_name() -> None:
         make_extractor("resnet")
 
 
-def test_a_cache_hit_computes_nothing(tmp_path: Path) -> None:
-    counting = Counting()
-    first = cached_features(counting.extractor(), images(), tmp_path / "new")
-    second = cached_features(counting.extractor(), images(), tmp_path / "new")
-    assert counting.calls == 1
-    assert torch.equal(first, second)
-    assert torch.equal(first, images().flatten(1)[:, :4] * 2)
-    assert len(list((tmp_path / "new").iterdir())) == 1  # no temporary file is left
-
-
-def test_other_images_or_weights_never_meet_old_features(tmp_path: Path) -> None:
-    counting = Counting()
+def test_features_are_computed_once_for_each_set_of_images_and_weights(tmp_path: Path) -> None:
+    counting, cache = Counting(), tmp_path / "new"
     changed = images()
     changed[3, 0, 7, 7] += 1e-3
-    cached_features(counting.extractor(), images(), tmp_path)
-    cached_features(counting.extractor(), changed, tmp_path)
-    cached_features(counting.extractor(), images().reshape(5, 1, 4, 16), tmp_path)
-    cached_features(counting.extractor(), images(4), tmp_path)
-    cached_features(counting.extractor(weights_hash="w1"), images(), tmp_path)
-    cached_features(counting.extractor(name="other"), images(), tmp_path)
-    assert counting.calls == len(list(tmp_path.iterdir())) == 6
-
-
-def test_a_damaged_cache_file_is_computed_again(tmp_path: Path) -> None:
-    counting = Counting()
-    expected = cached_features(counting.extractor(), images(), tmp_path)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:60])
+    for own in (images(), changed, images().reshape(5, 1, 4, 16), images(4)):
+        for _ in range(2):
+            found = cached_features(counting.extractor(), own, cache)
+            assert torch.equal(found, own.flatten(1)[:, :4] * 2)
+    cached_features(counting.extractor(weights_hash="w1"), images(), cache)
+    cached_features(counting.extractor(name="other"), images(), cache)
+    assert counting.calls == len(list(cache.iterdir())) == 6
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:60])  # cut off
     for _ in range(2):
-        assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
-    assert counting.calls == 2
+        cached_features(counting.extractor(), images(), cache)
+    assert counting.calls == 7
 
 
 def test_images_that_are_not_finite_are_refused() -> None:

@@ -111,23 +111,6 @@ def test_fresh_images_of_several_clients_are_flagged_so_within_classes(
     assert kstest(found, "uniform").pvalue > 0.01
 
 
-def test_new_images_of_the_training_images_classes_are_no_copies(
-    digits: tuple[Tensor, np.ndarray],
-) -> None:
-    """As of a model that has learnt how many images of each class it was shown, and no image."""
-    pixels, labels = F.avg_pool2d(digits[0], 2), digits[1]
-    clients = []
-    for seed in range(24):
-        order = np.random.default_rng(seed).permutation(len(labels))
-        train, test, others = order[:16], order[16:64], order[64:]
-        fresh = np.concatenate([others[labels[others] == label][:8] for label in labels[train]])
-        sets = (pixels[torch.from_numpy(own)] for own in (fresh, train, test))
-        clients.append(replace(neighbours(*sets), classes=labels[np.r_[train, test]]))
-    assert exchange_p([replace(one, classes=None) for one in clients], 0) < 0.001
-    assert exchange_p(clients, 0) > 0.05
-    assert abs(np.mean([one.share - one.chance for one in clients])) < 0.01
-
-
 def test_a_tenth_of_copies_is_seen_over_several_clients(digits: tuple[Tensor, np.ndarray]) -> None:
     pixels = F.avg_pool2d(digits[0][np.isin(digits[1], (3, 7))], 2)
     some, all_copies = [], []

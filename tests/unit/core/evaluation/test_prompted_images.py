@@ -43,19 +43,6 @@ def test_ranks_count_owners_that_are_as_near_on_the_prompts_in_common() -> None:
     assert retrieval_rank(0, flat(0.5), np.array([1]), gallery()) == 2  # owner 2 has no such image
 
 
-def test_where_all_have_all_prompts_ranks_are_those_of_the_mean_distances() -> None:
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 4, (60, 1, 2, 2), dtype=np.uint8) * 85  # so that some are equal
-    owner, kinds = np.repeat(np.arange(12), 5), np.tile(np.arange(5), 12)
-    for seed in range(20):
-        at = np.random.default_rng(seed).integers(0, 60, 7)
-        drawn = torch.from_numpy(images[at]).float() / 127.5 - 1
-        asked = np.random.default_rng(seed).integers(0, 5, 7), Gallery(images, kinds, owner)
-        means = owner_distances(drawn, *asked)
-        expected = [int((means <= own).sum()) for own in means]
-        assert [retrieval_rank(one, drawn, *asked) for one in range(12)] == expected
-
-
 def test_images_of_no_owner_count_nowhere() -> None:
     some = gallery().only(np.array([3, 4, 5]))
     found = owner_distances(flat(0.0), np.array([0]), some)

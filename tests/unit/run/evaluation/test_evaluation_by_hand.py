@@ -1,6 +1,5 @@
 """Who is scored against what: every number of an evaluation under its own name."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,17 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.clients.adaptation import report_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import (
     RealData,
     cross_client_kid,
     evaluate_pretraining,
-    pooled_features,
 )
-from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
+from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.results.tables import pretraining_clients
-from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.eval import EvalConfig
 from spire_core.evaluation.kid import kid, kid_floor
 from spire_core.rng import torch_generator
@@ -92,52 +88,3 @@ def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
         for j in CLIENTS:
             score = kid(features("real", j, 90), drawn(i).features, 10, 3, SEED)
             assert matrix.values[i, j] == score.mean
-
-
-def test_a_pool_of_features_is_a_sample_of_all_clients() -> None:
-    every = [torch.full((100, 1), float(c)) for c in range(10)]
-    some = pooled_features(every, 50, seed=0)
-    assert len(some) == 50
-    assert len(some.unique()) > 5
-    assert len(pooled_features(every, 5000, seed=0)) == 1000
-
-
-def test_an_adapted_client_is_reported_before_and_after() -> None:
-    def look(epoch: int, shown: int, is_kept: bool = False, guidance: float | None = None) -> Look:
-        images = np.full((1, 1, 2, 2), shown)
-        return Look(
-            epoch=epoch,
-            guidance=guidance,
-            scores={"own_kid": float(shown)},
-            heldout=torch.full((3,), float(shown)),
-            duration_s=1.0,
-            drawn=GeneratedSamples(7, features("drawn", shown, 20), None, images),
-            distances=(shown + 0.25, shown + 0.5) if is_kept else None,
-        )
-
-    looks = {epoch: look(epoch, epoch) for epoch in (0, 2, 3)}
-    kept = look(2, 2, is_kept=True)
-    curve = tuple(AdaptPoint(e, None, None, {} if e in looks else None) for e in range(4))
-    fitted = FittedClient(
-        client_id=7,
-        curve=curve,
-        kept_epoch=2,
-        num_trained=5,
-        fit_duration_s=3.0,
-        duration_s=4.0,
-    )
-    report = report_of(fitted, [*looks.values(), kept])
-    assert report.before.images is not None
-    assert report.after.images is not None
-    assert (report.before.images.max(), report.after.images.max()) == (0, 2)
-    assert report.scores_after == {"own_kid": 2.0}
-    assert (report.nn_train, report.nn_test) == (2.25, 2.5)
-    observed = [point.observed for point in report.curve]
-    assert observed == [{"own_kid": 0.0}, None, {"own_kid": 2.0}, {"own_kid": 3.0}]
-    assert (report.num_trained, report.fit_duration_s, report.duration_s) == (5, 3.0, 8.0)
-    # With a guidance of its own the client is looked at once more, and its curve stays as it is.
-    guided = report_of(replace(fitted, guidance=3.0), [*looks.values(), look(2, 9, True, 3.0)])
-    assert guided.after.images is not None
-    assert (guided.scores_after, guided.after.images.max()) == ({"own_kid": 9.0}, 9)
-    assert [point.observed for point in guided.curve] == observed
-    assert guided.heldout[2].tolist() == [9.0] * 3

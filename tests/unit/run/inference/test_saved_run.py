@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.arrival import joining_config
-from pipeline.inference.arrival_images import data_root
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import save_client, save_run
@@ -25,7 +21,6 @@ from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState
-from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
 
@@ -113,18 +108,6 @@ def test_an_unknown_client_and_an_unfinished_run_are_refused(run: SavedRun, tmp_
         run.client_state(5)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].is_frozen])
-def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method: str) -> None:
-    run = saved(tmp_path, method)
-    layout, state = run.model.layout, {}
-    for part in run.config.method.record.adapt_parts:
-        state[part] = torch.arange(float(4 if part == "client_emb" else layout.part_size(part)))
-    save_client(run.folder, 9, state)
-    found = run.client_state(9).parts
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
-
-
 def test_what_a_client_that_arrives_never_reads_is_named(
     run: SavedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,10 +130,3 @@ def test_a_client_is_exported_to_diffusers(
     np.testing.assert_allclose(again.numpy(), drawn, rtol=0, atol=1e-5)
     with pytest.raises(RunError, match="expected a new folder"):
         write_pipeline(run, client_id, folder)
-
-
-def test_data_lie_where_the_run_had_them_if_they_still_do(tmp_path: Path) -> None:
-    for root, expected in ((str(tmp_path), str(tmp_path)), (str(tmp_path / "moved"), None)):
-        run: Any = SimpleNamespace(config=load_config("smoke", [f"data.root={root}"]))
-        assert data_root(run, load_config("smoke", [])) == expected
-        assert data_root(run, load_config("smoke", ["data.root=typed"])) == "typed"
