@@ -6,7 +6,6 @@ are independent. A client of other parts is looked at between its epochs, and af
 parts that it keeps.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,21 +52,17 @@ def cross_client_losses(
     All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The
     clients are the first evaluated ones that have trained an own part; None if there are none.
     """
-    client_ids = _trained_ids(setting, ClientStore(run_dir / CLIENTS))
-    if not client_ids:
-        return None
-    rows = pool.run_all("losses_as", list(client_ids), pool.share(weights), client_ids)
-    return CrossClientMatrix(client_ids, np.array(rows))
-
-
-def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
     method, num_rounds = setting.config.method, setting.config.federation.num_rounds
     if not method.record.is_personal:
-        return ()
-    first = method.first_own_round(num_rounds)
-    newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)
-    trained = (c for c, path in newest if path is not None and int(path.stem) > first)
-    return tuple(itertools.islice(trained, CROSS_CLIENTS))
+        return None
+    store, first = ClientStore(run_dir / CLIENTS), method.first_own_round(num_rounds)
+    newest = {c: store.newest(c, num_rounds) for c in setting.eval_ids}
+    trained = [c for c, path in newest.items() if path is not None and int(path.stem) > first]
+    if not trained:
+        return None
+    client_ids = trained[:CROSS_CLIENTS]
+    rows = pool.run_all("losses_as", client_ids, pool.share(weights), client_ids)
+    return CrossClientMatrix(tuple(client_ids), np.array(rows))
 
 
 def finetune_clients(
