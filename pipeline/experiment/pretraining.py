@@ -147,15 +147,14 @@ class Evaluator(RoundListener):
         if done not in self.due:
             return
         began, setting, real = time.monotonic(), self.setting, self.real
-        weights, ids = driver.model_weights(), setting.eval_ids
-        evaluation = evaluate_pretraining(self.pool, weights, ids, setting.config, done, real)
+        evaluation = evaluate_pretraining(setting, real, self.pool, driver.model_weights(), done)
         seconds = {"time/evaluate_s": time.monotonic() - began}
         log_evaluation(self.tracker, setting, evaluation, real, seconds)
         is_last = done == setting.config.federation.num_rounds
         kept = evaluation if is_last else evaluation.without_features()
         save_evaluation(self.tracker.run_dir, kept)
         self.evaluations.append(evaluation if is_last else evaluation.without_samples())
-        self.watcher.evaluated(evaluation, real.floor_mean(ids))
+        self.watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
 
 
 @dataclass

@@ -112,9 +112,7 @@ def _run(
     config, run_dir = setting.config, tracker.run_dir
     watcher.stage("starting the clients")
     with open_pool(setting, run_dir, actors) as (pool, make_driver):
-        measured = setting.eval_ids + setting.new_ids
-        real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
-
+        real = RealData.gather(pool, setting)
         if pretrained is not None:
             reuse_pretraining(pretrained, setting, real, tracker)
         pretraining = pretrain(setting, real, pool, make_driver, tracker, watcher)

@@ -1,5 +1,6 @@
 """Who is scored against what: every number of an evaluation under its own name."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,12 @@ def drawn(client_id: int) -> GeneratedSamples:
     )
 
 
+def setting_of(mixtures: dict[int, np.ndarray]) -> Any:
+    """A setting of pre-training clients alone."""
+    config = Config(eval=EVAL, seed=SEED)
+    return SimpleNamespace(config=config, eval_ids=CLIENTS, new_ids=[], mixtures=mixtures)
+
+
 class AnsweringPool:
     """Answers as workers would; `swap_partners` keeps whose embedding each client was lent."""
 
@@ -60,12 +67,12 @@ def test_each_client_is_held_against_its_own_data() -> None:
     pool: Any = AnsweringPool()
     one = np.eye(4)
     mixtures = {0: (one[0] + one[1]) / 2, 1: (one[1] + one[2]) / 2, 2: one[2]}
-    real = RealData.gather(pool, CLIENTS, mixtures, EVAL, SEED)
+    setting = setting_of(mixtures)
+    real = RealData.gather(pool, setting)
     for c in CLIENTS:
         assert real.floors[c] == kid_floor(features("real", c, 90), 10, 3, SEED, max_images=20)
         assert real.floors[c].num_real == 20
-    config = Config(eval=EVAL, seed=SEED)
-    found = evaluate_pretraining(pool, np.zeros(1), CLIENTS, config, 5, real)
+    found = evaluate_pretraining(setting, real, pool, np.zeros(1), 5)
     assert pool.swap_partners == {0: 1, 1: 2, 2: 0}
     for c, score in zip(CLIENTS, found.scores, strict=True):
         assert score == kid(features("real", c, 90), drawn(c).features, 10, 3, SEED)
@@ -78,7 +85,7 @@ def test_each_client_is_held_against_its_own_data() -> None:
 
 def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     pool: Any = AnsweringPool()
-    real = RealData.gather(pool, CLIENTS, {c: np.eye(4)[c] for c in CLIENTS}, EVAL, SEED)
+    real = RealData.gather(pool, setting_of({c: np.eye(4)[c] for c in CLIENTS}))
     old, new = [drawn(0)], [drawn(c) for c in CLIENTS[1:]]
     matrix = cross_client_kid(old, new, real)
     assert matrix is not None

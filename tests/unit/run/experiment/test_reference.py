@@ -40,9 +40,7 @@ def opened(mnist_root: Path, folder: Path, reference: str) -> tuple[FederationSe
 
 
 def gathered(setting: FederationSetup, worker: ClientWorker) -> RealData:
-    config, ids = setting.config, setting.eval_ids + setting.new_ids
-    pool = LocalClientPool(worker)
-    return RealData.gather(pool, ids, setting.mixtures, config.eval, config.seed)
+    return RealData.gather(LocalClientPool(worker), setting)
 
 
 def test_a_reference_has_the_clients_mixture_out_of_the_test_split(
