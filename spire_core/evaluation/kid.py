@@ -16,6 +16,8 @@ from torch import Tensor
 from spire_core.errors import DataError
 from spire_core.rng import numpy_generator
 
+NUM_SPLITS = 10  # of real images, for a floor
+
 
 @dataclass(frozen=True)
 class KidScore:
@@ -51,11 +53,7 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _scores(
-    fakes: Sequence[Tensor],
-    reals: Sequence[Tensor],
-    subset_size: int,
-    num_subsets: int,
-    seed: int,
+    fakes: Sequence[Tensor], reals: Sequence[Tensor], subset_size: int, num_subsets: int, seed: int
 ) -> list[list[KidScore]]:
     """Return the score of every fake set (rows) against every real one (columns).
 
@@ -132,19 +130,18 @@ def kid_floor(
     subset_size: int = 1000,
     num_subsets: int = 20,
     seed: int = 0,
-    num_splits: int = 10,
     max_images: int | None = None,
 ) -> KidScore:
     """Return the KID of real features (N, D) against themselves, the floor of sampling noise.
 
-    The mean over `num_splits` random splits into two disjoint halves, with the spread over the
+    The mean over `NUM_SPLITS` random splits into two disjoint halves, with the spread over the
     splits as `std`. A KID within about two `std` of the floor cannot be distinguished from real
     data. `max_images` caps the images per half: pass the number of images behind the scores that
     are compared with the floor, because fewer images are noisier. Raises `DataError` for fewer than
     4 features.
     """
     half, scores = min(len(real) // 2, max_images or len(real)), list[KidScore]()
-    for split in range(num_splits):
+    for split in range(NUM_SPLITS):
         order = torch.from_numpy(numpy_generator(seed, "kid_floor", split).permutation(len(real)))
         halves = real[order[:half]], real[order[half : 2 * half]]
         scores.append(kid(*halves, subset_size, num_subsets, seed))
@@ -153,11 +150,7 @@ def kid_floor(
 
 
 def kid_matrix(
-    fakes: Sequence[Tensor],
-    reals: Sequence[Tensor],
-    subset_size: int = 1000,
-    num_subsets: int = 20,
-    seed: int = 0,
+    fakes: Sequence[Tensor], reals: Sequence[Tensor], subset_size: int, num_subsets: int, seed: int
 ) -> np.ndarray:
     """Return the KIDs (len(fakes), len(reals)), float64, of every fake set against every real one.
 
