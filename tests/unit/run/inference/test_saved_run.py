@@ -111,7 +111,8 @@ def test_an_unknown_client_and_an_unfinished_run_are_refused(run: SavedRun, tmp_
 def test_what_a_client_that_arrives_never_reads_is_named(
     run: SavedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    joining_config(run, ["adapt.tune_epochs=2", "adapt.lr=0.5", "privacy.adapt.epsilon=4"])
+    joining_config(run, ["adapt.tune_epochs=2"])
+    joining_config(run, ["adapt.lr=0.5", "privacy.adapt.epsilon=4"])
     assert all(key in caplog.text for key in ("adapt.tune_epochs", "adapt.lr"))
 
 
