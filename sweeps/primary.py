@@ -36,6 +36,8 @@ MEASURES = {  # the metrics that can be compared, in words
     "final/adapt_prompt_accuracy_after": "new clients' prompts read",
     "final/pretrain_kid_mean": "pre-training clients' KID",
     "final/pretrain_tv_mean": "pre-training clients' TV",
+    names.OLD_FLD: "pre-training clients' FLD above that of fresh images",
+    names.OLD_NOVEL_KID: "pre-training clients' KID without copies",
     TUNED_KID: "pre-training clients' KID after training on alone",
 }
 KIDS = (  # with captions none of these orders anything
@@ -46,7 +48,7 @@ KIDS = (  # with captions none of these orders anything
     names.COVERED_RATIO,
 )
 # Zero or below, if all is well:
-NO_RATIO = ("final/adapt_forgetting_global", names.NN_EXCESS, names.FLD, names.ELBO)
+NO_RATIO = ("final/adapt_forgetting_global", names.NN_EXCESS, names.FLD, names.ELBO, names.OLD_FLD)
 # Settings of a task: scores of runs that differ in them cannot be compared.
 TASK = ("data.", "partition.", "federation.num_clients", "federation.num_new_clients")
 TASK += ("privacy.adapt.epsilon", "privacy.adapt.delta")  # a promise is no choice of a method

@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -25,7 +24,6 @@ class Progress(Watcher):
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._bar = tqdm(disable=True)
-        self._later: Sequence[str] = ()
 
     def started(self, run_dir: Path) -> None:
         """Show the run's id, with which it can be resumed."""
@@ -36,10 +34,6 @@ class Progress(Watcher):
         """Show the stage that begins."""
         self.close()
         self._say(text)
-
-    def plan(self, later: Sequence[str]) -> None:
-        """Keep the names of the stages after the rounds."""
-        self._later = later
 
     def begin_rounds(self, rounds: range) -> None:
         """Begin the bar, and measure a resumed run by the rounds of this process alone."""
@@ -59,8 +53,8 @@ class Progress(Watcher):
         tenth, before = (n * NUM_LINES // num_rounds for n in (done, stats.round_idx))
         if self._bar.disable and (done == num_rounds or tenth > before):
             mean_s = (time.monotonic() - self._began) / (done - self._rounds.start)
-            left = f"{tqdm.format_interval(mean_s * (num_rounds - done))} left"
-            self._say(f"round {done}/{num_rounds}  {told}, {', then '.join([left, *self._later])}")
+            left = tqdm.format_interval(mean_s * (num_rounds - done))
+            self._say(f"round {done}/{num_rounds}  {told}, {left} left")
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         """Show the means of an evaluation: KID and its floor, class distance, held-out losses."""

@@ -43,8 +43,9 @@ class ClientData:
         return self.split.client_id
 
     def as_fitted(self, config: Config) -> "ClientData":
-        """Return a new client with the training images that its fit steps on alone."""
-        return replace(self, split=fitted_split(self.split, config.sets_aside, config.seed))
+        """Return a client with the training images that its fit steps on alone."""
+        sets_aside = config.sets_aside and config.is_new(self.client_id)
+        return replace(self, split=fitted_split(self.split, sets_aside, config.seed))
 
     def train_images(self) -> Tensor:
         """Return the images to learn from, (n, C, H, W) uint8."""

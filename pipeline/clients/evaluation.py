@@ -36,8 +36,13 @@ from spire_core.evaluation.image_metrics import (
 )
 from spire_core.evaluation.kid import KidScore, kid
 from spire_core.evaluation.likelihood import fld
-from spire_core.evaluation.memorisation import Neighbours, neighbours
-from spire_core.evaluation.novelty import beside_training, is_novel, novel_kid
+from spire_core.evaluation.memorisation import (
+    Neighbours,
+    beside_training,
+    is_novel,
+    neighbours,
+    novel_kid,
+)
 from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.evaluation.prompted_images import (
     Gallery,
@@ -284,12 +289,13 @@ class ClientEvaluator:
         return scores if found is None else scores | {"novel_kid": found}
 
     def control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
-        """Return the scores of images (n, C, H, W), as if a new client had drawn them."""
+        """Return the scores of images (n, C, H, W), as if the client had drawn them."""
         samples, config = self.samples(client, images), self.context.config
         own = self.kid_against(self.reference_features(client), samples).mean
         fitted = client.as_fitted(config)
         near, scores = self.near(fitted, images), self.novel_scores(fitted, images, samples)
-        limit = per_client(config.federation.num_new_clients)
+        is_new = config.is_new(client.client_id)
+        limit = per_client(config.federation.num_new_clients) if is_new else 0
         pooled = some(samples.features, limit, config.seed, client.client_id)
         return ControlScores(own, self.tv(client, samples), near, scores, pooled)
 

@@ -61,7 +61,7 @@ SWITCHES: tuple[Switch, ...] = (
     (("eval.reference", "eval.kid_", "eval.extractor_weights"), "eval.extractor", lambda c: c.eval.extractor != "none"),
     (("eval.guidance_interval",), "eval.guidance or adapt.guidance", lambda c: c.is_guided),
     (("eval.metrics",), "new clients", lambda c: c.federation.num_new_clients > 0),
-    (("eval.controls",), "new clients' KID, without prompts", lambda c: c.can_have_controls),
+    (("eval.controls",), "KID, without prompts", lambda c: c.can_have_controls),
     (("server.momentum",), "server.optimizer=fedavgm or fedadam", lambda c: c.server.optimizer != "fedavg"),
     (("partition.alpha",), f"partition={' or '.join(MIXED)}", lambda c: c.partition.name in MIXED),
     (("partition.classes_per_client",), "partition=pathological", lambda c: c.partition.name == "pathological"),

@@ -84,19 +84,22 @@ class Config:
 
     @property
     def can_have_controls(self) -> bool:
-        """Whether new clients' controls can be scored: by KID, and without prompts."""
-        has_kid = self.eval.extractor != "none" and self.federation.num_new_clients > 0
-        return has_kid and self.model.text == "none"
+        """Whether clients' controls can be scored: by KID, and without prompts."""
+        return self.eval.extractor != "none" and self.model.text == "none"
 
     @property
     def has_controls(self) -> bool:
-        """Whether new clients' controls are scored."""
+        """Whether clients' controls are scored."""
         return self.eval.controls and self.can_have_controls
 
     @property
     def sets_aside(self) -> bool:
         """Whether a new client sets training images aside for a choice."""
         return self.adapt.sets_aside and bool(self.method.record.adapt_parts)
+
+    def is_new(self, client_id: int) -> bool:
+        """Whether a client arrives after pre-training."""
+        return client_id >= self.federation.num_clients
 
     @property
     def has_null_text(self) -> bool:

@@ -1,16 +1,16 @@
-"""Controls of new clients: sets of images that no fit has drawn, to be scored as if one had.
+"""Controls of clients: sets of images that no fit has drawn, to be scored as if one had.
 
 `copies`: the training images that the client fits, at the best that memorising can do. `fresh`:
 images of others with the client's class mixture, which a perfect model draws. `nearest_draws`: the
 images of the pre-training client whose data are most alike, drawn by its own model;
-`nearest_images`, where methods have no model of a client's own: its real images.
+`nearest_images`, where methods have no model of a client's own: its real images. A pre-training
+client is the nearest to itself, so that it has its own draws beside the first two.
 """
 
 import numpy as np
 
 from pipeline.federation.messages import ControlPlan
 from pipeline.federation.setup import FederationSetup
-from spire_core.adaptation.set_aside import fitted_split
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.partition.split import ClientSplit, class_mixture
 from spire_core.partition.styles import amount_of
@@ -20,15 +20,17 @@ COPIES, FRESH, NEAREST_IMAGES = "copies", "fresh", "nearest_images"
 
 
 def control_plan(setting: FederationSetup, client_id: int) -> ControlPlan:
-    """Return the controls of a new client."""
+    """Return the controls of a client."""
     config, split = setting.config, setting.partition.split(client_id)
     num_images = config.eval.num_images
     # Each training image equally often: the lowest score that a model which copies can have.
-    train = fitted_split(split, config.sets_aside, config.seed).train
-    copies = np.resize(train, max(num_images, len(train)))
-    positions, nearest = {COPIES: copies}, nearest_client(setting, client_id)
+    train = setting.fitted_split(client_id).train
+    positions = {COPIES: np.resize(train, max(num_images, len(train)))}
     if (fresh := _fresh(setting, split)) is not None:
         positions[FRESH] = fresh
+    if not config.is_new(client_id):
+        return ControlPlan(positions, client_id)
+    nearest = nearest_client(setting, client_id)
     if nearest is None or config.method.record.is_personal:
         return ControlPlan(positions, nearest)
     # Each once: KID takes images for draws that are independent, which repeated ones are not.

@@ -85,9 +85,8 @@ def diagnose(
     if evaluations:
         heldout = np.array([[loss.own for loss in one.losses] for one in evaluations])
         kids = np.array([[score.mean for score in one.scores] for one in evaluations])
-        is_scored = all(score.is_known for one in evaluations for score in one.scores)
         rounds = [one.round_idx for one in evaluations]
-        failure = backbone_diagnosis(losses, rounds, heldout, kids if is_scored else None)
+        failure = backbone_diagnosis(losses, rounds, heldout, kids)
         failure = failure or _own_parts_diagnosis(setting, real, evaluations[-1], cross_losses)
     overfitting = adaptation_diagnosis(reports)
     return tuple(one for one in (failure, overfitting) if one is not None)
@@ -97,29 +96,23 @@ def diagnose(
 
 
 def backbone_diagnosis(
-    losses: Sequence[float], rounds: Sequence[int], heldout: np.ndarray, kids: np.ndarray | None
+    losses: Sequence[float], rounds: Sequence[int], heldout: np.ndarray, kids: np.ndarray
 ) -> Diagnosis | None:
     """Return the failure of the backbone's training, or None.
 
     `losses`: training loss of every round, empty with private rounds, which tell none; `heldout`
-    and `kids`: (r, m) after these `rounds`. The first evaluation precedes training. `kids` is None
-    where KID is not measured.
+    and `kids`: (r, m) after these `rounds`. The first evaluation precedes training. `kids` that are
+    not measured are NaN, which is neither a rise nor a fall.
     """
     if rounds[-1] < MIN_ROUNDS:
         return None
-    scores = {"held-out loss": heldout.mean(axis=1)}
-    if kids is not None:
-        scores["KID"] = kids.mean(axis=1)
-    first, last = scores["held-out loss"][[0, -1]]
-    rise = _loss_rise(losses)
-    if not rise and last > (1 + MAX_RISE) * first:
-        rise = f"the held-out loss is {last:.3g} after the last round, {first:.3g} before the first"
-    if not rise and kids is not None:
-        rise = _kid_rise(rounds, kids)
-    if rise:
+    first, last = heldout.mean(axis=1)[[0, -1]]
+    text = f"the held-out loss is {last:.3g} after the last round, {first:.3g} before the first"
+    is_worse = last > (1 + MAX_RISE) * first
+    if rise := _loss_rise(losses) or (text if is_worse else _kid_rise(rounds, kids)):
         return Diagnosis(DIVERGING, rise)
-    for name, means in scores.items():
-        first, last = means[[0, -1]]
+    for name, values in (("held-out loss", heldout), ("KID", kids)):
+        first, last = values.mean(axis=1)[[0, -1]]
         if first > 0 and last > (1 - MIN_FALL) * first:
             text = f"{name} went from {first:.3g} to {last:.3g} in {rounds[-1]} rounds"
             return Diagnosis(NOT_LEARNING, f"the pre-training clients' {text}")
@@ -195,9 +188,8 @@ def _num_own_steps(setting: FederationSetup, client_ids: Sequence[int]) -> float
     sizes = [len(setting.partition.split(c).train) for c in client_ids]
     epoch = float(np.mean([steps_per_epoch(size, config.client.batch_size) for size in sizes]))
     steps = federation.tau or (federation.local_epochs or 0) * epoch
-    share = federation.cohort_size / federation.num_clients
     rounds = federation.num_rounds - config.method.first_own_round(federation.num_rounds)
-    return rounds * share * steps
+    return rounds * steps * federation.cohort_size / federation.num_clients
 
 
 def own_is_best(matrix: np.ndarray) -> np.ndarray:

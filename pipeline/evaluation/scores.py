@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.schema import Config
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from pipeline.federation.pool import ClientPool, in_groups
-from spire_core.config.eval import EvalConfig
+from pipeline.federation.setup import FederationSetup
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.evaluation.kid import KidScore, kid, kid_floor, kid_matrix
 
@@ -36,25 +35,18 @@ class RealData:
     kid_sizes: tuple[int, int, int]
 
     @classmethod
-    def gather(
-        cls,
-        pool: ClientPool,
-        client_ids: Sequence[int],
-        mixtures: Mapping[int, np.ndarray],
-        config: EvalConfig,
-        seed: int,
-    ) -> "RealData":
-        """Return the reference of these clients.
+    def gather(cls, pool: ClientPool, setting: FederationSetup) -> "RealData":
+        """Return the reference of all clients that have scores.
 
         The floor uses as many images as are generated, if a client has twice as many.
         """
-        per_client: list[Tensor] = pool.run_all("reference_features", client_ids)
-        features = dict(zip(client_ids, per_client, strict=True))
-        sizes = (config.kid_subset_size, config.kid_num_subsets, seed)
-        floors = {
-            c: kid_floor(f, *sizes, max_images=config.num_images) for c, f in features.items()
-        }
-        return cls(features, mixtures, floors, sizes)
+        config, ids = setting.config.eval, setting.eval_ids + setting.new_ids
+        per_client: list[Tensor] = pool.run_all("reference_features", ids)
+        features = dict(zip(ids, per_client, strict=True))
+        sizes = (config.kid_subset_size, config.kid_num_subsets, setting.config.seed)
+        most = config.num_images
+        floors = {c: kid_floor(own, *sizes, max_images=most) for c, own in features.items()}
+        return cls(features, setting.mixtures, floors, sizes)
 
     def floor_mean(self, client_ids: Sequence[int]) -> float:
         """Return the mean floor of these clients, NaN without features."""
@@ -123,20 +115,15 @@ class Evaluation:
 
 
 def evaluate_pretraining(
-    pool: ClientPool,
-    weights: np.ndarray,
-    client_ids: Sequence[int],
-    config: Config,
-    round_idx: int,
-    real: RealData,
+    setting: FederationSetup, real: RealData, pool: ClientPool, weights: np.ndarray, round_idx: int
 ) -> Evaluation:
-    """Let these pre-training clients draw with the backbone (P,); return their evaluation.
+    """Let pre-training clients draw with the backbone (P,); return their evaluation.
 
     The batches depend on the list of clients alone. A few draws stand for those of clients that
     draw alike. Their features are pooled, since KID is unbiased. Their histograms are not, since TV
     falls with the number of images.
     """
-    handle = pool.share(weights)
+    config, client_ids, handle = setting.config, setting.eval_ids, pool.share(weights)
     chosen = client_ids[:NUM_POPULATION_DRAWS] if config.draws_alike else client_ids
     groups = pool.run_all("draw", in_groups(chosen, config.eval.clients_per_batch), handle)
     drawn: list[GeneratedSamples] = [one for group in groups for one in group]

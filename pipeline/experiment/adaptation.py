@@ -6,7 +6,6 @@ are independent. A client of other parts is looked at between its epochs, and af
 parts that it keeps.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,21 +52,17 @@ def cross_client_losses(
     All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The
     clients are the first evaluated ones that have trained an own part; None if there are none.
     """
-    client_ids = _trained_ids(setting, ClientStore(run_dir / CLIENTS))
-    if not client_ids:
-        return None
-    rows = pool.run_all("losses_as", list(client_ids), pool.share(weights), client_ids)
-    return CrossClientMatrix(client_ids, np.array(rows))
-
-
-def _trained_ids(setting: FederationSetup, store: ClientStore) -> tuple[int, ...]:
     method, num_rounds = setting.config.method, setting.config.federation.num_rounds
     if not method.record.is_personal:
-        return ()
-    first = method.first_own_round(num_rounds)
-    newest = ((c, store.newest(c, num_rounds)) for c in setting.eval_ids)
-    trained = (c for c, path in newest if path is not None and int(path.stem) > first)
-    return tuple(itertools.islice(trained, CROSS_CLIENTS))
+        return None
+    store, first = ClientStore(run_dir / CLIENTS), method.first_own_round(num_rounds)
+    newest = {c: store.newest(c, num_rounds) for c in setting.eval_ids}
+    trained = [c for c, path in newest.items() if path is not None and int(path.stem) > first]
+    if not trained:
+        return None
+    client_ids = trained[:CROSS_CLIENTS]
+    rows = pool.run_all("losses_as", client_ids, pool.share(weights), client_ids)
+    return CrossClientMatrix(tuple(client_ids), np.array(rows))
 
 
 def finetune_clients(
@@ -123,20 +118,20 @@ def adapt(
     cross_kid = cross_client_kid(drawn, [report.after for report in reports], real)
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
-    images = _image_controls(setting, pool, handle) if config.has_controls else []
+    images = image_controls(setting, pool, handle, setting.new_ids) if config.has_controls else []
     return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls), tuple(images))
 
 
-def _image_controls(
-    setting: FederationSetup, pool: ClientPool, weights: Any
+def image_controls(
+    setting: FederationSetup, pool: ClientPool, weights: Any, client_ids: Sequence[int]
 ) -> list[dict[str, ControlScores]]:
-    """Return the scores of each new client's controls by name, on shared `weights` (P,)."""
-    plans = [(control_plan(setting, client_id),) for client_id in setting.new_ids]
+    """Return the scores of each client's controls by name, on shared `weights` (P,)."""
+    plans = [(control_plan(setting, client_id),) for client_id in client_ids]
     found: list[dict[str, ControlScores]]
-    found = pool.run_all("image_controls", setting.new_ids, weights, per_unit=plans)
+    found = pool.run_all("image_controls", client_ids, weights, per_unit=plans)
     return [
         {name: _testable(setting, client_id, own) for name, own in one.items()}
-        for client_id, one in zip(setting.new_ids, found, strict=True)
+        for client_id, one in zip(client_ids, found, strict=True)
     ]
 
 

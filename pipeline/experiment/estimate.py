@@ -20,10 +20,9 @@ from pipeline.data.datasets import load
 from pipeline.data.resize import side
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
-from pipeline.federation.participants import NUM_REPRESENTATIVES, all_stand_for_all
-from pipeline.federation.partitioning import partitioned
+from pipeline.federation.participants import public_representatives
 from spire_core.config.client import ClientConfig
-from spire_core.config.partition import NATURAL, PartitionConfig
+from spire_core.config.partition import PartitionConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import ClientSplit
 from spire_core.partition.styles import styled_channels
@@ -44,54 +43,42 @@ def run_seconds(config: Config, num_cpus: float) -> float:
 
 def pretraining_s(config: Config, costs: StepCosts) -> float:
     """Return the seconds of the rounds and their evaluations on one CPU."""
-    federation, method = config.federation, config.method.record
-    if not method.is_federated:
+    federation, batch_size, num_old = config.federation, config.client.batch_size, _num_old(config)
+    if not config.method.record.is_federated:
         return 0.0
     num_steps = federation.tau or 0
     if federation.local_epochs is not None:
-        per_epoch = steps_per_epoch(_images_per_client(config), config.client.batch_size)
+        per_epoch = steps_per_epoch(_images_per_client(config), batch_size)
         num_steps = federation.local_epochs * per_epoch
-    per_round = federation.cohort_size * num_steps * config.client.batch_size
-    num_looked_at = _num_looked_at(config)
-    if config.draws_alike:
-        num_looked_at = min(num_looked_at, NUM_POPULATION_DRAWS)
-    num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
-    training_s = federation.num_rounds * per_round * costs.train_s
-    return training_s + num_evaluations * num_looked_at * _drawing_s(config, costs)
+    num_rows = federation.num_rounds * federation.cohort_size * num_steps * batch_size
+    num_drawn = min(num_old, NUM_POPULATION_DRAWS) if config.draws_alike else num_old
+    num_draws = num_drawn * len(evaluation_rounds(federation.num_rounds, config.eval.every))
+    num_draws += num_old if config.has_controls else 0
+    return num_rows * costs.train_s + num_draws * _drawing_s(config, costs)
 
 
 def adaptation_s(config: Config, costs: StepCosts) -> float:
-    """Return the seconds of the new clients and of their evaluations on one CPU."""
-    num_rows, num_looks = _new_client(config) if config.method.record.adapt_parts else (0, 0)
-    one = num_rows * costs.train_s + (1 + num_looks) * _drawing_s(config, costs)
-    one += sum(_drawing_s(config, costs, scale) for scale in config.adapt.guidance or ())
-    if config.has_controls and config.method.record.is_personal:
-        one += _drawing_s(config, costs)  # of the nearest client
-    return config.federation.num_new_clients * one + _tuning_s(config, costs)
-
-
-def _new_client(config: Config) -> tuple[int, int]:
-    """Return how many rows a new client trains on, and its looks afterwards.
+    """Return the seconds of the new clients and of their evaluations on one CPU.
 
     A row is an image with one draw of noise.
     """
-    settings, private = config.adapt, config.privacy.adapt
+    settings, private, record = config.adapt, config.privacy.adapt, config.method.record
     num_images = settings.num_images or _images_per_client(config)
-    if not private.is_on:
-        num_rows = settings.epochs * settings.num_rows(num_images)
-        return num_rows, -(-settings.epochs // settings.eval_every)
-    is_once = private.mechanism == "one_release"
-    batch = num_images if is_once else min(num_images, private.batch_size)
-    num_looks = 1 if is_once else -(-private.steps // settings.eval_every)
-    return private.steps * private.draws * batch, num_looks
-
-
-def _tuning_s(config: Config, costs: StepCosts) -> float:
-    """Return the seconds in which pre-training clients fine-tune for a score; 0 if they do not."""
-    if not config.scores_tuned:
-        return 0.0
-    num_rows = config.adapt.tune_epochs * config.adapt.num_rows(_images_per_client(config))
-    return _num_looked_at(config) * (num_rows * costs.train_s + _drawing_s(config, costs))
+    num_rows, num_steps = settings.epochs * settings.num_rows(num_images), settings.epochs
+    if private.is_on:
+        batch_size = min(num_images, private.batch_size)
+        num_rows, num_steps = private.steps * private.draws * batch_size, private.steps
+    num_draws = 1 + -(-num_steps // settings.eval_every)
+    if not record.adapt_parts:
+        num_rows, num_draws = 0, 1
+    num_draws += len(settings.guidance or ())
+    num_draws += config.has_controls and record.is_personal  # of the nearest client
+    new_s = num_rows * costs.train_s + num_draws * _drawing_s(config, costs)
+    tuned_s = 0.0
+    if config.scores_tuned:
+        num_rows = settings.tune_epochs * settings.num_rows(_images_per_client(config))
+        tuned_s = num_rows * costs.train_s + _drawing_s(config, costs)
+    return config.federation.num_new_clients * new_s + _num_old(config) * tuned_s
 
 
 def measure(config: Config) -> StepCosts:
@@ -129,30 +116,21 @@ def kind_of(config: Config) -> Config:
     )
 
 
-def _drawing_s(config: Config, costs: StepCosts, guidance: float | None = None) -> float:
-    """Return the seconds of generating the images by which one client is scored.
-
-    `guidance`: its scale, if not the run's.
-    """
-    scale = config.eval.guidance if guidance is None else guidance
+def _drawing_s(config: Config, costs: StepCosts) -> float:
+    """Return the seconds of generating the images by which one client is scored."""
     is_text_guided = config.model.text != "none" and config.text_guidance != 1
-    num_looks = 1 + (scale != 1) + is_text_guided
+    num_looks = 1 + (config.eval.guidance != 1) + is_text_guided
     return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
 
 
-def _num_looked_at(config: Config) -> int:
+def _num_old(config: Config) -> int:
     """Return the number of pre-training clients that are scored."""
-    num_clients = config.federation.num_clients
-    most = num_clients if all_stand_for_all(config) else NUM_REPRESENTATIVES
-    return min(config.eval.num_clients or most, num_clients)
+    return len(public_representatives(config)[: config.eval.num_clients])
 
 
 def _images_per_client(config: Config) -> int:
     """Return the approximate number of images on which a client trains."""
     federation, partition = config.federation, config.partition
-    if partition.name == NATURAL:
-        sizes = partitioned(config)[1].train_sizes
-        return max(1, round(sum(sizes) / len(sizes)))
     num_clients = federation.num_clients + federation.num_new_clients
     held = partition.client_size or _known(config)[1] // num_clients
     return max(1, round(held * (1 - partition.test_fraction)))

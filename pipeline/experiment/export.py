@@ -35,16 +35,13 @@ def export_models(
     (folder / CONFIG).unlink(missing_ok=True)
     for part in folder.rglob("*.part"):  # of a process that was killed as it wrote
         part.unlink(missing_ok=True)
+    published = ["backbone_sha256", "text_sha256"]
+    published += [] if setting.config.privacy.is_on else ["partition_hash"]
     extra = {
         "image_shape": list(setting.images.shape[1:]),
         "class_names": published_classes(setting.config, setting.data.class_names),
+        **{name: found for name, found in setting.hashes.items() if name in published},
     }
-    if not setting.config.privacy.is_on:
-        extra["partition_hash"] = setting.partition.hash
-    if setting.backbone_hash is not None:
-        extra["backbone_sha256"] = setting.backbone_hash
-    if setting.text_hash is not None:
-        extra["text_sha256"] = setting.text_hash
     promise = promise_to_clients(setting.config)
     texts = None if promise is None else promise.as_texts()
     client_ids = [*exported_ids(setting, run_dir), *setting.new_ids]

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,7 @@ from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
 from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.federation.setup import FederationSetup
-from pipeline.results.metric_names import (
-    DELTA,
-    EPSILON,
-    FINAL_STEP,
-    TRAIN_LOSS,
-)
+from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, TRAIN_LOSS
 from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_evaluation, log_profile
 from pipeline.results.result import Pretraining
@@ -77,18 +73,22 @@ def pretrain(
     watcher.stage(f"pre-training on {config.federation.num_clients} clients")
 
     mirror = mirror_of(run_dir, config)
-    earlier = load_evaluations(run_dir, first)
-    evaluator = Evaluator(setting, real, pool, tracker, watcher, earlier)
+    evaluations = [
+        one if one.round_idx == num_rounds else one.without_samples()
+        for one in load_evaluations(run_dir, first)
+    ]
+    due = evaluation_rounds(num_rounds, config.eval.every)
+    due -= {one.round_idx for one in evaluations}
     checkpointer = Checkpointer(run_dir, config, mirror)
     load = system_load(config.tracking)
     listeners: list[RoundListener] = [
-        evaluator,
+        Evaluator(setting, real, pool, tracker, watcher, evaluations, due),
         RoundRecorder(tracker, config.federation, promise, load),
         checkpointer,
         watcher,  # last: it is called when all of the round is safe
     ]
     if config.tracking.profile:  # after the evaluator, so that no evaluation is profiled
-        profiled = profiled_rounds(first, num_rounds, evaluator.due)
+        profiled = profiled_rounds(first, num_rounds, due)
         listeners.insert(1, Profiler(pool, run_dir, profiled))
     try:
         run_rounds(driver, range(first, num_rounds), listeners, checkpointer.kept_rounds)
@@ -102,7 +102,7 @@ def pretrain(
     driver.close()
     points = [metrics for _, metrics in read_points(run_dir)]
     losses = tuple(metrics[TRAIN_LOSS] for metrics in points if TRAIN_LOSS in metrics)
-    return Pretraining(weights, tuple(evaluator.evaluations), losses)
+    return Pretraining(weights, tuple(evaluations), losses)
 
 
 def first_weights(setting: FederationSetup) -> np.ndarray:
@@ -124,70 +124,49 @@ def evaluation_rounds(num_rounds: int, every: int) -> set[int]:
     return {0, num_rounds, *(range(0, num_rounds, every) if every else ())}
 
 
-def with_last_samples(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Return evaluations of which the last one alone holds its samples."""
-    kept: list[Evaluation] = []
-    for evaluation in evaluations:
-        kept[-1:] = [one.without_samples() for one in kept[-1:]]
-        kept.append(evaluation)
-    return kept
-
-
 # --- listeners to the rounds ---
 
 
+@dataclass
 class Evaluator(RoundListener):
     """Evaluates the pre-training clients after the rounds `due`.
 
-    Each evaluation is recorded and joins the `earlier` ones of the run in `evaluations`. The last
-    one alone holds its samples.
+    Each evaluation is recorded, and joins the earlier ones of the run in `evaluations`. That after
+    the last round alone holds its samples.
     """
 
-    def __init__(
-        self,
-        setting: FederationSetup,
-        real: RealData,
-        pool: ClientPool,
-        tracker: Tracker,
-        watcher: Watcher,
-        earlier: Iterable[Evaluation],
-    ) -> None:
-        self.setting, self.real, self.pool = setting, real, pool
-        self.tracker, self.watcher = tracker, watcher
-        self.evaluations, config = with_last_samples(earlier), setting.config
-        self.due = evaluation_rounds(config.federation.num_rounds, config.eval.every)
-        self.due -= {one.round_idx for one in self.evaluations}
+    setting: FederationSetup
+    real: RealData
+    pool: ClientPool
+    tracker: Tracker
+    watcher: Watcher
+    evaluations: list[Evaluation]
+    due: Collection[int]
 
     def between_rounds(self, done: int, driver: Driver) -> None:
         if done not in self.due:
             return
         began, setting, real = time.monotonic(), self.setting, self.real
-        weights, ids = driver.model_weights(), setting.eval_ids
-        evaluation = evaluate_pretraining(self.pool, weights, ids, setting.config, done, real)
+        evaluation = evaluate_pretraining(setting, real, self.pool, driver.model_weights(), done)
         seconds = {"time/evaluate_s": time.monotonic() - began}
         log_evaluation(self.tracker, setting, evaluation, real, seconds)
         is_last = done == setting.config.federation.num_rounds
         kept = evaluation if is_last else evaluation.without_features()
         save_evaluation(self.tracker.run_dir, kept)
-        self.evaluations = with_last_samples([*self.evaluations, evaluation])
-        self.watcher.evaluated(evaluation, real.floor_mean(ids))
+        self.evaluations.append(evaluation if is_last else evaluation.without_samples())
+        self.watcher.evaluated(evaluation, real.floor_mean(setting.eval_ids))
 
 
+@dataclass
 class RoundRecorder(RoundListener):
     """Records every round's metrics, also those of a last round that an interrupt follows."""
 
-    def __init__(
-        self,
-        tracker: Tracker,
-        federation: FederationConfig,
-        guarantee: RoundsGuarantee | None = None,
-        load: SystemLoad | None = None,
-    ) -> None:
-        """`load`: not with a `guarantee`."""
-        self.tracker, self.federation, self.guarantee = tracker, federation, guarantee
-        self.load = load
-        self._num_recorded = 0  # rounds, with those before a resume
-        self._track_s = 0.0  # is known when a round has been recorded: the next one reports it
+    tracker: Tracker
+    federation: FederationConfig
+    guarantee: RoundsGuarantee | None = None
+    load: SystemLoad | None = None  # not with a `guarantee`
+    _num_recorded: int = 0  # rounds, with those before a resume
+    _track_s: float = 0.0  # is known when a round has been recorded: the next one reports it
 
     def after_round(self, stats: RoundStats, driver: Driver) -> None:
         began = time.monotonic()
@@ -200,15 +179,12 @@ class RoundRecorder(RoundListener):
 
     def _record(self, stats: RoundStats) -> None:
         metrics, done = round_metrics(stats, self._track_s), stats.round_idx + 1
+        num_rounds = self.federation.num_rounds
         if self.guarantee is None:  # what the machine has in use may depend on who takes part
-            metrics |= {
-                "memory/rss_bytes": peak_bytes(),
-                **({} if self.load is None else self.load.sample()),
-            }
-        else:
-            num_rounds = self.federation.num_rounds
-            if done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:
-                metrics |= {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}
+            metrics["memory/rss_bytes"] = peak_bytes()
+            metrics |= {} if self.load is None else self.load.sample()
+        elif done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:
+            metrics |= {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}
         self.tracker.log_metrics(metrics, step=done)
 
 
@@ -224,6 +200,7 @@ def profiled_rounds(first: int, num_rounds: int, evaluated: Collection[int]) -> 
     return range(start, min([stop, *(done for done in evaluated if done > start)]))
 
 
+@dataclass
 class Profiler(RoundListener):
     """Profiles one worker during `rounds` with torch.profiler (`tracking.profile`).
 
@@ -233,8 +210,9 @@ class Profiler(RoundListener):
     profile alone.
     """
 
-    def __init__(self, pool: ClientPool, run_dir: Path, rounds: range) -> None:
-        self.pool, self.run_dir, self.rounds = pool, run_dir, rounds
+    pool: ClientPool
+    run_dir: Path
+    rounds: range
 
     def between_rounds(self, done: int, driver: Driver) -> None:
         if done in self.rounds[:1]:

@@ -102,15 +102,12 @@ def with_participants(
     config, path = setting.config, (source or run_dir) / SCORED
     if not has_secret_cohorts(config):
         return setting
-    remedy = "delete this file and resume the run"
-    if source is not None:
-        remedy = "let this run train by itself, or put the file back"
-    elif not (path.exists() and has_pretraining(run_dir, config)):
+    if source is None and not (path.exists() and has_pretraining(run_dir, config)):
         noise, federation = read_noise(run_dir, config.privacy), config.federation
         sizes = (federation.num_clients, federation.cohort_size)
         ids = first_participants(config, partial(secret_cohort, *sizes, noise))
         write_json(path, {"client_ids": ids})
-    with reading("the clients that took part", path, remedy):
+    with reading("the clients that took part", path, "let this run train by itself"):
         ids = tuple(map(index, read_object(path)["client_ids"]))
     if not ids:  # each cohort was empty, so that any client will do
         return setting

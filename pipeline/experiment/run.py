@@ -16,6 +16,7 @@ from pipeline.experiment.adaptation import (
     adapt,
     cross_client_losses,
     finetune_clients,
+    image_controls,
     with_mean_layers,
 )
 from pipeline.experiment.export import export_models
@@ -25,18 +26,9 @@ from pipeline.experiment.reuse import reuse_pretraining, with_participants
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.files.paths import REVISION, git_revision
+from pipeline.results import recording
 from pipeline.results.files import write_result
 from pipeline.results.metrics import summary_metrics
-from pipeline.results.recording import (
-    log_adaptation,
-    log_cross_losses,
-    log_diagnoses,
-    log_note,
-    log_setting,
-    log_summary,
-    log_tuned,
-    run_tags,
-)
 from pipeline.results.result import Result
 from pipeline.runs.noise_key import drop_noise_key, keep_noise_key
 from pipeline.runs.record import check_same, located, run_lock, save_start
@@ -64,7 +56,7 @@ def run_experiment(
     refuse_label(config.privacy)
     given, config = config.privacy, without_key(located(config))
     setting = prepare(config)
-    tags = run_tags(setting, preset) | dict(extra_tags or {})
+    tags = recording.run_tags(setting, preset) | dict(extra_tags or {})
     name = f"{config.method.name}-{config.data.name}-s{config.seed}"
     with (
         Tracker.start(config.tracking, name, tags, parent_run_id) as tracker,
@@ -74,7 +66,7 @@ def run_experiment(
         save_start(tracker.run_dir, config, preset, setting.hashes)
         setting = with_participants(setting, tracker.run_dir, pretrained)
         watcher.started(tracker.run_dir)
-        log_setting(tracker, setting, tags)
+        recording.log_setting(tracker, setting, tags)
         return _run(setting, preset, tracker, watcher, pretrained, actors)
 
 
@@ -105,7 +97,7 @@ def resume_experiment(
             watcher.started(run_dir)
             tracker.log_tags({REVISION: git_revision()})  # its scores are this code's
             if not read_points(run_dir):  # it may have ended before it recorded its settings
-                log_setting(tracker, setting, extra_tags)
+                recording.log_setting(tracker, setting, extra_tags)
             return _run(setting, preset, tracker, watcher, pretrained, actors)
 
 
@@ -118,41 +110,39 @@ def _run(
     actors: ActorPlan | None,
 ) -> Result:
     config, run_dir = setting.config, tracker.run_dir
-    tuning = f"fine-tuning {len(setting.eval_ids)} pre-training clients"
-    adapting = f"adapting {len(setting.new_ids)} new clients"
     watcher.stage("starting the clients")
-    clients = open_pool(setting, run_dir, actors)
-    with clients as (pool, make_driver):
-        measured = setting.eval_ids + setting.new_ids
-        real = RealData.gather(pool, measured, setting.mixtures, config.eval, config.seed)
-
+    with open_pool(setting, run_dir, actors) as (pool, make_driver):
+        real = RealData.gather(pool, setting)
         if pretrained is not None:
             reuse_pretraining(pretrained, setting, real, tracker)
-        watcher.plan([tuning, adapting] if config.scores_tuned else [adapting])
         pretraining = pretrain(setting, real, pool, make_driver, tracker, watcher)
         weights, evaluations = pretraining.weights, pretraining.evaluations
         watcher.pretrained(run_dir)
 
         cross_losses = cross_client_losses(setting, pool, weights, run_dir)
         if cross_losses is not None:
-            log_cross_losses(tracker, cross_losses)
+            recording.log_cross_losses(tracker, cross_losses)
+        if config.has_controls and evaluations:
+            controls = image_controls(setting, pool, pool.share(weights), setting.eval_ids)
+            pretraining = replace(pretraining, controls=tuple(controls))
+            recording.log_old_controls(tracker, pretraining, real)
         tuned = None
         if config.scores_tuned:
-            watcher.stage(tuning)
+            watcher.stage(f"fine-tuning {len(setting.eval_ids)} pre-training clients")
             tuned = finetune_clients(setting, real, pool, weights)
-            log_tuned(tracker, tuned, real)
-        watcher.stage(adapting)
+            recording.log_tuned(tracker, tuned, real)
+        watcher.stage(f"adapting {len(setting.new_ids)} new clients")
         pretraining = with_mean_layers(setting, pool, pretraining)
         adaptation = adapt(setting, real, pool, pretraining)
-        log_adaptation(tracker, setting, real, adaptation)
+        recording.log_adaptation(tracker, setting, real, adaptation)
 
         state_fingerprint = export_models(setting, pool, pretraining.weights, run_dir)
 
     losses, reports = pretraining.losses, adaptation.reports
     diagnoses = diagnose(setting, real, losses, evaluations, cross_losses, reports)
-    log_diagnoses(tracker, diagnoses)
-    metrics = summary_metrics(setting, real, evaluations, tuned, adaptation)
-    log_summary(tracker, setting, metrics, state_fingerprint)
+    recording.log_diagnoses(tracker, diagnoses)
+    metrics = summary_metrics(setting, real, pretraining, tuned, adaptation)
+    recording.log_summary(tracker, setting, metrics, state_fingerprint)
     result = Result(
         run_id=tracker.run_id,
         run_dir=run_dir,
@@ -166,7 +156,7 @@ def _run(
         metrics=metrics,
         state_fingerprint=state_fingerprint,
     )
-    log_note(tracker, result, preset)
+    recording.log_note(tracker, result, preset)
     write_result(result, preset)  # before the run counts as finished in the store
     drop_noise_key(run_dir)
     return result

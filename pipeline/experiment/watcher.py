@@ -1,6 +1,5 @@
 """The interface of whoever watches an experiment."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.evaluation.scores import Evaluation
@@ -18,9 +17,6 @@ class Watcher(RoundListener):
     def started(self, run_dir: Path) -> None:
         """A run has begun, or is resumed."""
         self.run_dir = run_dir
-
-    def plan(self, later: Sequence[str]) -> None:
-        """These stages follow pre-training, in this order."""
 
     def stage(self, text: str) -> None:
         """The next stage begins."""

@@ -28,7 +28,7 @@ from spire_core.evaluation.reference_split import ReferenceSplit, reference_coun
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.words import caption_tokens
-from spire_core.partition.split import Partition, class_mixture
+from spire_core.partition.split import ClientSplit, Partition, class_mixture
 from spire_core.partition.styles import styled, styled_channels
 from spire_core.pretrained.folder import open_backbone
 from spire_core.pretrained.sentences import open_encoder
@@ -137,10 +137,14 @@ class FederationSetup:
         mixture = self.mixtures[client_id]
         return self.reference.positions_of(mixture, self.config.seed, client_id)
 
+    def fitted_split(self, client_id: int) -> ClientSplit:
+        """Return a client's split with the training images that its fit steps on alone."""
+        sets_aside = self.config.sets_aside and self.config.is_new(client_id)
+        return fitted_split(self.partition.split(client_id), sets_aside, self.config.seed)
+
     def fitted_classes(self, client_id: int) -> np.ndarray:
-        """Return classes (n,) of the images that a new client fits, then of its held-out ones."""
-        split = self.partition.split(client_id)
-        split = fitted_split(split, self.config.sets_aside, self.config.seed)
+        """Return classes (n,) of the images that a client fits, then of its held-out ones."""
+        split = self.fitted_split(client_id)
         return self.data.labels[np.concatenate([split.train, split.test])]
 
     @cached_property

@@ -24,6 +24,7 @@ from pipeline.config.load import flattened, overridden, read_words
 from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
+from pipeline.federation.messages import AdaptReport
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
@@ -38,7 +39,6 @@ from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition.split import ClientSplit
-from spire_core.privacy.guarantee import Guarantee
 from spire_core.privacy.noise import SecretNoise
 from spire_core.rng import numpy_generator
 
@@ -47,20 +47,14 @@ OF_RUNS = ("adapt.tune_epochs", "adapt.group_size", "adapt.local_init")  # no ar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
-    """A client that has arrived: its id, its curve over epochs, and the files that were written."""
+class Arrival(AdaptReport):
+    """A client that has arrived: the report of its fit, and the files that were written."""
 
-    client_id: int
-    curve: tuple[AdaptPoint, ...]
     path: Path
     grid_path: Path
-    kept_epoch: int
     num_train: int
     num_test: int
-    num_trained: int
     diagnosis: Diagnosis | None
-    guarantee: Guarantee | None = None
-    guidance: float | None = None  # as it has chosen it, if it did
 
 
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
@@ -88,7 +82,7 @@ def adapt_arrival(
     arriving: ArrivingImages,
     config: AdaptConfig,
     client_id: int | None = None,
-    privacy: PrivacyConfig | None = None,
+    privacy: PrivacyConfig = PrivacyConfig(),  # noqa: B008
     say: Callable[[str], object] = lambda text: None,
 ) -> Arrival:
     """Fit a new client's part on its images and save it with the run.
@@ -100,7 +94,6 @@ def adapt_arrival(
     that the run does not know, ConfigError for privacy that cannot be kept, and for captions
     without a run with text.
     """
-    privacy = privacy or PrivacyConfig()
     if not run.config.method.record.adapt_parts:
         raise RunError(
             f"expected a method with a personal part, got {run.config.method.name}: "
@@ -138,17 +131,12 @@ def adapt_arrival(
         path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
     return Arrival(
-        client_id=client_id,
-        curve=tuple(_known_scores(point) for point in report.curve),
+        **vars(report) | {"curve": tuple(_known_scores(point) for point in report.curve)},
         path=path,
         grid_path=path.with_suffix(".png"),
-        kept_epoch=report.kept_epoch,
         num_train=len(split.train),
         num_test=len(split.test),
-        num_trained=report.num_trained,
         diagnosis=adaptation_diagnosis([report]),
-        guarantee=report.guarantee,
-        guidance=report.guidance,
     )
 
 
@@ -209,10 +197,6 @@ def mean_start(run: SavedRun, config: AdaptConfig) -> Tensor | None:
             "the mean of its clients' embeddings has no noise"
         )
     ids = [c for c in public_representatives(run.config) if c in run.client_ids]
-    if not ids:
-        raise RunError(
-            f"expected clients' embeddings in {run.folder}, got none: set adapt.init=zero"
-        )
     return torch.stack([run.client_state(c).parts[CLIENT_EMB] for c in ids]).mean(0)
 
 

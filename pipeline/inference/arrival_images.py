@@ -12,17 +12,10 @@ from PIL import Image, ImageOps
 
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.config.schema import Config
+from pipeline.data import image_folder
 from pipeline.data.arrays import METADATA, uint8_images
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import fitting, load
-from pipeline.data.image_folder import (
-    SPLITS,
-    Row,
-    has_splits,
-    images_below,
-    listed_rows,
-    opened_rgb,
-)
 from pipeline.data.resize import resized
 from pipeline.inference.saved_run import SavedRun
 from spire_core.errors import ConfigError, DataError
@@ -64,18 +57,37 @@ def load_arrival(
     if the classes are not all of the run's. Raises ConfigError if `data` is neither or a class is
     unknown, DataError if the images do not fit the run.
     """
-    folder = Path(data).expanduser()
+    folder, size, stored = Path(data).expanduser(), run.image_shape[-1], None
     if data in SPECS or (not folder.is_dir() and is_outside(data)):
-        images, names, captions = _dataset_images(run, data, classes, root)
+        # Of another package: its data lie where they lay for the run.
+        is_same = data == run.config.data.name and is_outside(data)
+        path = run.config.data.path if is_same else None
+        stored = load(DataConfig(data, root, path, size), "test")
+        names, texts = stored.class_names, stored.captions or [""] * len(stored.labels)
+        labelled = zip(stored.labels, texts, strict=True)
+        rows = [image_folder.Row("", names[label], caption=text) for label, text in labelled]
     elif folder.is_dir():
-        images, names, captions = _folder_images(run, folder, classes)
+        rows = _rows(run, folder)
     else:
         raise ConfigError(
             f"expected a data set out of {', '.join(SPECS)} or a folder of images, got {data!r}: "
             "name one of them"
         )
-    known = {composed(name): i for i, name in enumerate(run.class_names)}
-    labels = np.array([known.get(composed(name), -1) for name in names], dtype=np.int64)
+    for given in classes:
+        if given not in (known := sorted({row.class_name for row in rows} - {""})):
+            listed = ", ".join(known) or "none, since there are no class folders"
+            raise ConfigError(f"expected classes out of {listed}, got {given!r}: correct --classes")
+    chosen = [i for i, row in enumerate(rows) if not classes or row.class_name in classes]
+    rows = [rows[i] for i in chosen]
+    if not rows:
+        raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
+    if stored is None:
+        images = np.stack([_decode(folder / row.path, run) for row in rows])
+    else:
+        images = uint8_images(resized(stored.images[chosen], size), run.image_shape)
+    captions = tuple(row.caption for row in rows) if run.has_text and rows[0].caption else None
+    classes_of_run = {composed(name): i for i, name in enumerate(run.class_names)}
+    labels = np.array([classes_of_run.get(composed(row.class_name), -1) for row in rows])
     mixture = None
     if (labels >= 0).all():
         mixture = np.bincount(labels, minlength=len(run.class_names)) / len(labels)
@@ -110,45 +122,16 @@ def captions_file(run: SavedRun) -> str:
     return run.config.data.metadata or METADATA
 
 
-def _dataset_images(
-    run: SavedRun, name: str, classes: Sequence[str], root: str | None
-) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
-    # Of another package: its data lie where they lay for the run.
-    is_same = name == run.config.data.name and is_outside(name)
-    path = run.config.data.path if is_same else None
-    stored = load(DataConfig(name, root, path, run.image_shape[-1]), "test")
-    names = [stored.class_names[label] for label in stored.labels]
-    chosen = _chosen(names, stored.class_names, classes)
-    images = uint8_images(resized(stored.images[chosen], run.image_shape[-1]), run.image_shape)
-    captions = stored.captions
-    if captions is not None:
-        captions = tuple(captions[i] for i in chosen) if run.has_text else None
-    return images, [names[i] for i in chosen], captions
-
-
-def _folder_images(
-    run: SavedRun, folder: Path, classes: Sequence[str]
-) -> tuple[np.ndarray, list[str], tuple[str, ...] | None]:
-    rows = _rows(run, folder)
-    names = [row.class_name for row in rows]
-    chosen = _chosen(names, sorted({name for name in names if name}), classes)
-    if not chosen:
-        raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
-    images = np.stack([_decode(folder / rows[i].path, run) for i in chosen])
-    captions = tuple(rows[i].caption for i in chosen)
-    return images, [names[i] for i in chosen], captions if any(captions) else None
-
-
-def _rows(run: SavedRun, folder: Path) -> list[Row]:
+def _rows(run: SavedRun, folder: Path) -> list[image_folder.Row]:
     """Return a row for each image of a folder: those of its `captions_file`, for a run with text.
 
     Without a file, or where it names no class at all, the top folder is an image's class, as in
     training, below that of a split. DataError unless the file's rows are of one client.
     """
-    rows, file = list[Row](), folder / captions_file(run)
+    rows, file = list[image_folder.Row](), folder / captions_file(run)
     if run.has_text and file.is_file():
         columns = (run.config.data.clients, run.config.data.captions)
-        rows = listed_rows(folder, captions_file(run), *columns, is_arriving=True)
+        rows = image_folder.listed_rows(folder, captions_file(run), *columns, is_arriving=True)
         owners = sorted({row.client for row in rows})
         if len(owners) > 1:
             raise DataError(
@@ -157,30 +140,21 @@ def _rows(run: SavedRun, folder: Path) -> list[Row]:
             )
         if any(row.class_name for row in rows):
             return rows
-    is_split = has_splits(folder)
+    is_split = image_folder.has_splits(folder)
 
-    def with_class(row: Row) -> Row:
+    def with_class(row: image_folder.Row) -> image_folder.Row:
         parts = PurePath(row.path).parts
-        above = parts[is_split and parts[0] in SPLITS : -1]
+        above = parts[is_split and parts[0] in image_folder.SPLITS : -1]
         return row._replace(class_name=above[0] if above else "")
 
-    found = (file.relative_to(folder).as_posix() for file in images_below(folder))
-    return [with_class(row) for row in rows or (Row(path) for path in found)]
-
-
-def _chosen(names: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the positions of images of these classes, or all positions."""
-    for given in classes:
-        if given not in known:
-            listed = ", ".join(known) or "none, since there are no class folders"
-            raise ConfigError(f"expected classes out of {listed}, got {given!r}: correct --classes")
-    return [i for i, name in enumerate(names) if not classes or name in classes]
+    found = (file.relative_to(folder).as_posix() for file in image_folder.images_below(folder))
+    return [with_class(row) for row in rows or (image_folder.Row(path) for path in found)]
 
 
 def _decode(file: Path, run: SavedRun) -> np.ndarray:
     """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
     channels, _, size = run.image_shape
-    plain = opened_rgb(file).convert("L" if channels == 1 else "RGB")
+    plain = image_folder.opened_rgb(file).convert("L" if channels == 1 else "RGB")
     side = size if run.config.data.name == "folder" else min(plain.size)
     square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)

@@ -85,8 +85,7 @@ class SavedRun:
         if client_id is None:
             return PrivateState()
         if client_id not in (ids := self.client_ids):
-            known = ", ".join(map(str, ids[:40])) + (", ..." if ids[40:] else "")
-            known = known or "none, since no client has a part of its own here"
+            known = ", ".join(map(str, ids)) or "none, since no client has a part of its own here"
             raise RunError(
                 f"expected a client out of {known}, got {client_id}: name another, or none"
             )
@@ -116,12 +115,10 @@ class SavedRun:
         A scale that is None is the client's own, or the run's. ConfigError for one that would have
         no effect; 1 is meant to have none.
         """
-        if guidance not in (None, 1.0):
-            advice = "it pulls images towards a client, away from the population"
-            require(client_id is not None, "a client with guidance", "none", advice)
-        if text_guidance not in (None, 1.0):
-            advice = "images without a prompt have no text to be guided by"
-            require(prompt is not None, "a prompt with text guidance", "none", advice)
+        is_off, advice = guidance in (None, 1.0), "it pulls images away from the population"
+        require(is_off or client_id is not None, "a client with guidance", "none", advice)
+        is_off, advice = text_guidance in (None, 1.0), "it pulls images towards a prompt"
+        require(is_off or prompt is not None, "a prompt with text guidance", "none", advice)
         return (
             self.guidance(client_id) if guidance is None else guidance,
             self.config.text_guidance if text_guidance is None else text_guidance,

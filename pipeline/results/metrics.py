@@ -1,6 +1,5 @@
 """The metrics of an experiment: of rounds and epochs, at the end; and the numbers that are tags."""
 
-from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
@@ -11,8 +10,13 @@ from pipeline.federation.messages import OTHER
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import FederationSetup
 from pipeline.results import metric_names as names
-from pipeline.results.result import Adaptation
-from pipeline.results.tables import new_client_coverages, new_clients, pooled_p
+from pipeline.results.result import Adaptation, Pretraining
+from pipeline.results.tables import (
+    new_client_coverages,
+    new_clients,
+    pooled_p,
+    pretraining_clients,
+)
 from spire_core.adaptation.adapt import AdaptPoint, num_trained
 
 IN_THE_TABLE_ALONE = ["client_id", "num_generated", "num_real", "subset_size", "num_trained"]
@@ -81,18 +85,22 @@ def _point_metrics(point: AdaptPoint) -> dict[str, float]:
 def summary_metrics(
     setting: FederationSetup,
     real: RealData,
-    evaluations: Sequence[Evaluation],
+    pretraining: Pretraining,
     tuned: Evaluation | None,
     adaptation: Adaptation,
 ) -> dict[str, float]:
     """Return the final metrics, by which runs are compared."""
     metrics: dict[str, float] = {}
+    evaluations = pretraining.evaluations
     if evaluations:
         metrics |= {names.final_name(k): v for k, v in evaluations[-1].metrics().items()}
         best = min(evaluations, key=lambda e: e.kid_mean)
         if setting.has_features:
             metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
             metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
+        old = pretraining_clients(evaluations[-1], real, pretraining.controls)
+        known = old.reindex(columns=names.OLD_SCORES).dropna(axis="columns")
+        metrics |= {f"final/pretrain_{name}": float(np.mean([*known[name]])) for name in known}
     if tuned is not None:
         metrics |= {names.tuned_name(k): v for k, v in tuned.metrics().items()}
     clients = new_clients(adaptation, real, setting.config.eval.kid_subset_size)

@@ -26,7 +26,7 @@ from pipeline.results import tables
 from pipeline.results.metrics import adaptation_metrics, copies_tags, coverage_tags, image_tags
 from pipeline.results.params import params_of
 from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows
-from pipeline.results.result import Adaptation, Result
+from pipeline.results.result import Adaptation, Pretraining, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.mlflow_queries import NOTE
 from pipeline.tracking.tracker import EACH_ITS_OWN, Tracker
@@ -128,6 +128,13 @@ def log_evaluation(
     tracker.log_table(names.pretraining_table(evaluation.round_idx), table)
     images = np.concatenate([d.images[:8] for d in evaluation.drawn[:8]])
     tracker.log_image("samples/pretrain", image_grid(images, 8), evaluation.round_idx)
+
+
+def log_old_controls(tracker: Tracker, pretraining: Pretraining, real: RealData) -> None:
+    """Write the last table of pre-training clients again, with the scores of their controls."""
+    last = pretraining.evaluations[-1]
+    table = tables.pretraining_clients(last, real, pretraining.controls)
+    _log_table(tracker, names.pretraining_table(last.round_idx), table)
 
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:

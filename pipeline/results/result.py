@@ -16,11 +16,16 @@ from spire_core.privacy.guarantee import Guarantee
 
 @dataclass(frozen=True)
 class Pretraining:
-    """The backbone (P,) that clients are given to use, its evaluations, each round's loss."""
+    """The backbone (P,) that clients are given to use, its evaluations, each round's loss.
+
+    `controls`: with `eval.controls`, for each client of the last evaluation the scores of its
+    controls by name, its own draws among them.
+    """
 
     weights: np.ndarray
     evaluations: tuple[Evaluation, ...] = ()
     losses: tuple[float, ...] = ()
+    controls: tuple[Mapping[str, ControlScores], ...] = ()
 
 
 @dataclass(frozen=True)

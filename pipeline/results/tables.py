@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.evaluation.controls import FRESH
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.messages import OTHER, AdaptReport, ControlScores
@@ -29,14 +30,19 @@ NOVEL_SCORES = ("fld", "novel_kid")  # that copies cannot win
 AFTER_ALONE = ("elbo", "true_accuracy")
 IF_KNOWN = {"guidance", "forgetting_prompts"}  # columns only where a client has them
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
-FRESH = "fresh"  # the control whose FLD is that of a perfect model
+OWN_DRAWS = "nearest_draws"  # of a pre-training client, which is the nearest to itself
 CONTROL_SCORES = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld", "novel_kid")
 
 # --- pre-training clients -------------------------------------------------------------------------
 
 
-def pretraining_clients(evaluation: Evaluation, real: RealData) -> pd.DataFrame:
-    """Return a row per evaluated pre-training client; None for a score that is not known."""
+def pretraining_clients(
+    evaluation: Evaluation, real: RealData, controls: Sequence[Mapping[str, ControlScores]] = ()
+) -> pd.DataFrame:
+    """Return a row per evaluated pre-training client; None for a score that is not known.
+
+    With `controls`, as of `Pretraining`, also signs of copies and the scores of each control.
+    """
     floors = [real.floors[c] for c in evaluation.client_ids]
     scores, losses = evaluation.scores, evaluation.losses
     columns = {
@@ -52,7 +58,27 @@ def pretraining_clients(evaluation: Evaluation, real: RealData) -> pd.DataFrame:
         "heldout_zero": [loss.zero for loss in losses],
         "heldout_swapped": [loss.swapped for loss in losses],
     }
-    return pd.DataFrame(columns, dtype=object)
+    rows = []
+    for one in map(dict, controls):
+        own = one.pop(OWN_DRAWS)
+        kept = {name: own.scores.get(name) for name in NOVEL_SCORES}
+        kept |= _neighbour_scores(own.neighbours)
+        rows.append(kept | _beside_controls(one, kept["fld"]))
+    return pd.DataFrame(columns, dtype=object).join(pd.DataFrame(rows, dtype=object))
+
+
+def _beside_controls(
+    controls: Mapping[str, ControlScores], own_fld: float | None
+) -> dict[str, Any]:
+    """Return the scores of a client's controls, and how far its FLD is above that of `FRESH`."""
+    row = {
+        f"{key}_{name}": value
+        for name, control in controls.items()
+        for key, value in _control_scores(control).items()
+    }
+    fresh = row.get(f"fld_{FRESH}")
+    above = None if own_fld is None or fresh is None else own_fld - fresh
+    return row | {"fld_above_fresh": above}
 
 
 def cross_clients(matrix: CrossClientMatrix, row_name: str, column_name: str) -> pd.DataFrame:
@@ -152,10 +178,7 @@ def with_worlds(
             covered, controls = by_id.get(report.client_id), adaptation.image_controls[i]
             row["hull_tv"] = covered and covered.hull_tv
             row["nearest_tv"] = covered and covered.nearest_tv
-            for name, control in controls.items():
-                row |= {f"{key}_{name}": value for key, value in _control_scores(control).items()}
-            own, fresh = report.scores_after.get("fld"), row.get(f"fld_{FRESH}")
-            row["fld_above_fresh"] = None if own is None or fresh is None else own - fresh
+            row |= _beside_controls(controls, report.scores_after.get("fld"))
         rows.append(row)
     return clients.join(pd.DataFrame(rows, dtype=object))
 

@@ -7,7 +7,13 @@ test exchanges their roles within classes and compares the number of generated i
 image is a training image. It permutes the real images and not the generated ones, of which many may
 share one neighbour. Over all classes at once it would find copies in a model that draws new images
 of the training images' classes, whose shares are never those of the held-out images.
-Letters: q generated images, m training and n held-out images of one client.
+
+Novel KID: the KID of those generated images that are nearer to unseen than to training images.
+Class by class as many unseen images as training images are put beside these. Unless a model has
+memorised, its images are as often nearest to one of the first as to one of the second. Those that
+are nearest to a training image are left out, and with them all copies; the others are scored
+against further unseen images.
+Letters: q generated images, m training and n held-out or unseen images of one client; D features.
 """
 
 from collections.abc import Sequence
@@ -17,10 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spire_core.evaluation.kid import kid
 from spire_core.rng import numpy_generator
 
 NUM_EXCHANGES = 9999  # the least p-value is 1 / 10,000
 _ROUNDING = 1e-9
+LEAST = 16  # novel images, below which they have no score
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +73,17 @@ def neighbours(generated: Tensor, train: Tensor, test: Tensor) -> Neighbours:
     gives is known for any two sizes.
     """
     real = torch.cat([train, test]).flatten(1)
-    # Without a matrix product, so that equal images are at exactly equal distances.
-    mode = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(generated.flatten(1), real, compute_mode=mode)
+    distances = _distances(generated.flatten(1), real)
     nearest = (distances == distances.amin(1, keepdim=True)).double()
     hits = (nearest / nearest.sum(1, keepdim=True)).sum(0).numpy()
     reach = distances.amin(0).double().numpy()
     m = len(train)
     return Neighbours(hits[:m], hits[m:], reach[:m], reach[m:])
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Return the distances (N, M) of x (N, P) and y (M, P); 0 of a copy, equal of equal images."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")  # no matrix product
 
 
 def exchange_p(clients: Sequence[Neighbours], seed: int) -> float:
@@ -103,3 +114,40 @@ def _exchanged_shares(client: Neighbours, rng: np.random.Generator) -> np.ndarra
         )
         found += drawn @ values
     return found / sum(hits.sum() for hits, _ in among)
+
+
+def beside_training(
+    train_labels: np.ndarray, unseen_labels: np.ndarray, seed: int, client_id: int
+) -> np.ndarray | None:
+    """Return which unseen images (n,), bool, are put beside the training images.
+
+    Labels are (m,) and (n,). None where a class has fewer than twice as many unseen images.
+    """
+    rng, chosen = numpy_generator(seed, "novelty", client_id), np.zeros(len(unseen_labels), bool)
+    for label, num in zip(*np.unique(train_labels, return_counts=True), strict=True):
+        held = np.flatnonzero(unseen_labels == label)
+        if len(held) < 2 * num:
+            return None
+        chosen[rng.choice(held, num, replace=False)] = True
+    return chosen
+
+
+def is_novel(generated: Tensor, train: Tensor, beside: Tensor) -> Tensor:
+    """Return which generated images (q,), bool, are nearer to one beside the training images.
+
+    Images are (q, C, H, W) and twice (m, C, H, W); distances are Euclidean over pixels.
+    """
+    drawn, *sets = (images.flatten(1) for images in (generated, train, beside))
+    to_train, to_beside = (_distances(drawn, x).amin(1) for x in sets)
+    return to_beside < to_train
+
+
+def novel_kid(
+    features: Tensor, novel: Tensor, real: Tensor, kid_sizes: tuple[int, int, int]
+) -> float | None:
+    """Return the KID of the novel among generated images, None if fewer than `LEAST` are.
+
+    `features` (q, D) and `novel` (q,) of the generated images, `real` (n - m, D) of the unseen
+    images that do not stand beside the training images; `kid_sizes` as `kid` takes them.
+    """
+    return kid(real, features[novel], *kid_sizes).mean if novel.sum() >= LEAST else None

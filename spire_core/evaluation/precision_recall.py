@@ -18,10 +18,7 @@ MAX_IMAGES = 2000  # of each set, over all clients
 
 
 def pooled_precision_recall(
-    generated: Sequence[Tensor],
-    real: Sequence[Tensor],
-    seed: int,
-    images: Sequence[np.ndarray],
+    generated: Sequence[Tensor], real: Sequence[Tensor], seed: int, images: Sequence[np.ndarray]
 ) -> tuple[float, float] | None:
     """Return precision and recall of several clients' features (n, D) together.
 

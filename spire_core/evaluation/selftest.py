@@ -24,26 +24,23 @@ def metric_selftest(
     keys "real_ok", "noise_ok", "wrong_class_ok" and "accuracy_ok" are the verdicts, "ok" is their
     conjunction. "accuracy" is None for an extractor without classes.
     """
-    features = extractor.features(real_images)
+    features, predicted = extractor.features(real_images), extractor.class_predictions(real_images)
     order = torch.from_numpy(numpy_generator(seed, "selftest").permutation(len(features)))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     noise = torch.rand(real_images[second].shape, generator=torch_generator(seed, "selftest_noise"))
-    wrong = int(labels.mode().values)
-    others, alone = first[labels[first] != wrong], second[labels[second] == wrong]
+    wrong = labels == labels.mode().values
     floor = kid_floor(features, seed=seed)
-    found = {
-        "real_kid": kid(features[first], features[second], seed=seed).mean,
-        "noise_kid": kid(features[first], extractor.features(2 * noise - 1), seed=seed).mean,
-        "wrong_class_kid": kid(features[others], features[alone], seed=seed).mean,
-    }
-    predicted = extractor.class_predictions(real_images)
-    accuracy = None if predicted is None else float((predicted == labels).double().mean())
     limit = floor.mean + 5 * floor.std
-    verdicts = {
-        "real_ok": found["real_kid"] < limit,
-        "noise_ok": found["noise_kid"] > limit,
-        "wrong_class_ok": found["wrong_class_kid"] > limit,
-        "accuracy_ok": accuracy is None or accuracy > MIN_ACCURACY,
+    pairs = {
+        "real": (features[first], features[second]),
+        "noise": (features[first], extractor.features(2 * noise - 1)),
+        "wrong_class": (features[first[~wrong[first]]], features[second[wrong[second]]]),
     }
-    scores = {"floor": floor.mean, "floor_std": floor.std, **found, "accuracy": accuracy}
+    kids = {name: kid(*pair, seed=seed).mean for name, pair in pairs.items()}
+    accuracy = None if predicted is None else float((predicted == labels).double().mean())
+    verdicts = {"real_ok": kids["real"] < limit, "noise_ok": kids["noise"] > limit}
+    verdicts |= {"wrong_class_ok": kids["wrong_class"] > limit}
+    verdicts |= {"accuracy_ok": accuracy is None or accuracy > MIN_ACCURACY}
+    scores = {"floor": floor.mean, "floor_std": floor.std, "accuracy": accuracy}
+    scores |= {f"{name}_kid": found for name, found in kids.items()}
     return {**scores, **verdicts, "ok": all(verdicts.values())}

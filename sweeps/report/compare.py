@@ -26,7 +26,8 @@ SAME = "no difference was found"
 COMPARED = {  # in the table of differences, and the metric in words
     **{key: MEASURES[key] for key in (names.FLD, names.ELBO, names.NOVEL_KID)},  # no copies win
     **{key: MEASURES[key] for key in ("final/adapt_kid_after", "final/adapt_tv_after", HELDOUT)},
-    **{key: MEASURES[key] for key in ("final/pretrain_kid_mean", TUNED_KID, DISTANCE)},
+    **{key: MEASURES[key] for key in ("final/pretrain_kid_mean", names.OLD_FLD, TUNED_KID)},
+    DISTANCE: MEASURES[DISTANCE],
     "final/adapt_prompt_accuracy_after": MEASURES["final/adapt_prompt_accuracy_after"],
     "final/adapt_retrieved_after": "new clients' own images retrieved",
     "final/adapt_copied_after": "new clients' images copied",

@@ -7,13 +7,12 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from spire_core.errors import DataError, WeightsError
-from spire_core.evaluation.classifier import WEIGHTS_DIR, load_classifier
+from spire_core.evaluation.classifier import load_classifier
 from spire_core.evaluation.extractors import (
     Extractor,
     auto_extractor,
     cached_features,
     make_extractor,
-    to_uint8_rgb,
 )
 from spire_core.evaluation.kid import kid, kid_floor
 
@@ -44,10 +43,7 @@ def test_classifier_extractor_is_the_classifier_in_batches() -> None:
     torch.testing.assert_close(extractor.features(many), features, rtol=1e-4, atol=1e-4)
     predictions = extractor.class_predictions(many)
     assert predictions is not None
-    assert predictions.dtype == torch.int64
     assert torch.equal(predictions, logits.argmax(1))
-    assert extractor.weights_hash == classifier.weights_hash
-    assert extractor.num_features == features.shape[1]
 
 
 def test_extractors_by_name() -> None:
@@ -56,57 +52,33 @@ def test_extractors_by_name() -> None:
     assert auto_extractor("cifar10", "mnist-cnn") == "mnist-cnn"
     with pytest.raises(WeightsError, match="resnet"):
         make_extractor("resnet")
-    with pytest.raises(WeightsError, match="mnist"):
-        make_extractor("mnist-cnn", WEIGHTS_DIR / "cifar10.safetensors")
 
 
-def test_a_cache_hit_computes_nothing(tmp_path: Path) -> None:
-    counting = Counting()
-    first = cached_features(counting.extractor(), images(), tmp_path / "new")
-    second = cached_features(counting.extractor(), images(), tmp_path / "new")
-    assert counting.calls == 1
-    assert torch.equal(first, second)
-    assert torch.equal(first, images().flatten(1)[:, :4] * 2)
-    assert len(list((tmp_path / "new").iterdir())) == 1  # no temporary file is left
-
-
-def test_other_images_or_weights_never_meet_old_features(tmp_path: Path) -> None:
-    counting = Counting()
+def test_features_are_computed_once_for_each_set_of_images_and_weights(tmp_path: Path) -> None:
+    counting, cache = Counting(), tmp_path / "new"
     changed = images()
     changed[3, 0, 7, 7] += 1e-3
-    cached_features(counting.extractor(), images(), tmp_path)
-    cached_features(counting.extractor(), changed, tmp_path)
-    cached_features(counting.extractor(), images().reshape(5, 1, 4, 16), tmp_path)
-    cached_features(counting.extractor(), images(4), tmp_path)
-    cached_features(counting.extractor(weights_hash="w1"), images(), tmp_path)
-    cached_features(counting.extractor(name="other"), images(), tmp_path)
-    assert counting.calls == len(list(tmp_path.iterdir())) == 6
-
-
-def test_a_damaged_cache_file_is_computed_again(tmp_path: Path) -> None:
-    counting = Counting()
-    expected = cached_features(counting.extractor(), images(), tmp_path)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:60])
+    for own in (images(), changed, images().reshape(5, 1, 4, 16), images(4)):
+        for _ in range(2):
+            found = cached_features(counting.extractor(), own, cache)
+            assert torch.equal(found, own.flatten(1)[:, :4] * 2)
+    cached_features(counting.extractor(weights_hash="w1"), images(), cache)
+    cached_features(counting.extractor(name="other"), images(), cache)
+    assert counting.calls == len(list(cache.iterdir())) == 6
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:60])  # cut off
     for _ in range(2):
-        assert torch.equal(cached_features(counting.extractor(), images(), tmp_path), expected)
-    assert counting.calls == 2
+        cached_features(counting.extractor(), images(), cache)
+    assert counting.calls == 7
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_images_that_are_not_finite_are_refused(value: float) -> None:
+def test_images_that_are_not_finite_are_refused() -> None:
     diverged = images()
-    diverged[0, 0, 0, 0] = value
+    diverged[0, 0, 0, 0] = torch.inf
     extractor = make_extractor("mnist-cnn")
     for compute in (extractor.features, extractor.class_predictions):
         with pytest.raises(DataError, match="finite images"):
             compute(diverged)
-
-
-def test_uint8_conversion_by_hand() -> None:
-    grey = torch.tensor([-1.5, -1.0, 0.0, 1.0]).view(1, 1, 2, 2)
-    expected = torch.tensor([0, 0, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
-    assert torch.equal(to_uint8_rgb(grey), expected.repeat(1, 3, 1, 1))
 
 
 def test_inception_without_weights_says_what_to_do(
@@ -118,15 +90,6 @@ def test_inception_without_weights_says_what_to_do(
         make_extractor("inception-v3-compat")
 
 
-def test_inception_refuses_other_files(tmp_path: Path) -> None:
-    text, other = tmp_path / "text.pth", tmp_path / "other.pth"
-    text.write_text("not weights")
-    torch.save({"weight": torch.zeros(2)}, other)
-    for path in (text, other, tmp_path / "missing.pth"):
-        with pytest.raises(WeightsError, match="loaded from"):
-            make_extractor("inception-v3-compat", path)
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Inception on a busy machine is ten times slower where two threads wait for each other."""
@@ -136,33 +99,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def random_inception(path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureExtractorInceptionV3:
-    """Return an InceptionV3 with random weights, which are also saved under `path`."""
+@pytest.mark.usefixtures("one_thread")
+def test_inception_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with random weights, as torch-fidelity makes it; other files are refused."""
+    path = tmp_path / "inception.pth"
     torch.manual_seed(0)
     with monkeypatch.context() as patch:
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        torch.save({}, path)
+        torch.save({"weight": torch.zeros(2)}, path)
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
         )
+    with pytest.raises(WeightsError, match="loaded from"):
+        make_extractor("inception-v3-compat", path)
     torch.save(network.state_dict(), path)
-    return network
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_inception_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "inception.pth"
-    network = random_inception(path, monkeypatch)
     extractor = make_extractor("inception-v3-compat", str(path))
     features = extractor.features(images(2))
-    assert features.shape == (2, extractor.num_features) == (2, 2048)
     assert extractor.class_predictions(images(2)) is None
+    shown = ((images(2) + 1) * 127.5).round().to(torch.uint8).repeat(1, 3, 1, 1)
     with torch.inference_mode():
-        torch.testing.assert_close(features, network(to_uint8_rgb(images(2)))[0])
+        torch.testing.assert_close(features, network(shown)[0])
     assert len(extractor.weights_hash) == 16
-    network.fc.bias.data += 1
-    torch.save(network.state_dict(), path)
-    assert make_extractor("inception-v3-compat", path).weights_hash != extractor.weights_hash
 
 
 def test_grey_images_are_repeated_where_a_classifier_takes_colours() -> None:
@@ -170,8 +127,7 @@ def test_grey_images_are_repeated_where_a_classifier_takes_colours() -> None:
     repeated = colours.features(images().repeat(1, 3, 1, 1))
     torch.testing.assert_close(colours.features(images()), repeated, rtol=0, atol=0)
     colours.check_channels(1)
-    end = "choose cifar10-cnn, .* or none, or for a folder data.channels=1$"
-    with pytest.raises(WeightsError, match=f"colour images, got mnist-cnn: {end}"):
+    with pytest.raises(WeightsError, match="colour images, got mnist-cnn"):
         greys.check_channels(3)
 
 

@@ -4,16 +4,10 @@ import torch
 
 from spire_core.evaluation.extractors import Extractor
 from spire_core.evaluation.image_metrics import (
-    class_histogram,
     nearest_neighbour_distance,
     total_variation,
 )
 from spire_core.evaluation.selftest import metric_selftest
-
-
-def test_histogram_counts_by_hand() -> None:
-    histogram = class_histogram(torch.tensor([2, 0, 2, 2]), num_classes=4)
-    np.testing.assert_array_equal(histogram, [0.25, 0, 0.75, 0])
 
 
 def test_total_variation_by_hand() -> None:
@@ -22,13 +16,6 @@ def test_total_variation_by_hand() -> None:
     assert total_variation(p, p) == 0
     assert total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1
     assert total_variation(np.stack([p, q]), q) == 0.25  # the mean of two draws: 0.5 and 0
-
-
-def test_nearest_neighbour_by_hand() -> None:
-    references = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
-    samples = torch.stack([torch.full((1, 2, 2), 0.25), torch.full((1, 2, 2), 0.5)])
-    # 4 pixels: sqrt(4) * 0.25 and sqrt(4) * 0.5
-    assert nearest_neighbour_distance(samples, references) == pytest.approx(0.75)
 
 
 def test_nearest_neighbour_equals_all_pairs_across_chunks() -> None:

@@ -35,11 +35,9 @@ def test_distances_to_one_set_differ_as_kids_of_whole_sets_do() -> None:
         assert found[k] - found[0] == pytest.approx(known[k] - known[0], rel=1e-9)
 
 
-def test_a_distance_needs_one_real_feature_and_finite_ones() -> None:
+def test_a_distance_needs_one_real_feature() -> None:
     far, near = (kernel_distance(gaussian(1, 0), gaussian(9, 1) + shift) for shift in (2.0, 0.0))
     assert far > near
-    with pytest.raises(DataError, match="finite fake features"):
-        kernel_distance(gaussian(1, 0), gaussian(9, 1) / 0)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
@@ -109,22 +107,8 @@ def test_matrix_holds_every_pair() -> None:
             assert matrix[i, j] == kid(real, fake, 20, 3, 1).mean
 
 
-@pytest.mark.parametrize(
-    ("real", "fake", "words"),
-    [
-        (gaussian(1, 0), gaussian(5, 0), "at least 2 real"),
-        (gaussian(5, 0), gaussian(0, 0), "at least 2 fake"),
-        (gaussian(5, 0), gaussian(5, 0) * torch.nan, "finite fake"),
-        (gaussian(5, 0) * torch.inf, gaussian(5, 0), "finite real"),
-    ],
-)
-def test_refuses_what_has_no_kid(real: Tensor, fake: Tensor, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        kid(real, fake)
-
-
-def test_refuses_subsets_of_one_and_floors_of_three() -> None:
-    with pytest.raises(DataError, match="subset size"):
-        kid(gaussian(5, 0), gaussian(5, 1), subset_size=1)
-    with pytest.raises(DataError, match="at least 2 real"):
+def test_refuses_single_images() -> None:
+    with pytest.raises(DataError, match="at least 2 images, got 1"):
+        kid(gaussian(1, 0), gaussian(5, 1))
+    with pytest.raises(DataError, match="at least 2 images, got 1"):
         kid_floor(gaussian(3, 0))

@@ -86,7 +86,6 @@ def test_copies_come_last_and_fresh_images_first(digits: Tensor) -> None:
             excess.setdefault(name, []).append(fld(images, train, unseen) - base)
     means = {name: float(np.mean(values)) for name, values in excess.items()}
     error = float(np.std(excess["fresh"])) / math.sqrt(12)
-    print(means, error)
     assert abs(means["fresh"]) < 3.5 * error
     assert means["fresh"] < means["tenth"] < means["copies"]
     assert means["fresh"] < means["blurred"] < means["copies"]

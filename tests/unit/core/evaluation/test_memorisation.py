@@ -11,10 +11,19 @@ import torch.nn.functional as F
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 
-from spire_core.evaluation.memorisation import Neighbours, exchange_p, neighbours
+from spire_core.evaluation.kid import kid
+from spire_core.evaluation.memorisation import (
+    Neighbours,
+    beside_training,
+    exchange_p,
+    is_novel,
+    neighbours,
+    novel_kid,
+)
 from spire_core.privacy.membership import ClientScores, auc
 
 NUM_SPLITS = 100
+KID_SIZES = (1000, 20, 0)
 
 
 def pixels(*values: float) -> Tensor:
@@ -34,13 +43,6 @@ def test_neighbours_by_hand() -> None:
     np.testing.assert_allclose(found.train_reach, [0.25, 0.5])
     np.testing.assert_allclose(found.test_reach, [0.5, 4, 4])
     assert (found.share, found.chance) == (2.5 / 4, 2 / 5)
-
-
-def test_equal_images_share_their_hits_exactly() -> None:
-    image = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(1))
-    found = neighbours(image * 0.9, image.repeat(2, 1, 1, 1), image)
-    np.testing.assert_array_equal(found.train_hits, [1 / 3, 1 / 3])
-    assert found.share == pytest.approx(found.chance)
 
 
 def test_the_p_value_is_that_of_all_exchanges() -> None:
@@ -81,27 +83,18 @@ def test_chance_and_exchanges_are_within_classes() -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(mnist_root: Path) -> Tensor:
-    """Real sevens and threes, which a client of two classes holds, at 14 pixels."""
-    images = np.load(mnist_root / "mnist.npz")["test_images"]
-    labels = np.load(mnist_root / "mnist.npz")["test_labels"]
-    chosen = torch.from_numpy(images[np.isin(labels, (3, 7))]).float().reshape(-1, 1, 28, 28)
-    return F.avg_pool2d(chosen, 2) / 127.5 - 1
+def digits(mnist_root: Path) -> tuple[Tensor, np.ndarray]:
+    """Real digits (N, 1, 28, 28) in [-1, 1], and their classes (N,)."""
+    with np.load(mnist_root / "mnist.npz") as stored:
+        images = torch.from_numpy(stored["test_images"]).float().reshape(-1, 1, 28, 28)
+        return images / 127.5 - 1, stored["test_labels"].astype(np.int64)
 
 
-def split(digits: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """32 training images, 48 held-out ones and 64 others, all of one client."""
-    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
-    train, test, others = digits[order[:144]].split((32, 48, 64))
-    return train, test, others
-
-
-def test_fresh_images_of_several_clients_are_flagged_so_within_classes(mnist_root: Path) -> None:
+def test_fresh_images_of_several_clients_are_flagged_so_within_classes(
+    digits: tuple[Tensor, np.ndarray],
+) -> None:
     """As runs test them: three clients with classes of their own, exchanged within these."""
-    images = np.load(mnist_root / "mnist.npz")["test_images"]
-    labels = np.load(mnist_root / "mnist.npz")["test_labels"]
-    small = torch.from_numpy(images).float().reshape(-1, 1, 28, 28)
-    pixels = F.adaptive_avg_pool2d(small, 8) / 127.5 - 1
+    pixels, labels = F.adaptive_avg_pool2d(digits[0], 8), digits[1]
     held = [np.flatnonzero(np.isin(labels, own)) for own in ((3, 7), (0, 5, 8), (1, 4))]
     found = []
     for seed in range(NUM_SPLITS):
@@ -118,34 +111,61 @@ def test_fresh_images_of_several_clients_are_flagged_so_within_classes(mnist_roo
     assert kstest(found, "uniform").pvalue > 0.01
 
 
-def test_new_images_of_the_training_images_classes_are_no_copies(mnist_root: Path) -> None:
-    """As of a model that has learnt how many images of each class it was shown, and no image."""
-    images = np.load(mnist_root / "mnist.npz")["test_images"]
-    labels = np.load(mnist_root / "mnist.npz")["test_labels"]
-    pixels = F.avg_pool2d(torch.from_numpy(images).float().reshape(-1, 1, 28, 28), 2) / 127.5 - 1
-    clients = []
-    for seed in range(24):
-        order = np.random.default_rng(seed).permutation(len(labels))
-        train, test, others = order[:16], order[16:64], order[64:]
-        fresh = np.concatenate([others[labels[others] == label][:8] for label in labels[train]])
-        sets = (pixels[torch.from_numpy(own)] for own in (fresh, train, test))
-        clients.append(replace(neighbours(*sets), classes=labels[np.r_[train, test]]))
-    assert exchange_p([replace(one, classes=None) for one in clients], 0) < 0.001
-    assert exchange_p(clients, 0) > 0.05
-    assert abs(np.mean([one.share - one.chance for one in clients])) < 0.01
-
-
-def test_copies_are_flagged(digits: Tensor) -> None:
-    train, test, _ = split(digits, 0)
-    near = neighbours(train.repeat(2, 1, 1, 1), train, test)
-    assert near.share > 0.99
-    assert exchange_p([near], 0) < 0.001
-    assert auc(ClientScores(-near.train_reach, -near.test_reach)) > 0.95
-
-
-def test_a_tenth_of_copies_is_seen_over_several_clients(digits: Tensor) -> None:
-    clients = []
+def test_a_tenth_of_copies_is_seen_over_several_clients(digits: tuple[Tensor, np.ndarray]) -> None:
+    pixels = F.avg_pool2d(digits[0][np.isin(digits[1], (3, 7))], 2)
+    some, all_copies = [], []
     for seed in range(8):
-        train, test, fresh = split(digits, seed)
-        clients.append(neighbours(torch.cat([fresh[:58], train[:6]]), train, test))
-    assert exchange_p(clients, 0) < 0.05
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
+        train, test, fresh = pixels[order[:138]].split((32, 48, 58))
+        some.append(neighbours(torch.cat([fresh, train[:6]]), train, test))
+        all_copies.append(neighbours(train.repeat(2, 1, 1, 1), train, test))
+    assert exchange_p(some, 0) < 0.05
+    assert exchange_p(all_copies[:1], 0) < 0.001
+    assert all_copies[0].share > 0.99
+    reach = ClientScores(-all_copies[0].train_reach, -all_copies[0].test_reach)
+    assert auc(reach) > 0.95
+
+
+def features_of(images: Tensor) -> Tensor:
+    return 4 * F.avg_pool2d(images, 7).flatten(1)
+
+
+def test_copies_are_left_out_and_others_keep_their_score(
+    digits: tuple[Tensor, np.ndarray],
+) -> None:
+    """Of clients with 64 images of three classes: fresh, then shifted ones, copies last."""
+    pixels, labels = digits
+    plain, novel = dict[str, list[float]](), dict[str, list[float]]()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        held = rng.permutation(np.flatnonzero(np.isin(labels, (2, 5, 8))))
+        train, drawn, unseen = np.split(held, (64, 192))
+        beside = beside_training(labels[train], labels[unseen], seed, 0)
+        assert beside is not None
+        assert np.array_equal(
+            np.bincount(labels[unseen][beside]), np.bincount(labels[train], minlength=9)
+        )
+        fresh, copies = pixels[drawn], pixels[train].repeat(2, 1, 1, 1)
+        made = {"fresh": fresh, "shifted": fresh.roll(2, dims=-1), "copies": copies}
+        made["half copies"] = torch.cat([made["shifted"][:64], copies[:64]])
+        real = features_of(pixels[unseen[~beside]])
+        for name, images in made.items():
+            kept = is_novel(images, pixels[train], pixels[unseen[beside]])
+            found = novel_kid(features_of(images), kept, real, KID_SIZES)
+            assert (found is None) == (name == "copies")
+            novel.setdefault(name, []).append(found or 0.0)
+            plain.setdefault(name, []).append(kid(real, features_of(images), *KID_SIZES).mean)
+    means = {name: float(np.mean(values)) for name, values in novel.items()}
+    error = np.std(novel["fresh"]) / 8**0.5
+    assert abs(means["fresh"] - np.mean(plain["fresh"])) < 4 * error
+    assert np.mean(plain["copies"]) < np.mean(plain["half copies"]) < np.mean(plain["shifted"])
+    assert means["fresh"] < 0.5 * means["shifted"]
+    np.testing.assert_allclose(means["half copies"], means["shifted"], rtol=0.2)
+
+
+def test_a_class_with_too_few_unseen_images_has_no_score() -> None:
+    train = np.array([0, 0, 1])
+    assert beside_training(train, np.array([0, 0, 0, 1, 1]), 0, 0) is None
+    found = beside_training(train, np.array([0, 0, 0, 0, 1, 1]), 0, 0)
+    assert found is not None
+    assert (found[:4].sum(), found[4:].sum()) == (2, 1)

@@ -1,11 +1,10 @@
 """Precision and recall of several clients together."""
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from spire_core.evaluation import precision_recall as module
+from spire_core.evaluation import precision_recall
 
 
 def pooled_precision_recall(
@@ -14,7 +13,7 @@ def pooled_precision_recall(
     """Of clients that share no image, unless the numbers of their images are given."""
     ends = np.cumsum([len(own) for own in real])
     apart = np.split(np.arange(ends[-1]), ends[:-1])
-    return module.pooled_precision_recall(drawn, real, seed, images or apart)
+    return precision_recall.pooled_precision_recall(drawn, real, seed, images or apart)
 
 
 def line(*values: float) -> Tensor:
@@ -43,21 +42,6 @@ def test_clients_count_together_with_equally_many_of_each() -> None:
     assert many[1] > 0.9
 
 
-def test_more_clients_than_images_keep_to_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_IMAGES", 40)
-    sizes = []
-
-    def count(generated: Tensor, real: Tensor) -> tuple[float, float]:
-        sizes.append((len(generated), len(real)))
-        return float(generated.unique().numel()), 0.0
-
-    monkeypatch.setattr(module, "_precision_recall", count)
-    clients = [line(i, i) for i in range(100)]
-    assert pooled_precision_recall(clients, clients, 0) == (40.0, 0.0)
-    assert pooled_precision_recall(clients[:40], clients[:40], 0) == (40.0, 0.0)
-    assert sizes == [(40, 40), (40, 40)]
-
-
 def test_too_few_images_have_none() -> None:
     assert pooled_precision_recall([line(1, 2, 3)], [line(1, 2, 3)], 0) is None
     assert pooled_precision_recall([torch.zeros(9, 0)], [torch.zeros(9, 0)], 0) is None
@@ -69,27 +53,3 @@ def test_an_image_of_two_clients_counts_once() -> None:
     assert pooled_precision_recall(drawn, real, 0, same) == (1.0, 0.0)
     own = [np.arange(4), np.arange(4, 8)]
     assert pooled_precision_recall(drawn, real, 0, own) == (0.0, 0.0)
-
-
-def test_clients_that_share_images_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six clients with the same thousand images have as many of them each, and as many draws."""
-    sets: list[Tensor] = []
-    monkeypatch.setattr(module, "_precision_recall", lambda *both: sets.extend(both) or (0.0, 0.0))
-    order = [np.random.default_rng(i).permutation(1000) for i in range(6)]
-    drawn = [torch.full((512, 1), float(i)) for i in range(6)]
-    pooled_precision_recall(drawn, [line(*own) for own in order], 0, order)
-    generated, real = sets
-    assert sorted(real.flatten().tolist()) == list(range(1000))
-    assert generated.flatten().long().bincount().tolist() == [167] * 4 + [166] * 2
-
-
-def test_true_images_score_alike_whether_clients_share_their_reference() -> None:
-    noise = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(512, 8, generator=noise) for _ in range(6)]
-    everything = torch.randn(1000, 8, generator=noise)
-    order = [np.random.default_rng(i).permutation(1000) for i in range(6)]
-    shared = pooled_precision_recall(drawn, [everything[own] for own in order], 0, order)
-    others = [torch.randn(1000, 8, generator=noise) for _ in range(6)]
-    apart = pooled_precision_recall(drawn, others, 0)
-    assert shared is not None
-    assert shared == pytest.approx(apart, abs=0.05)

@@ -1,6 +1,7 @@
-"""The images of new clients' controls, chosen from clients that are written out by hand."""
+"""The images of clients' controls, chosen from clients that are written out by hand."""
 
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.evaluation.controls import (
     control_plan,
     nearest_client,
 )
+from pipeline.federation.setup import FederationSetup
 from pipeline.results.metrics import covered_ratio
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import amount_of
@@ -46,11 +48,14 @@ def setting(
         eval=SimpleNamespace(num_images=num_images),
         seed=seed,
         sets_aside=sets_aside,
+        is_new=lambda client_id: client_id >= len(OLD),
     )
     data = SimpleNamespace(labels=LABELS, class_names=("a", "b", "c"))
-    return SimpleNamespace(
+    found: Any = SimpleNamespace(
         config=config, data=data, partition=partition, representative_ids=candidates
     )
+    found.fitted_split = partial(FederationSetup.fitted_split, found)
+    return found
 
 
 def positions(name: str, **settings: Any) -> np.ndarray:
@@ -81,7 +86,6 @@ def test_with_styles_it_is_that_of_the_nearest_style_too() -> None:
 
 def test_copies_are_all_images_that_a_client_fits_again_and_again() -> None:
     assert positions(COPIES).tolist() == [44, 45] * 6
-    assert positions(COPIES, num_images=1).tolist() == [44, 45]
     assert len({*positions(COPIES, sets_aside=True).tolist()}) == 1  # of its two training images
 
 
@@ -89,7 +93,6 @@ def test_copies_are_all_images_that_a_client_fits_again_and_again() -> None:
     ("hull_tv", "kid", "ratio"),
     [
         ([0.0, 0.05, 0.4], [1.0, 2.0, 6.0], 0.25),
-        ([0.0, 0.05, 0.4], [1.0, 2.0, None], None),
         ([0.0, 0.4], [-0.1, 6.0], -0.1 / 6),  # which a report then says
         ([0.0, 0.4], [1.0, -0.1], 0.0),  # no ratio
         ([0.0, 0.05, None], [1.0, 2.0, 3.0], None),
@@ -125,3 +128,7 @@ def test_a_model_of_its_own_draws_in_place_of_the_nearest_clients_images() -> No
     assert without.positions[NEAREST_IMAGES].tolist() == [41, 42, 43, 3]
     assert with_model.drawn_as == 1
     assert NEAREST_IMAGES not in with_model.positions
+    old = control_plan(setting(sets_aside=True), 1)  # which sets no image aside
+    assert (old.drawn_as, list(old.positions)) == (1, [COPIES, FRESH])
+    assert old.positions[COPIES].tolist() == [41, 42] * 6
+    assert not {41, 42, 43, 3} & set(old.positions[FRESH].tolist())

@@ -28,7 +28,12 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metrics import adaptation_metrics, copies_tags
 from pipeline.results.recording import run_tags
 from pipeline.results.result import Result
-from pipeline.results.tables import image_controls, new_clients, with_worlds
+from pipeline.results.tables import (
+    image_controls,
+    new_clients,
+    pretraining_clients,
+    with_worlds,
+)
 from pipeline.runs.model_files import client_path
 from pipeline.runs.record import load_start
 from pipeline.tracking.outbox import read_points
@@ -122,6 +127,17 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     old = range(result.setting.config.federation.num_clients)  # all are evaluated
     for j, row in enumerate(clients, start=len(old)):
         assert any(row["kid_nearest_draws"] == pytest.approx(matrix.values[i, j]) for i in old)
+
+    # Pre-training clients: fresh images first, copies last.
+    trained = result.pretraining
+    olds = pretraining_clients(trained.evaluations[-1], result.real, trained.controls)
+    assert olds["client_id"].tolist() == list(old)
+    assert olds["nn_share_copies"].tolist() == pytest.approx([1.0] * len(old))
+    assert (olds["fld_above_fresh"] == olds["fld"] - olds["fld_fresh"]).all()
+    assert olds["fld_fresh"].mean() < min(olds["fld"].mean(), olds["fld_copies"].mean())
+    for name in ("fld_above_fresh", "nn_share", "nn_chance"):
+        assert result.metrics[f"final/pretrain_{name}"] == pytest.approx(olds[name].mean())
+        assert f"final/pretrain_{name}" not in plain.metrics
 
 
 @pytest.mark.parametrize(

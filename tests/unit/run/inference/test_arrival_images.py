@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config.data import OTHER_DATASETS, DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.data.outside import OutsideImages
 from pipeline.federation.participants import public_representatives
 from pipeline.inference.arrival import adapt_arrival, mean_start, split_of
 from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
@@ -53,26 +52,6 @@ def test_the_top_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
     for name in ("train/a/4.png", "test/a/2024/5.png"):  # as where a run has found its images
         paint(tmp_path / "whole" / name)
     assert len(load_arrival(run, str(tmp_path / "whole"), ["a"]).images) == 2
-
-
-def test_a_package_is_asked_for_arriving_images_where_the_run_has_found_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(OTHER_DATASETS, "_found", {})
-    asked = list[tuple[str, str | None]]()
-
-    def scans(split: str, path: str | None) -> OutsideImages:
-        asked.append((split, path))
-        return OutsideImages(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64), ["a"])
-
-    for name in ("scans", "others"):
-        OTHER_DATASETS.register(name, scans, "0")
-    config = Config(model=SMALL, data=DataConfig("scans", path="/data/scans"))
-    run = saved(tmp_path, config)
-    assert load_arrival(run, "scans").images.shape == (4, 1, 8, 8)
-    load_arrival(run, "others")
-    load_arrival(replace(run, config=replace(config, data=DataConfig())), "scans")
-    assert asked == [("test", "/data/scans"), ("test", None), ("test", None)]
 
 
 def test_a_client_that_arrives_holds_back_what_the_run_hides(tmp_path: Path) -> None:

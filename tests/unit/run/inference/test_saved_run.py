@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.arrival import joining_config
-from pipeline.inference.arrival_images import data_root
 from pipeline.inference.pipeline_folder import write_pipeline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import save_client, save_run
@@ -25,7 +21,6 @@ from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
 from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState
-from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel
 from spire_core.rng import torch_generator
 
@@ -67,9 +62,7 @@ def test_what_is_saved_is_what_is_loaded(run: SavedRun) -> None:
     assert (config.model, config.diffusion, config.method) == (TINY, STEPS, MethodConfig("spire"))
     assert (run.image_shape, run.class_names) == ((1, 8, 8), ("a", "b"))
     assert run.client_ids == [0, 5]
-    state = run.client_state(5)
-    assert state.to_tensors().keys() == {"client_emb"}
-    assert state.parts["client_emb"].tolist() == [3.0] * 4
+    assert run.client_state(5).parts["client_emb"].tolist() == [3.0] * 4
     assert run.client_state(None) == PrivateState()
 
 
@@ -110,38 +103,17 @@ def test_an_unknown_client_and_an_unfinished_run_are_refused(run: SavedRun, tmp_
         run.draw(1, 1)
     with pytest.raises(RunError, match="no client has a part of its own here, got 0: "):
         saved(tmp_path / "fedavg", "fedavg").client_state(0)
-    for name in ("clients/client_5.safetensors", "backbone.safetensors", "config.json"):
-        (run.folder / name).write_text("{")  # as if writing it had been cut off
-        with pytest.raises(RunError, match=rf"{name}, got .*: wait for the run to end"):
-            SavedRun.load(run.folder).client_state(5)
+    (run.folder / "clients/client_5.safetensors").write_text("{")  # writing it was cut off
+    with pytest.raises(RunError, match=r"client_5\.safetensors, got"):
+        run.client_state(5)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].is_frozen])
-def test_what_a_new_client_of_any_method_owns_comes_back(tmp_path: Path, method: str) -> None:
-    run = saved(tmp_path, method)
-    layout, state = run.model.layout, {}
-    for part in run.config.method.record.adapt_parts:
-        state[part] = torch.arange(float(4 if part == "client_emb" else layout.part_size(part)))
-    save_client(run.folder, 9, state)
-    found = run.client_state(9).parts
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[part], tensor) for part, tensor in state.items())
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["adapt.tune_epochs=2"],
-        ["adapt.local_init=mean"],
-        ["adapt.lr=0.5", "privacy.adapt.epsilon=4"],
-    ],
-)
 def test_what_a_client_that_arrives_never_reads_is_named(
-    run: SavedRun, words: list[str], caplog: pytest.LogCaptureFixture
+    run: SavedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    joining_config(run, words)
-    [record] = caplog.records
-    assert record.getMessage().startswith("settings without effect: " + words[0].split("=")[0])
+    joining_config(run, ["adapt.tune_epochs=2"])
+    joining_config(run, ["adapt.lr=0.5", "privacy.adapt.epsilon=4"])
+    assert all(key in caplog.text for key in ("adapt.tune_epochs", "adapt.lr"))
 
 
 @pytest.mark.parametrize("client_id", [None, 5])
@@ -159,10 +131,3 @@ def test_a_client_is_exported_to_diffusers(
     np.testing.assert_allclose(again.numpy(), drawn, rtol=0, atol=1e-5)
     with pytest.raises(RunError, match="expected a new folder"):
         write_pipeline(run, client_id, folder)
-
-
-def test_data_lie_where_the_run_had_them_if_they_still_do(tmp_path: Path) -> None:
-    for root, expected in ((str(tmp_path), str(tmp_path)), (str(tmp_path / "moved"), None)):
-        run: Any = SimpleNamespace(config=load_config("smoke", [f"data.root={root}"]))
-        assert data_root(run, load_config("smoke", [])) == expected
-        assert data_root(run, load_config("smoke", ["data.root=typed"])) == "typed"

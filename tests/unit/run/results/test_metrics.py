@@ -19,7 +19,7 @@ from pipeline.federation.messages import AdaptReport, GeneratedSamples, HeldoutL
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
 from pipeline.results.metrics import privacy_metrics, round_metrics, summary_metrics
-from pipeline.results.result import Adaptation
+from pipeline.results.result import Adaptation, Pretraining
 from pipeline.results.tables import new_clients
 from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.config.method import MethodConfig
@@ -135,9 +135,10 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
     )
     reports = [report(new), report(new + 1, (4.0, 3.0, 2.0, 1.0))]
     evaluations = [evaluation(n, kids) for n, kids in ((1, (3, 3)), (2, (1, 2)), (3, (2, 2)))]
+    pretraining = Pretraining(np.zeros(1), tuple(evaluations))
     curves = [forgetting_curve(r, MethodConfig("fedavg_ft"), 4.5) for r in reports]
     adaptation = Adaptation(tuple(reports), tuple(curves))
-    found = summary_metrics(setting, real, evaluations, None, adaptation)
+    found = summary_metrics(setting, real, pretraining, None, adaptation)
     expected = {
         "best/kid_mean": 1.5,
         "best/round": 2.0,
@@ -162,7 +163,7 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
 
     drawn_for = {"nearest_client": {"style_distance": 0.25}}
     some = replace(adaptation, controls=({**drawn_for, "mean_client": {"copied": 0.5}}, drawn_for))
-    found = summary_metrics(setting, real, evaluations, None, some)
+    found = summary_metrics(setting, real, pretraining, None, some)
     assert found["final/adapt_style_distance_nearest_client"] == 0.25
     assert "final/adapt_copied_mean_client" not in found  # of one client alone
     table = new_clients(some, real, 6)
@@ -171,11 +172,11 @@ def test_the_end_is_the_last_round_and_the_best_the_lowest(mnist_root: Path) -> 
 
     even = np.full(10, 0.1)  # eight images of ten classes cannot show a tenth of each
     real = replace(real, mixtures=dict.fromkeys(ids, even))
-    found = summary_metrics(setting, real, evaluations, None, adaptation)
+    found = summary_metrics(setting, real, pretraining, None, adaptation)
     assert 0.2 < found["final/adapt_tv_floor"] < 0.6
     unseen = [replace(one, after=replace(one.after, histogram=None)) for one in reports]
     blind = replace(adaptation, reports=tuple(unseen))  # as with text, and without a classifier
-    assert "final/adapt_tv_floor" not in summary_metrics(setting, real, evaluations, None, blind)
+    assert "final/adapt_tv_floor" not in summary_metrics(setting, real, pretraining, None, blind)
 
 
 def test_each_number_of_a_round_has_its_own_name() -> None:
