@@ -38,7 +38,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.files import result_json
 from pipeline.results.result import Result
 from pipeline.runs.layout import CLIENTS
-from spire_core.errors import AggregationError
+from spire_core.errors import DivergenceError
 from spire_core.methods import CLIENT_EMB
 
 # --- rules, by hand -------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_a_backbone_that_does_not_move_is_named_in_mlflow(
     table = client.download_artifacts(result.run_id, "tables/cross_losses.json", str(tmp_path))
     columns = json.loads(Path(table).read_text())["columns"]
     assert columns == ["data_of", *(f"with_part_of_{i}" for i in range(6))]
-    with pytest.raises(AggregationError, match="a loss of nan"):
+    with pytest.raises(DivergenceError, match="a loss of nan"):
         run(mnist_root, tmp_path, 10, "client.lr=1000", *tracked)
     [failed] = client.search_runs(
         [client.get_run(result.run_id).info.experiment_id], "attributes.status = 'FAILED'"

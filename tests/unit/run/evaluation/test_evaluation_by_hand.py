@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.clients.adaptation import report_of
 from pipeline.config.schema import Config
 from pipeline.evaluation import scores
 from pipeline.evaluation.forgetting import ForgettingCurve
@@ -19,7 +18,13 @@ from pipeline.evaluation.scores import (
     evaluate_pretraining,
     pooled_features,
 )
-from pipeline.federation.messages import FittedClient, GeneratedSamples, HeldoutLosses, Look
+from pipeline.federation.messages import (
+    FittedClient,
+    GeneratedSamples,
+    HeldoutLosses,
+    Look,
+    report_of,
+)
 from pipeline.results.metrics import adaptation_metrics
 from pipeline.results.tables import pretraining_clients
 from spire_core.adaptation.adapt import AdaptPoint

@@ -13,8 +13,8 @@ import torch
 from small_runs import finished, small
 from torch import Tensor
 
-from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
+from pipeline.clients.worker import ClientWorker
 from pipeline.inference import saved_run
 from pipeline.inference.arrival import adapt_arrival
 from pipeline.inference.arrival_images import ArrivingImages
@@ -158,7 +158,9 @@ def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
     client = ClientData(split, images, tokens=np.arange(14)[:, None])
     method = SimpleNamespace(record=METHODS["spire"])
     network = SimpleNamespace(load=lambda _: None, weights=torch.zeros(1))
-    config, asked = SimpleNamespace(method=method, seed=0), list[list[int]]()
+    adapt = AdaptConfig(guidance=(1.9, 0.03, 1.0))
+    config, asked = SimpleNamespace(method=method, seed=0, adapt=adapt), list[list[int]]()
+    context = SimpleNamespace(config=config, model=network)
 
     def draw(own: list[ClientData], *more: Any) -> list[Tensor]:
         prompts, (_, _, [scale], _) = own[0].prompts(8), more
@@ -167,14 +169,16 @@ def test_a_choice_sees_the_captions_of_what_was_set_aside_alone() -> None:
         return [torch.full((8, 1, 2, 2), scale - 1.0)]
 
     evaluator: Any = SimpleNamespace(
-        context=SimpleNamespace(config=config, model=network),
+        context=context,
         extractor=Extractor(),
         real_features=lambda own: to_float(own.test_images()).flatten(1),
         generate_all=draw,
     )
-    settings, state = AdaptConfig(guidance=(1.9, 0.03, 1.0)), PrivateState()
-    adapter, start = ClientAdapter(evaluator), torch.zeros(1)
-    chosen = adapter.choose_guidance([client], settings, [state], start, None)
+    worker: Any = SimpleNamespace(
+        evaluator=evaluator, setup=SimpleNamespace(config=config), context=context
+    )
+    start = torch.zeros(1)
+    chosen = ClientWorker.choose_guidance(worker, [client], [PrivateState()], start, None)
     order = torch.randperm(10, generator=torch_generator(0, "validation", 1))
     aside = order[:2].tolist()
     assert asked == [[*aside * 4]] * 3
