@@ -17,19 +17,11 @@ class DataError(SpireError, ValueError):
     """A data set is missing, damaged, or cannot be split as asked."""
 
 
-class SplitError(DataError):
-    """A data set has no images in a split."""
-
-
 class WeightsError(SpireError, RuntimeError):
     """The weights of a feature extractor are missing or wrong."""
 
 
-class AggregationError(SpireError, ValueError):
-    """Client updates cannot be averaged: no weight, differing sizes, or values not finite."""
-
-
-class DivergenceError(AggregationError):
+class DivergenceError(SpireError, ValueError):
     """Updates cannot be averaged because training has diverged."""
 
 

@@ -85,7 +85,7 @@ def client_scores(
         denoise = client_denoiser(context.model.net, emb)
         return denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, config.seed)
 
-    context.model.load(worker.adapter.start_weights(client_id, weights))
+    context.model.load(worker.start_weights(client_id, weights))
     has_embedding = config.method.record.has_embedding
     before = losses(
         torch.zeros(config.model.d_emb, device=context.device) if has_embedding else None

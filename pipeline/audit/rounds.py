@@ -62,9 +62,7 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
     plan = _plan(worker, state, round_idx)
     messages = []
     for group in config.resolved_client.groups(cohort):
-        clients = [worker.client_data(client_id) for client_id in group]
-        states = [worker.private_state(client_id, done) for client_id in group]
-        for update, after in worker.trainer.train(clients, states, state.broadcast, plan):
+        for update, after in worker.trained(group, done, state.broadcast, plan):
             emb = mean_emb(after.parts[CLIENT_EMB]).double().numpy()
             messages.append(Message(update, emb, BETAS[0] ** update.num_steps))
     if is_summed:

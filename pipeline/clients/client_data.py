@@ -77,10 +77,6 @@ class ClientData:
         """Return the images at positions (n,) among those of everybody, (n, C, H, W) uint8."""
         return torch.from_numpy(self.images[positions])
 
-    def for_training(self, seed: int) -> ClientContext:
-        """Return the client with its training images; `seed` is the run's."""
-        return self.with_images_at(self.split.train, seed)
-
     def with_images_at(self, positions: np.ndarray, seed: int) -> ClientContext:
         """Return the client with the images at positions (n,), and their captions."""
         images = self.as_shown(self.images_at(positions))

@@ -57,28 +57,14 @@ class ModelContext:
         return torch.tensor(weights, device=self.device)
 
     def objective(self) -> TrainingObjective:
-        """Return the objective of new clients."""
+        """Return the objective of a client's steps; rounds drop embeddings and captions as well."""
         return TrainingObjective(self.diffusion, precision=self.config.client.precision)
-
-    def round_objective(self) -> TrainingObjective:
-        """Return the objective of rounds, which drops embeddings and captions."""
-        client = self.config.client
-        return replace(
-            self.objective(),
-            emb_dropout=client.emb_dropout,
-            text_dropout=client.text_dropout,
-        )
 
     def new_state(self, client_id: int) -> PrivateState:
         """Return the private state of a client before its first round; its embedding is random."""
-        config = self.config
+        config, sizes = self.config, self.config.model
         return new_private_state(
-            self.model,
-            config.client,
-            config.model.d_emb,
-            config.seed,
-            client_id,
-            config.model.num_embs,
+            self.model, config.client, sizes.d_emb, config.seed, client_id, sizes.num_embs
         )
 
     def for_training(self, client: ClientData) -> ClientContext:
@@ -86,11 +72,10 @@ class ModelContext:
 
         Classes tell nothing of a client that arrives with images alone.
         """
-        own, model = client.for_training(self.config.seed), self.config.model
-        if model.num_embs == 1 or model.assign != "classes" or client.labels is None:
-            return own
-        labels = client.labels[client.split.train]
-        return replace(own, rows=rows_by_class(labels, model.num_embs))
+        positions, model, rows = client.split.train, self.config.model, None
+        if model.num_embs > 1 and model.assign == "classes" and client.labels is not None:
+            rows = rows_by_class(client.labels[positions], model.num_embs)
+        return replace(client.with_images_at(positions, self.config.seed), rows=rows)
 
     def encoder(self, cache: Path) -> Callable[[Tensor], Tensor] | None:
         """Return the function from uint8 images (n, C, H, W) to latents (n, c, h, w) on the CPU.

@@ -14,12 +14,8 @@ from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
-from pipeline.federation.messages import (
-    OTHER,
-    ControlScores,
-    GeneratedSamples,
-)
-from pipeline.federation.other_metrics import score
+from pipeline.federation.messages import OTHER, ControlScores, GeneratedSamples
+from pipeline.federation.setup import score
 from spire_core.diffusion.generation import client_denoiser, draw_together
 from spire_core.diffusion.process import Denoiser
 from spire_core.evaluation.extractors import (

@@ -1,234 +1,75 @@
-"""The clients' side: one worker simulates many clients in turn and keeps none in memory.
+"""The clients' side of a run: rounds, evaluations of pre-training clients, and new clients.
 
-A worker is the same class in this process and inside a Ray actor. A client pool calls the tasks
-below by their names. Each task looks up the clients' images and private states, has the trainer,
-the evaluator or the adapter work on them, and stores new private states. Images and private states
-stay here. A worker returns sums of its clients' updates of the shared weights, and measurements.
-
-P: length of the weight vector, n: images, D: features, D_emb: numbers of an embedding.
+A new client fits its own parts to a backbone, is looked at, and is reported on
+(`adaptation.report_of`). A single client is looked at between its epochs, and afterwards with the
+parts that it keeps. Where clients train their embeddings in one batch, these are kept after each
+epoch of interest, and all looks come afterwards. P: length of the weight vector, n: images,
+D: features, D_emb: numbers of an embedding.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from pipeline.clients.adaptation import ClientAdapter
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
-from pipeline.clients.evaluation import ClientEvaluator, control_images, gallery_of
-from pipeline.clients.profiler import WorkerProfiler
-from pipeline.clients.rounds import ClientTrainer, StepCosts, measure_step
-from pipeline.clients.store import ClientStore
+from pipeline.clients.evaluation import ClientEvaluator, Scale, control_images
+from pipeline.clients.rounds import RoundWorker
 from pipeline.federation.messages import (
     ControlPlan,
     ControlScores,
+    FitPlan,
     FittedClient,
     GeneratedSamples,
     HeldoutLosses,
     Look,
     LookAt,
-    WorkerSetup,
 )
-from pipeline.federation.rounds import RoundSettings
-from pipeline.runs.layout import CLIENTS
+from pipeline.runs.layout import PROFILE_TABLE, TRACE_SUFFIX
 from pipeline.runs.model_files import save_client
-from pipeline.runs.noise_key import read_noise
-from spire_core.config.adapt import AdaptConfig
-from spire_core.evaluation.prompted_images import Gallery
-from spire_core.federated.messages import Broadcast, ClientReport, ClientUpdate, RoundPlan
-from spire_core.federated.participation import secret_cohort
+from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings, num_trained
+from spire_core.adaptation.adapt_privately import (
+    NOBODY,
+    Protection,
+    adapt_privately,
+    generated_client,
+    public_clip_norm,
+)
+from spire_core.adaptation.set_aside import set_aside_split
+from spire_core.evaluation.kid import kernel_distance
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.federated.private_updates import NOISE, ClippedFormat
-from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
 from spire_core.methods import CLIENT_EMB
-from spire_core.network.flat_model import tensors_hash
-from spire_core.pretrained.folder import check_same
+from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
-from spire_core.privacy.noise import SecretNoise
 from spire_core.training.fit import to_float
+from spire_core.training.several import table_of
 
+CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
+NUM_OPERATORS = 25  # in a table of the slowest
 NEAREST_DRAWS = "nearest_draws"  # a control
 
 
-class ClientWorker:
-    """Simulates clients on one device with one thread; see the module's docstring."""
-
-    def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
-        """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory.
-
-        ConfigError if this machine has another pre-trained model than the run.
-        """
-        if (backbone := setup.config.model.backbone) is not None and setup.backbone_hash:
-            check_same(backbone, setup.backbone_hash)
-        self.setup, self.images = setup, images
-        self.store = ClientStore(setup.folder / CLIENTS)
-        self.context = ModelContext.start(setup.config, images.shape[1:], device)
-        self.trainer = ClientTrainer(self.context)
-        cache = setup.folder.parent / "cache"  # of all runs
-        self.encode = self.context.encoder(cache)
-        self.evaluator = ClientEvaluator(self.context, setup.extractor, cache)
-        self.adapter = ClientAdapter(self.evaluator)
-        shared_size = self.context.model.layout.num_without_local
-        self.settings = RoundSettings(setup.config, setup.partition.train_sizes, shared_size)
-        self._sum: tuple[int | str, Any] | None = None  # of a round, or a mean, by its name
-        self.profiler = WorkerProfiler(self.context.device)
-
-    def client_data(self, client_id: int) -> ClientData:
-        """Return a client's images; with its class mixture if the client has scores."""
-        setup = self.setup
-        return ClientData(
-            setup.partition.split(client_id),
-            self.images,
-            setup.mixtures.get(client_id),
-            setup.tokens,
-            setup.labels,
-            self.gallery,
-            self.encode,
-            setup.reference,
-        )
+class ClientWorker(RoundWorker):
+    """Simulates clients on one device with one thread: all that they do in a run."""
 
     @functools.cached_property
-    def gallery(self) -> Gallery | None:
-        """All clients' images with their captions, where prompts are scored."""
-        return gallery_of(self.setup.partition, self.images, self.setup.tokens)
+    def evaluator(self) -> ClientEvaluator:
+        """What draws as a client and scores it."""
+        return ClientEvaluator(self.context, self.setup.extractor, self.cache)
 
-    def private_state(self, client_id: int, num_rounds_done: int | None = None) -> PrivateState:
-        """Return a client's newest private state after at most so many rounds.
-
-        A pre-training client that has never trained has a new one.
-        """
-        stored = self.store.load(client_id, num_rounds_done)
-        return self.context.new_state(client_id) if stored is None else stored
-
-    def _all_data(self, client_ids: Sequence[int]) -> list[ClientData]:
-        return [self.client_data(client_id) for client_id in client_ids]
+    running: profile | None = None  # torch's profiler of this process
 
     def _loaded(self, client_id: int, weights: np.ndarray) -> Tensor | None:
         """Load a client's model on the backbone (P,); return its embedding (D_emb,)."""
         state, backbone = self.private_state(client_id), self.context.on_device(weights)
         return load_client(self.context.model, backbone, state)
-
-    def _noise(self) -> SecretNoise:
-        return read_noise(self.setup.folder, self.setup.config.privacy)
-
-    # --- rounds of pre-training ---
-
-    def fit(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientReport]:
-        """Train clients together, add their updates to this round's sum, return their reports.
-
-        A client that is in the sum already stays there once. Where the sum alone may be seen, a
-        report has no loss.
-        """
-        form, reports = None, list[ClientReport]()
-        if plan.hides_updates:
-            form = self.settings.update_format(plan, broadcast)
-            total = self._running(plan.round_idx, HiddenSum, form.size)
-        else:
-            shape = self.settings.update_shape(plan, broadcast.weights.size)
-            total = self._running(plan.round_idx, UpdateSum, broadcast, shape)
-        for update in self.train(client_ids, broadcast, plan):
-            client_id, loss, num_bytes = update.client_id, update.loss, update.num_bytes
-            weight = 1 if plan.private else update.num_examples
-            if form is not None:
-                loss, num_bytes = None, 8 * form.size
-            reports.append(ClientReport(client_id, weight, update.num_steps, loss, num_bytes))
-            if client_id in total.client_ids:
-                continue
-            try:
-                if form is None:
-                    total.add(update)
-                else:
-                    total.add(client_id, weight, form.encode(update))
-            except BaseException:  # in the middle of an addition: a part of it may be there
-                self.forget_sum()
-                raise
-        return reports
-
-    def train(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        """Train clients together and return their updates; the new private states stay here."""
-        clients, updates = self._all_data(client_ids), []
-        states = [self.private_state(client_id, plan.round_idx) for client_id in client_ids]
-        for update, state in self.trainer.train(clients, states, broadcast, plan):
-            if not state.is_empty:
-                done = plan.round_idx + 1
-                self.store.save(update.client_id, done, state, plan.kept_rounds)
-            updates.append(update)
-        return updates
-
-    def measure_step(self) -> StepCosts:
-        """Return the costs of a round's step of the clients that are computed together."""
-        config = self.setup.config
-        groups = config.resolved_client.groups(range(config.federation.cohort_size))
-        return measure_step(self.trainer, self._all_data(groups[0]))
-
-    def private_cohort(self, _: int, round_idx: int) -> list[int]:
-        """Return the clients of a private round, each drawn by itself under the run's key."""
-        federation = self.setup.config.federation
-        sizes = federation.num_clients, federation.cohort_size
-        return secret_cohort(*sizes, self._noise(), round_idx)
-
-    # --- sums of what clients send, which leave this process as a whole alone ---
-
-    def _running(self, name: int | str, kind: Callable[..., Any], *args: Any) -> Any:
-        """Return the running sum of this name, which takes the place of any other.
-
-        One that begins here is `kind(*args)`.
-        """
-        if self._sum is None or self._sum[0] != name:
-            self._sum = None  # before the new one: both may be large
-            self._sum = (name, kind(*args))
-        return self._sum[1]
-
-    def sum_of(self, name: int | str) -> Any:
-        """Return the sum of this name, None if this process has none."""
-        return None if self._sum is None or self._sum[0] != name else self._sum[1]
-
-    def forget_sum(self) -> None:
-        """Drop the running sum."""
-        self._sum = None
-
-    def hidden_total(
-        self, parts: Sequence[HiddenSum | None], broadcast: Broadcast, plan: RoundPlan
-    ) -> HiddenSum:
-        """Return the sum of all workers' sums of a round, with the noise of a private one."""
-        form = self.settings.update_format(plan, broadcast)
-        total = self.vector_total(parts, form.size)
-        if isinstance(form, ClippedFormat):
-            total.add(NOISE, 0, form.noise(self._noise(), plan.round_idx))
-        return total
-
-    def vector_total(self, parts: Sequence[HiddenSum | None], size: int) -> HiddenSum:
-        """Return the sum of all workers' sums of vectors (size,)."""
-        total = HiddenSum(size)
-        for part in parts:
-            if part is not None:
-                total.merge(part)
-        return total
-
-    def add_parts(
-        self, client_ids: Sequence[int], name: str, part: str, weights: np.ndarray, num_all: int
-    ) -> None:
-        """Add clients' own parts to the sum of this name, one of so many clients.
-
-        A client without local layers of its own has those of the backbone `weights` (P,).
-        """
-        at, form = self.context.model.layout.parts.get(part, slice(0)), vector_form(num_all)
-        for client_id in client_ids:
-            own = self.private_state(client_id).parts.get(part)
-            own = torch.from_numpy(weights[at]) if own is None else own
-            numbers = form.encode(own.detach().cpu().numpy())
-            total = self._running(name, HiddenSum, numbers.size)
-            if client_id not in total.client_ids:
-                total.add(client_id, 1, numbers)
 
     # --- evaluations of pre-training clients, whether they have trained or not ---
 
@@ -243,25 +84,33 @@ class ClientWorker:
     def draw(self, client_ids: Sequence[int], weights: np.ndarray) -> list[GeneratedSamples]:
         """Return samples generated as pre-training clients with these backbone weights (P,)."""
         self.forget_sum()  # the last round's sum is collected; its memory is needed now
-        clients = self._all_data(client_ids)
-        pairs = zip(clients, self._images_as(clients, weights), strict=True)
+        clients = [self.client_data(client_id) for client_id in client_ids]
+        states = [self.private_state(client_id) for client_id in client_ids]
+        drawn = self._images_as(clients, states, self.context.on_device(weights))
+        pairs = zip(clients, drawn, strict=True)
         return [self.evaluator.samples(client, images) for client, images in pairs]
 
-    def _images_as(self, clients: Sequence[ClientData], weights: np.ndarray) -> list[Tensor]:
+    def _images_as(
+        self,
+        clients: Sequence[ClientData],
+        states: Sequence[PrivateState],
+        backbone: Tensor,
+        scales: Sequence[Scale] | None = None,
+    ) -> list[Tensor]:
         """Return images (n, C, H, W) of each of these clients on the backbone (P,).
 
         Clients that differ by their embeddings alone are computed as one batch.
         """
-        backbone, model = self.context.on_device(weights), self.context.model
-        states = [self.private_state(client.client_id) for client in clients]
+        evaluator, model, images = self.evaluator, self.context.model, list[Tensor]()
+        scales = scales or [None] * len(clients)
         if all(set(state.parts) == {CLIENT_EMB} for state in states):
             model.load(backbone)
             embs = [state.parts[CLIENT_EMB] for state in states]
-            return self.evaluator.generate_all(clients, embs)
-        reference, images = self.evaluator.reference(backbone), []
-        for client, state in zip(clients, states, strict=True):
+            return evaluator.generate_all(clients, embs, scales=scales)
+        reference = evaluator.reference(backbone)
+        for client, state, scale in zip(clients, states, scales, strict=True):
             emb = load_client(model, backbone, state)
-            images.append(self.evaluator.generate(client, emb, reference))
+            images.append(evaluator.generate(client, emb, reference, scale))
         return images
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
@@ -287,60 +136,217 @@ class ClientWorker:
         return [loss(client, self._loaded(other, weights)) for other in others]
 
     def draw_tuned(
-        self, client_id: int, weights: np.ndarray, settings: AdaptConfig
+        self, client_id: int, weights: np.ndarray
     ) -> tuple[GeneratedSamples, HeldoutLosses]:
         """Return samples and held-out loss of a pre-training client that trains on alone.
 
-        Nothing is kept of the tuning.
+        It trains what a new client would, in `adapt.tune_epochs` passes over all its images, from
+        the backbone (P,) and its own parts. Nothing is kept of the tuning.
         """
+        context, config = self.context, self.setup.config.adapt
+        settings = replace(config, epochs=config.tune_epochs, early_stopping=False, guidance=None)
         client, state = self.client_data(client_id), self.private_state(client_id)
-        return self.adapter.tune(client, state, weights, settings)
+        start, model, objective = context.on_device(weights), context.model, context.objective()
+        own = context.for_training(client)
+        tuned = adapt_client(model, start, own, state, settings, objective, lambda *_: {}).state
+        [images] = self._images_as([client], [tuned], start)
+        loss = self.evaluator.heldout_mean(client, load_client(model, start, tuned))
+        samples = self.evaluator.samples(client, images)
+        return samples, HeldoutLosses(client_id, loss, None, None)
 
-    # --- new clients ---
+    # --- new clients: before the fit ---
 
-    def clip_norm(
-        self, client_id: int, weights: np.ndarray, settings: AdaptConfig, mean_emb: Tensor | None
-    ) -> float:
-        """Return the clip norm of private fits on the backbone (P,), whoever is asked."""
-        return self.adapter.clip_norm(weights, settings, mean_emb)
+    def start_state(self, client_id: int, mean_emb: Tensor | None = None) -> PrivateState:
+        """Return a new client's first state, as `adapt.init` says."""
+        config = self.setup.config
+        if not config.method.record.has_embedding:
+            return PrivateState()
+        if config.adapt.init == "random":
+            return self.context.new_state(client_id)
+        zeros = torch.zeros(config.model.num_embs, config.model.d_emb)
+        emb = mean_emb if config.adapt.init == "mean" else None
+        return PrivateState({CLIENT_EMB: table_of(zeros) if emb is None else emb})
 
-    def adapt(
-        self,
-        client_ids: Sequence[int],
-        weights: np.ndarray,
-        settings: AdaptConfig,
-        mean_emb: Tensor | None,
-        pooled: Tensor | None = None,
-        clip_norm: float | None = None,
-    ) -> list[FittedClient]:
-        """Fit new clients on the backbone (P,), as `ClientAdapter.fit` does; keep their parts here.
+    def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
+        """Return the backbone (P,), or without pre-training the client's own first weights."""
+        context, config = self.context, self.setup.config
+        if config.has_backbone:
+            return context.on_device(weights)
+        channels, seed = context.image_shape[0], config.seed
+        own = initial_weights(config.model, config.method, channels, seed, client_id)
+        return own.to(context.device)
 
-        With a `clip_norm` the fit is differentially private.
+    def clip_norm(self, _: int, plan: FitPlan) -> float:
+        """Return the clip norm of all private fits, whoever is asked.
+
+        It is the given one or, without any client's image, that of images that the backbone
+        generates.
+        """
+        context, config = self.context, self.setup.config
+        private, lr = config.privacy.adapt, config.private_lr
+        if private.clip_norm is not None:
+            return private.clip_norm
+        assert lr is not None  # a method that trains nothing is refused with a budget
+        model, backbone, objective = (
+            context.model,
+            context.on_device(plan.weights),
+            context.objective(),
+        )
+        nobody = generated_client(model, backbone, objective, context.image_shape, config.seed)
+        start = self.start_state(NOBODY, plan.mean_emb)
+        return public_clip_norm(model, backbone, nobody, start, private, objective, lr)
+
+    # --- fit ---
+
+    def adapt(self, client_ids: Sequence[int], plan: FitPlan) -> list[FittedClient]:
+        """Fit new clients, privately where the plan has a clip norm; keep their parts here.
+
+        A single client is looked at between its epochs. Together, they keep their embeddings after
+        each epoch to look at. `look` takes the looks that are asked for.
         """
         self.forget_sum()
-        noise, clients = None if clip_norm is None else self._noise(), self._all_data(client_ids)
-        found = self.adapter.fit(clients, weights, settings, mean_emb, pooled, clip_norm, noise)
-        for fitted, state in found:
-            self.store.save(fitted.client_id, 0, state)
-        return [fitted for fitted, _ in found]
+        began, context, config = time.monotonic(), self.context, self.setup.config
+        settings, model, objective = config.adapt, context.model, context.objective()
+        if not config.has_backbone:
+            settings = replace(settings, pull=0.0)  # there is nothing shared to be pulled to
+        clients = [self.client_data(client_id) for client_id in client_ids]
+        inputs = [context.for_training(client) for client in clients]
+        starts = [self.start_state(client_id, plan.mean_emb) for client_id in client_ids]
+        start = context.on_device(plan.weights)
+        if not plan.is_together:
+            start = self.start_weights(client_ids[0], plan.weights)
+        reference, looks = self.evaluator.reference(start), list[Look]()
+        snapshots: dict[int, dict[int, Tensor]] = {client_id: {} for client_id in client_ids}
 
-    def look(
+        def observe(
+            client: ClientData, epoch: int, _: FlatModel, emb: Tensor | None
+        ) -> dict[str, float]:
+            emb = None if emb is None else emb.detach()
+            if plan.is_together:
+                assert emb is not None  # embeddings alone share a batch
+                snapshots[client.client_id][epoch] = emb.cpu().clone()
+                return {}
+            began = time.monotonic()
+            images = self.evaluator.generate(client, emb, reference)
+            looks.append(
+                self._seen(client, images, emb, plan, LookAt(client.client_id, epoch), began)
+            )
+            return looks[-1].scores
+
+        watches = [functools.partial(observe, client) for client in clients]
+        fit_began, protection = time.monotonic(), None
+        if plan.clip_norm is not None:
+            private, lr = config.privacy.adapt, config.private_lr
+            assert lr is not None  # as above
+            protection = Protection(private, plan.clip_norm, self.noise, lr, settings.eval_every)
+            adapted = adapt_privately(model, start, inputs, starts, protection, objective, watches)
+        elif plan.is_together:
+            adapted = adapt_embeddings(model, start, inputs, starts, settings, objective, watches)
+        else:
+            [client], [own], [watch] = inputs, starts, watches
+            adapted = [adapt_client(model, start, client, own, settings, objective, watch)]
+        looks_s = sum(look.duration_s for look in looks)
+        fit_s = (time.monotonic() - fit_began - looks_s) / len(clients)
+        scales = self.choose_guidance(clients, [one.state for one in adapted], start, reference)
+        total_s = (time.monotonic() - began - looks_s) / len(clients)
+        results = []
+        for one, client, scale in zip(adapted, inputs, scales, strict=True):
+            own = replace(one.state, guidance=scale, snapshots=snapshots[client.client_id])
+            self.store.save(client.client_id, 0, own)
+            fitted = FittedClient(
+                client_id=client.client_id,
+                curve=one.curve,
+                kept_epoch=one.kept_epoch,
+                num_trained=num_trained(model, config.model.emb_size),
+                fit_duration_s=fit_s,
+                duration_s=total_s,
+                guarantee=protection and protection.guarantee(len(client.images)),
+                guidance=scale,
+                looks=tuple(looks),
+                asked=_asked(client.client_id, one, scale, plan.is_together),
+            )
+            results.append(fitted)
+        return results
+
+    def choose_guidance(
         self,
-        client_ids: Sequence[int],
-        weights: np.ndarray,
-        pooled: Tensor,
-        asked: Sequence[LookAt],
-    ) -> list[Look]:
-        """Return looks at fitted new clients on the backbone (P,), as `ClientAdapter.look` does.
+        clients: Sequence[ClientData],
+        states: Sequence[PrivateState],
+        start: Tensor,
+        reference: FlatModel | None,
+    ) -> list[Scale]:
+        """Return for each fitted client the scale whose drawings are nearest to what it set aside.
 
-        `asked` correspond to `client_ids`, which may repeat a client. `pooled` as in `adapt`.
+        Nearest by KID's MMD, in the extractor's features. Drawings are for the captions of what was
+        set aside. All None where the settings name no scales, or the method trains nothing.
         """
-        states = [self.private_state(client_id) for client_id in client_ids]
+        evaluator, config = self.evaluator, self.setup.config
+        scales = config.adapt.guidance
+        if scales is None or not config.method.record.adapt_parts:
+            return [None] * len(clients)
+        for state in states:  # a single one, or embeddings alone
+            load_client(self.context.model, start, state)
+        embs = [state.parts[CLIENT_EMB] for state in states if CLIENT_EMB in state.parts] or None
+        own = [replace(one, split=set_aside_split(one.split, config.seed)) for one in clients]
+        reals, distances = [evaluator.real_features(client) for client in own], []
+        for scale in scales:
+            drawn = evaluator.generate_all(own, embs, reference, [scale] * len(own), CHOICE)
+            fakes = [evaluator.extractor.features(images) for images in drawn]
+            distances.append([kernel_distance(*pair) for pair in zip(reals, fakes, strict=True)])
+        return [scales[at] for at in np.argmin(distances, axis=0)]
+
+    # --- looks ---
+
+    def look(self, client_ids: Sequence[int], plan: FitPlan, asked: Sequence[LookAt]) -> list[Look]:
+        """Return looks at a fitted new client as it was after an epoch, or at several's embeddings.
+
+        `asked` correspond to `client_ids`, which may repeat a client.
+        """
+        began, backbone, looks = time.monotonic(), self.context.on_device(plan.weights), []
+        clients = [self.client_data(client_id) for client_id in client_ids]
+        kept = [self.private_state(client_id) for client_id in client_ids]
         states = [
             own if ask.is_kept else PrivateState({CLIENT_EMB: own.snapshots[ask.epoch]})
-            for own, ask in zip(states, asked, strict=True)
+            for own, ask in zip(kept, asked, strict=True)
         ]
-        return self.adapter.look(self._all_data(client_ids), states, weights, pooled, asked)
+        drawn = self._images_as(clients, states, backbone, [ask.guidance for ask in asked])
+        drawing_s = (time.monotonic() - began) / len(clients)
+        for client, state, images, ask in zip(clients, states, drawn, asked, strict=True):
+            began = time.monotonic() - drawing_s
+            emb = load_client(self.context.model, backbone, state)
+            looks.append(self._seen(client, images, emb, plan, ask, began))
+        return looks
+
+    def _seen(
+        self,
+        client: ClientData,
+        images: Tensor,
+        emb: Tensor | None,
+        plan: FitPlan,
+        ask: LookAt,
+        began: float,
+    ) -> Look:
+        """Return a look at a client, of images (n, C, H, W) that were drawn as it since `began`."""
+        evaluator, config, distances, near = self.evaluator, self.setup.config, None, None
+        fitted = client.as_fitted(config)
+        samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
+        scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
+        if (ask.is_kept or ask.epoch == 0) and config.has_controls:
+            scores |= evaluator.novel_scores(fitted, images, samples)
+            if config.has_backbone:  # else there is nothing in common before the fit
+                scores |= evaluator.bits(client, emb)
+        if ask.is_kept:
+            distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
+        return Look(
+            epoch=ask.epoch,
+            guidance=ask.guidance,
+            scores=scores,
+            heldout=heldout,
+            duration_s=time.monotonic() - began,
+            drawn=samples if ask.is_kept or ask.epoch == 0 else None,  # others are not read
+            distances=distances,
+            neighbours=near,
+        )
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the text scores of what each control draws for a new client's prompts."""
@@ -358,8 +364,9 @@ class ClientWorker:
         of_all, client = self.images, self.client_data(client_id)
         images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
         if plan.drawn_as is not None:
-            other = self.client_data(plan.drawn_as)
-            [images[NEAREST_DRAWS]] = self._images_as([other], weights)
+            other, own = self.client_data(plan.drawn_as), self.private_state(plan.drawn_as)
+            backbone = self.context.on_device(weights)
+            [images[NEAREST_DRAWS]] = self._images_as([other], [own], backbone)
         return {name: self.evaluator.control_scores(client, own) for name, own in images.items()}
 
     # --- own parts of any client ---
@@ -382,13 +389,40 @@ class ClientWorker:
     # --- profiles ---
 
     def start_profile(self) -> None:
-        """Start torch's profiler on this worker."""
-        self.profiler.start()
+        """Start torch's profiler on this process, and on its GPU."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no lines of its own on stderr
+        gpu = [ProfilerActivity.CUDA] if self.context.device.type == "cuda" else []
+        self.running = profile(activities=[ProfilerActivity.CPU, *gpu], acc_events=True)
+        self.running.start()
 
     def save_profile(self, folder: Path, name: str) -> bool:
         """Write the trace since `start_profile`; return False if this worker started later."""
-        return self.profiler.save(folder, name)
+        recorded = self.running
+        if recorded is None:
+            return False
+        self.close()
+        folder.mkdir(parents=True, exist_ok=True)
+        recorded.export_chrome_trace(str(folder / f"{name}{TRACE_SUFFIX}"))
+        order = f"self_{'cpu' if self.context.device.type == 'cpu' else 'device'}_time_total"
+        averages = recorded.key_averages()
+        table = averages.table(sort_by=order, row_limit=NUM_OPERATORS, max_name_column_width=60)
+        (folder / PROFILE_TABLE).write_text(f"{name}, sorted by {order}\n{table}")
+        return True
 
     def close(self) -> None:
-        """Stop a profiler that still runs, and discard its trace."""
-        self.profiler.stop()
+        """Stop a profiler that still runs."""
+        if self.running is not None:
+            self.running.stop()
+            self.running = None
+
+
+def _asked(client_id: int, adapted: Adapted, scale: Scale, is_together: bool) -> tuple[LookAt, ...]:
+    """Return the looks at a fitted client: in a group those of its curve, then that of its parts.
+
+    Without a scale of its own, the curve has the look at these parts as well.
+    """
+    kept = LookAt(client_id, adapted.kept_epoch, scale, is_kept=True)
+    seen = {point.epoch for point in adapted.curve if point.observed is not None}
+    of_curve = seen - ({kept.epoch} if scale is None else set()) if is_together else set()
+    asked = [*(LookAt(client_id, epoch) for epoch in of_curve), kept]
+    return tuple(sorted(asked, key=lambda ask: (ask.guidance is not None, ask.epoch)))

@@ -31,7 +31,7 @@ from pipeline.data.image_folder import (
 )
 from pipeline.data.outside import load_outside
 from pipeline.files.paths import base_folder, lasting
-from spire_core.errors import ConfigError, DataError, SplitError
+from spire_core.errors import ConfigError, DataError
 from spire_core.network.words import composed, words_of
 from spire_core.partition.natural import NaturalClients
 
@@ -70,7 +70,7 @@ def load(config: DataConfig, split: str) -> ImageData:
     """Return one split ("train" or "test") of the configured data set, at its stored size.
 
     A model sees `resized(data.images, config.image_size)`. Raises DataError when the data set was
-    not fetched, is damaged, or is not a folder of images, SplitError if the split is empty.
+    not fetched, is damaged, is not a folder of images, or has no images in the split.
     """
     if is_outside(config.name):
         return replace(_of_package(config, split), clients=None)
@@ -231,7 +231,7 @@ def _of_split(data: ImageData, split: str) -> ImageData:
 
 def _require_some(chosen: np.ndarray, split: str, where: object) -> None:
     if len(chosen) == 0:
-        raise SplitError(f"expected images in the {split} split of {where}, got none: add some")
+        raise DataError(f"expected images in the {split} split of {where}, got none: add some")
 
 
 def _all_fonts(root: Path, image_size: int | None) -> ImageData:

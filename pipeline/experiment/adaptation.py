@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clients.adaptation import report_of
 from pipeline.clients.store import ClientStore
 from pipeline.evaluation.controls import control_plan
 from pipeline.evaluation.forgetting import POOLED_IMAGES, forgetting_curve, population_kid
@@ -27,7 +26,13 @@ from pipeline.evaluation.scores import (
     pooled_features,
     score_clients,
 )
-from pipeline.federation.messages import AdaptReport, ControlScores, FittedClient
+from pipeline.federation.messages import (
+    AdaptReport,
+    ControlScores,
+    FitPlan,
+    FittedClient,
+    report_of,
+)
 from pipeline.federation.pool import ClientPool, collect, in_groups
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
@@ -74,7 +79,7 @@ def finetune_clients(
     """
     config, ids = setting.config, setting.eval_ids
     costs = [float(len(setting.partition.split(client_id).train)) for client_id in ids]
-    results = pool.run_all("draw_tuned", ids, pool.share(weights), config.adapt, costs=costs)
+    results = pool.run_all("draw_tuned", ids, pool.share(weights), costs=costs)
     drawn, losses = zip(*results, strict=True)
     return score_clients(config.federation.num_rounds, ids, drawn, losses, real)
 
@@ -86,29 +91,29 @@ def adapt(
     setting: FederationSetup, real: RealData, pool: ClientPool, pretraining: Pretraining
 ) -> Adaptation:
     """Fit every new client; return reports, forgetting curves, controls, cross-client matrix."""
-    config, settings, handle = setting.config, setting.config.adapt, pool.share(pretraining.weights)
+    config, settings, weights = setting.config, setting.config.adapt, pretraining.weights
     ids, evaluations = setting.representative_ids, pretraining.evaluations
     held = dict(zip(ids, pool.run_all("real_features", ids), strict=True))
     # Of held-out images, whatever the clients' own scores compare with.
     pooled = pooled_features(list(held.values()), POOLED_IMAGES, config.seed)
     before = population_kid(evaluations[-1], held, pooled, config) if evaluations else None
 
-    mean_emb, clip_norm = None, None
-    if config.mean_part == CLIENT_EMB:
-        mean_emb = mean_part(setting, pool, CLIENT_EMB, pretraining.weights)
-    if config.privacy.adapt.is_on and setting.new_ids:  # one for all, whoever computes which client
-        one = setting.new_ids[:1]
-        [clip_norm] = pool.run_all("clip_norm", one, handle, settings, mean_emb)
     is_together = can_adapt_together(config.method.record, config.model)
+    plan = FitPlan(weights, pooled, is_together=is_together)
+    if config.mean_part == CLIENT_EMB:
+        plan = replace(plan, mean_emb=mean_part(setting, pool, CLIENT_EMB, weights))
+    if config.privacy.adapt.is_on and setting.new_ids:  # one for all, whoever computes which client
+        [clip_norm] = pool.run_all("clip_norm", setting.new_ids[:1], plan)
+        plan = replace(plan, clip_norm=clip_norm)
+    handle = pool.share(plan)
     groups = in_groups(setting.new_ids, settings.group_size if is_together else 1)
-    looks_at = None if is_together else pooled  # between epochs, else afterwards
-    by_group = pool.run_all("adapt", groups, handle, settings, mean_emb, looks_at, clip_norm)
+    by_group = pool.run_all("adapt", groups, handle)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
 
     asked = [ask for one in fitted for ask in one.asked]
     batches = in_groups(asked, config.eval.clients_per_batch if is_together else 1)
     units = [tuple(ask.client_id for ask in batch) for batch in batches]
-    by_batch = pool.run_all("look", units, handle, pooled, per_unit=[(batch,) for batch in batches])
+    by_batch = pool.run_all("look", units, handle, per_unit=[(batch,) for batch in batches])
     later = iter([look for batch in by_batch for look in batch])
     reports = [report_of(one, [*one.looks, *(next(later) for _ in one.asked)]) for one in fitted]
     reports = [_testable(setting, report.client_id, report) for report in reports]
@@ -118,7 +123,9 @@ def adapt(
     cross_kid = cross_client_kid(drawn, [report.after for report in reports], real)
     has_text = setting.tokens is not None
     controls = pool.run_all("text_controls", setting.new_ids) if has_text else []
-    images = image_controls(setting, pool, handle, setting.new_ids) if config.has_controls else []
+    images = []
+    if config.has_controls:
+        images = image_controls(setting, pool, pool.share(weights), setting.new_ids)
     return Adaptation(tuple(reports), tuple(curves), cross_kid, tuple(controls), tuple(images))
 
 

@@ -5,14 +5,14 @@ counting images. GPUs, waiting, other users of the machine and a pre-trained mod
 not foreseen.
 """
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
-from pipeline.clients.rounds import ClientTrainer, StepCosts, measure_step
+from pipeline.clients.rounds import RoundWorker, StepCosts
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
@@ -20,11 +20,13 @@ from pipeline.data.datasets import load
 from pipeline.data.resize import side
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
+from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.participants import public_representatives
 from spire_core.config.client import ClientConfig
 from spire_core.config.partition import PartitionConfig
+from spire_core.evaluation.extractors import NO_EXTRACTOR
 from spire_core.federated.messages import steps_per_epoch
-from spire_core.partition.split import ClientSplit
+from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import styled_channels
 from spire_core.training.fit import to_float
 
@@ -89,13 +91,13 @@ def measure(config: Config) -> StepCosts:
     shape = (num_clients * MOST_IMAGES, channels, size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
-    context = ModelContext.start(config, shape[1:])
-    x = context.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
-    encode = None if context.diffusion.codec is None else lambda own: x[: len(own)]
-    splits = [ClientSplit(i, own, own) for i, own in enumerate(held)]
-    clients = [ClientData(split, images, encode=encode) for split in splits]
-    group = config.resolved_client.groups(range(num_clients))[0]
-    return measure_step(ClientTrainer(context), clients[: len(group)])
+    partition = Partition(tuple(ClientSplit(i, own, own) for i, own in enumerate(held)), ())
+    nowhere = Path(os.devnull)  # no client has a state in it
+    worker = RoundWorker(WorkerSetup(config, {}, partition, NO_EXTRACTOR, nowhere), images)
+    if worker.encode is not None:  # once for all clients
+        x = worker.context.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
+        worker.encode = lambda own: x[: len(own)]
+    return worker.measure_step()
 
 
 def kind_of(config: Config) -> Config:

@@ -13,7 +13,6 @@ from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluati
 from pipeline.checkpoint.remote import mirror_of
 from pipeline.checkpoint.snapshots import go_back
 from pipeline.clients.memory import peak_bytes
-from pipeline.clients.profiler import NUM_ROUNDS
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
 from pipeline.evaluation.scores import Evaluation, RealData, evaluate_pretraining
@@ -40,6 +39,7 @@ from spire_core.network.flat_model import initial_weights
 from spire_core.privacy.guarantee import RoundsGuarantee
 from spire_core.training.fixed_entrance import fixed_entrance
 
+PROFILED_ROUNDS = 3
 NUM_EPSILONS = 20  # of a run: each takes a second where clients are sampled
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def profiled_rounds(first: int, num_rounds: int, evaluated: Collection[int]) -> 
     one.
     """
     start = max(first, min(first + 1, num_rounds - 1))
-    stop = min(start + NUM_ROUNDS, num_rounds)
+    stop = min(start + PROFILED_ROUNDS, num_rounds)
     return range(start, min([stop, *(done for done in evaluated if done > start)]))
 
 

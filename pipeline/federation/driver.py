@@ -24,7 +24,6 @@ from spire_core.federated.messages import ClientReport, RoundPlan
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.federated.sums import UpdateSum
 
 
 class Driver:
@@ -119,8 +118,7 @@ class Driver:
         """Return the sum of all workers' sums; of hidden updates, that is all that comes here."""
         if plan.hides_updates:
             return self.pool.combined(plan.round_idx, "hidden_total", handle, plan)
-        broadcast = self.state.broadcast
-        total = UpdateSum(broadcast, self.settings.update_shape(plan, broadcast.weights.size))
+        total: Any = self.settings.new_sum(plan, self.state.broadcast)
         for part in self.pool.each("sum_of", plan.round_idx):
             if part is not None:
                 total.merge(part)

@@ -4,8 +4,8 @@ Updates of the shared weights are `spire_core.federated.messages`'s.
 n, m: numbers of images, D: features, K: classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,22 @@ class HeldoutLosses:
     own: float
     zero: float | None
     swapped: float | None
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What the fits of all new clients have in common, beside the settings.
+
+    `weights` (P,) of the backbone; `pooled` (n, D): features of the population's held-out images,
+    for scores; `mean_emb`: where embeddings start, if at the mean; `clip_norm` of private fits.
+    `is_together`: clients train their embeddings in one batch, and are looked at afterwards.
+    """
+
+    weights: np.ndarray
+    pooled: "Tensor"
+    mean_emb: "Tensor | None" = None
+    clip_norm: float | None = None
+    is_together: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +140,40 @@ class AdaptReport(FittedClient):
     nn_train: float  # mean distance of generated images to the nearest training image
     nn_test: float  # the same to the nearest held-out image, over as many of them
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
+
+
+def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
+    """Return the report of a fitted client out of all looks at it, in their order."""
+    began = next(look.scores.get("elbo") for look in looks if look.epoch == 0)
+    looks = [_from_start(look, began) for look in looks]
+    seen = {look.epoch: look for look in looks if look.guidance is None}
+    [kept] = [look for look in looks if look.distances is not None]
+    assert seen[0].drawn is not None
+    assert kept.drawn is not None
+    assert kept.distances is not None
+    curve = tuple(
+        point if point.observed is None else replace(point, observed=seen[point.epoch].scores)
+        for point in fitted.curve
+    )
+    spent_s = fitted.duration_s + sum(look.duration_s for look in looks)
+    of_fit = vars(fitted) | {"curve": curve, "duration_s": spent_s, "looks": (), "asked": ()}
+    return AdaptReport(
+        **of_fit,
+        before=seen[0].drawn,
+        after=kept.drawn,
+        scores_after=kept.scores,
+        heldout={look.epoch: look.heldout for look in looks},
+        nn_train=kept.distances[0],
+        nn_test=kept.distances[1],
+        neighbours=kept.neighbours,
+    )
+
+
+def _from_start(look: Look, began: float | None) -> Look:
+    """Return a look whose `elbo` is the change since before the fit, where it was `began`."""
+    if began is None or "elbo" not in look.scores:
+        return look
+    return replace(look, scores={**look.scores, "elbo": look.scores["elbo"] - began})
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,16 @@
 """The data of an experiment and their split over clients; what cannot be is refused."""
 
-import logging
-
 import numpy as np
 
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, fitting, is_class, load, load_clients
+from spire_core.adaptation.set_aside import fitted_split
 from spire_core.config.checks import require
-from spire_core.config.partition import NATURAL, PartitionConfig
+from spire_core.config.partition import NATURAL
 from spire_core.errors import DataError
-from spire_core.federated.messages import RoundPlan
 from spire_core.partition.natural import HeldBack, natural_partition
 from spire_core.partition.split import Partition, make_partition
 from spire_core.privacy.guarantee import RoundsGuarantee, guarantee_of, rounds_guarantee
-
-_log = logging.getLogger(__name__)
 
 
 def partitioned(config: Config) -> tuple[ImageData, Partition]:
@@ -29,13 +25,6 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
         data = load_clients(config.data)
         assert data.clients is not None  # else an error
         partition = natural_partition(data.clients, *settings, held_back(data, config))
-        share = config.partition.test_fraction
-        if data.clients.is_test is not None and share != PartitionConfig().test_fraction:
-            _log.warning(
-                "the data name their test images, so that partition.test_fraction=%g counts for "
-                "clients that arrive later (spire adapt) alone",
-                share,
-            )
     else:
         data = load(config.data, "train")
         partition = make_partition(data.labels, *settings)
@@ -46,24 +35,17 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
             "partition.test_fraction"
         )
     fewest = min(len(client.train) for client in shown.train_clients)
-    federation = config.federation
-    plan = RoundPlan(0, 1.0, True, 0, federation.tau, federation.local_epochs)
-    steps = plan.num_steps(fewest, config.client.batch_size)
+    is_one_step = config.federation.local_epochs == 1 and fewest <= config.client.batch_size
     require(
-        steps >= 2 or not config.method.alternates,
+        not (is_one_step and config.method.alternates),
         "at least 2 steps of every client in a round with method.phases=alternate",
-        f"{steps} of one with {fewest} images",
+        f"1 of one with {fewest} images",
         "local layers take the first, so raise federation.local_epochs or federation.tau",
     )
     promise_to_clients(config)
-    sizes_of_new = {len(client.train) for client in partition.new_clients}
-    for num_images in sorted(sizes_of_new):
-        guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
-    if config.sets_aside and min(sizes_of_new, default=2) < 2:
-        raise DataError(
-            "expected at least 2 training images of each new client with adapt.early_stopping or "
-            "adapt.guidance, got fewer: raise adapt.num_images or the partition's sizes"
-        )
+    for client in partition.new_clients:  # each raises what is wrong with it
+        guarantee_of(config.privacy.adapt, len(client.train))
+        fitted_split(client, config.sets_aside, config.seed)
     return data, partition
 
 

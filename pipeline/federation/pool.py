@@ -124,19 +124,16 @@ class LocalClientPool(ClientPool):
         self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
     ) -> list[Any]:
         began, tries, results = time.monotonic(), Tries(task, units), list[Any]()
-        for more in per_unit or [()] * len(units):
-            results.append(self._result(tries, len(results), *args, *more))
+        for position, more in enumerate(per_unit or [()] * len(units)):
+            while len(results) == position:
+                try:
+                    results.append(getattr(self.worker, task)(units[position], *args, *more))
+                except SpireError:
+                    raise
+                except Exception as error:  # whatever torch raises: it is tried again, then told
+                    tries.failed(position, *cause_of(error))
         self.busy_s += time.monotonic() - began
         return results
-
-    def _result(self, tries: Tries, position: int, *args: Any) -> Any:
-        while True:
-            try:
-                return getattr(self.worker, tries.task)(tries.units[position], *args)
-            except SpireError:
-                raise
-            except Exception as error:  # whatever torch raises: it is tried again, and then told
-                tries.failed(position, *cause_of(error))
 
     def each(self, method: str, *args: Any) -> Iterator[Any]:
         yield getattr(self.worker, method)(*args)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
-from spire_core.errors import ClusterError, SpireError
+from spire_core.errors import SpireError
 from spire_core.federated.server import ServerState
 
 logger = logging.getLogger(__name__)
@@ -72,17 +72,10 @@ def run_rounds(
 
 
 def _keep_last(driver: Driver, listeners: Sequence[RoundListener]) -> None:
-    """Hand the last round to the listeners, unless the driver cannot answer.
-
-    An error of one of them, as on a full disk, must not keep it from the others.
-    """
+    """Hand the last round to the listeners, unless the driver cannot answer or a disk is full."""
     try:
         state, last = driver.last()
-    except ClusterError as error:
-        logger.warning("no checkpoint of the last round: %s", error)
-        return
-    for listener in listeners:
-        try:
+        for listener in listeners:
             listener.interrupted(state, last)
-        except (SpireError, OSError) as error:
-            logger.warning("the last round is not all kept: %s", error)
+    except (SpireError, OSError) as error:
+        logger.warning("the last round is not all kept: %s", error)

@@ -9,7 +9,7 @@ from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
-from spire_core.federated.sums import SecureFormat, UpdateShape
+from spire_core.federated.sums import HiddenSum, SecureFormat, UpdateShape, UpdateSum
 from spire_core.privacy.guarantee import RoundsGuarantee
 
 
@@ -54,6 +54,12 @@ class RoundSettings:
         """Return the arrays of a round's updates, for a network of so many weights."""
         size = num_weights if plan.shares_local else self.shared_size
         return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
+
+    def new_sum(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateSum | HiddenSum:
+        """Return an empty sum of a round's updates."""
+        if plan.hides_updates:
+            return HiddenSum(self.update_format(plan, broadcast).size)
+        return UpdateSum(broadcast, self.update_shape(plan, broadcast.weights.size))
 
     def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> SecureFormat | ClippedFormat:
         """Return how a round's updates become integers."""

@@ -9,22 +9,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, load
 from pipeline.data.resize import resized, side
-from pipeline.federation.other_metrics import check_metrics
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.partitioning import partitioned
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.config.checks import require
-from spire_core.config.eval import HELDOUT, TEST_SPLIT
+from spire_core.config.eval import HELDOUT, OTHER_METRICS
 from spire_core.config.model import ModelConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.diffusion.samplers import check_guided
-from spire_core.errors import ConfigError, DataError, SplitError
+from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
-from spire_core.evaluation.reference_split import ReferenceSplit, reference_counts
+from spire_core.evaluation.reference_split import ReferenceSplit
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.words import caption_tokens
@@ -34,6 +35,7 @@ from spire_core.pretrained.folder import open_backbone
 from spire_core.pretrained.sentences import open_encoder
 
 TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
+NUM_TRIED = 128  # random images for a metric of another package
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
 
 
@@ -58,9 +60,7 @@ class FederationSetup:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The hashes that identify the data, their partition, the extractor of the scores, a
-        pre-trained model, a sentence encoder and a test split of reference.
-        """
+        """The hashes that identify the data, the model's parts and what scores compare with."""
         hashes = {
             "data_sha256": self.data.sha256,
             "partition_hash": self.partition.hash,
@@ -83,8 +83,7 @@ class FederationSetup:
 
         Its images have the experiment's size.
         """
-        found = self.test_data
-        if found is None:
+        if (found := self.test_data) is None:
             return None
         return ReferenceSplit(resized(found.images, self.config.data.image_size), found.labels)
 
@@ -109,9 +108,7 @@ class FederationSetup:
         Those are the first clients that take part. With private rounds they are so in a population
         of any size: `participants`, if cohorts are secret.
         """
-        if self.participants is not None:
-            return list(self.participants)
-        return public_representatives(self.config)
+        return list(self.participants or public_representatives(self.config))
 
     @property
     def eval_ids(self) -> list[int]:
@@ -187,8 +184,22 @@ def prepare(config: Config) -> FederationSetup:
         test_data=None if name == NO_EXTRACTOR else reference_data(config, data),
     )
     check_floors(setup)
-    check_metrics(config.eval.metrics, config.eval.num_images, (channels, size, size))
+    if config.eval.metrics:  # one that fails does so before the rounds
+        noise, shape = torch.Generator().manual_seed(0), (NUM_TRIED, channels, size, size)
+        drawn, real = torch.rand((2, *shape), generator=noise) * 2 - 1
+        for name in config.eval.metrics:
+            score(name, drawn, real)
     return setup
+
+
+def score(name: str, drawn: Tensor, real: Tensor) -> float:
+    """Return what a metric of another package says of images drawn as a client, and its own.
+
+    `drawn` (n, C, H, W) and `real` (m, C, H, W), in [-1, 1].
+    """
+    metric = OTHER_METRICS.find(name)
+    assert metric is not None  # else the settings are refused
+    return float(metric.value(drawn, real))
 
 
 def setup_key(config: Config) -> Hashable:
@@ -231,48 +242,30 @@ def reference_data(config: Config, data: ImageData) -> ImageData | None:
     """Return the test split that scores compare with, beside the training images `data`.
 
     No client holds it: partitions that deal images out deal those of the training split. None where
-    scores compare with held-out images. ConfigError if the data have no such split.
+    scores compare with held-out images. DataError if the data have no such split.
     """
     if config.eval.reference == HELDOUT:
         return None
     settings = config.data
     if settings.name == "folder":  # the two splits have equally many channels
         settings = replace(settings, channels=data.images.shape[1])
-    named, advice = f"with eval.reference={TEST_SPLIT}", f"set eval.reference={HELDOUT}"
-    try:
-        found = load(settings, "test")
-    except SplitError as error:
-        raise ConfigError(
-            f"expected data with a test split {named}, got {data.name} without: add images to it, "
-            f"or {advice}"
-        ) from error
+    found = load(settings, "test")
     kinds = [(one.class_names, one.images.shape[1:]) for one in (data, found)]
     require(
         found.sha256 != data.sha256 and kinds[0] == kinds[1],
-        f"a test split of {data.name} with other images of the same classes and shape {named}",
+        f"a test split of {data.name} with other images of the same classes and shape",
         f"{len(found.class_names)} classes and {found.images.shape[1:]}, or the same images",
-        f"correct the data, or {advice}",
+        f"correct the data, or set eval.reference={HELDOUT}",
     )
     return found
 
 
 def check_floors(setup: FederationSetup) -> None:
     """Raise DataError if a client whose images are scored has too few to compare them with."""
-    if not setup.has_features:
-        return
-    found = setup.test_data
-    held = None
-    if found is not None:
-        held = np.bincount(found.labels, minlength=len(found.class_names))
-    for client_id in setup.eval_ids + setup.new_ids:
-        num_images, where = len(setup.partition.split(client_id).test), "test images"
-        advice = "raise partition.min_size or partition.test_fraction"
-        if num_images >= MIN_SCORED and held is not None:
-            num_images = reference_counts(setup.mixtures[client_id], held).sum()
-            where = "images of the test split in the class mixture"
-            advice = f"add images of its classes, or set eval.reference={HELDOUT}"
-        if num_images < MIN_SCORED:
+    for client_id in setup.eval_ids + setup.new_ids if setup.has_features else ():
+        if (num_images := len(setup.reference_positions(client_id))) < MIN_SCORED:
             raise DataError(
-                f"expected at least {MIN_SCORED} {where} of each client that is evaluated, got "
-                f"{num_images} of client {client_id}: {advice}"
+                f"expected at least {MIN_SCORED} real images for each client that is evaluated, "
+                f"got {num_images} for client {client_id}: raise partition.min_size or "
+                f"partition.test_fraction, or change eval.reference={setup.config.eval.reference}"
             )

@@ -16,15 +16,13 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
-from pipeline.clients.adaptation import ClientAdapter, report_of
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
-from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import flattened, overridden, read_words
 from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
-from pipeline.federation.messages import AdaptReport
+from pipeline.federation.messages import AdaptReport, FitPlan, WorkerSetup, report_of
 from pipeline.federation.participants import public_representatives
 from pipeline.federation.setup import extractor_of
 from pipeline.figures.image_grids import image_grid
@@ -38,7 +36,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
 from spire_core.methods import CLIENT_EMB
-from spire_core.partition.split import ClientSplit
+from spire_core.partition.split import ClientSplit, Partition
 from spire_core.privacy.noise import SecretNoise
 from spire_core.rng import numpy_generator
 
@@ -103,8 +101,7 @@ def adapt_arrival(
     tokens = None if captions is None else run.caption_tokens(captions, "captions")
     settings = replace(run.config, adapt=config, privacy=privacy.labelled())
     has_gpu = settings.resources.device != "cpu" and torch.cuda.is_available()
-    weights, mean_emb = run.weights.numpy(), mean_start(run, config)
-    clip_norm = noise = None
+    mean_emb = mean_start(run, config)
     with (
         reserved_id(run, client_id) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
@@ -113,22 +110,23 @@ def adapt_arrival(
         private, epochs = privacy.adapt, f"up to {config.epochs} epochs"
         length = f"{private.steps} private steps" if private.is_on else epochs
         say(f"fitting a new client for {length}")
-        context = ModelContext.start(settings, images.shape[1:], "cuda" if has_gpu else "cpu")
-        adapter = ClientAdapter(ClientEvaluator(context, extractor_of(settings), Path(scratch)))
-        encode = context.encoder(Path(scratch))
-        client = ClientData(split, images, arriving.mixture, tokens, encode=encode)
+        folder, partition = Path(scratch) / "run", Partition((), (split,))
+        folder.mkdir()
+        mixtures = {} if arriving.mixture is None else {client_id: arriving.mixture}
+        setup = WorkerSetup(settings, mixtures, partition, extractor_of(settings), folder, tokens)
+        worker = _Worker(setup, images, "cuda" if has_gpu else "cpu")
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
-        stand_in = adapter.evaluator.real_features(client)
+        plan = FitPlan(run.weights.numpy(), worker.real_features(client_id), mean_emb)
         if privacy.is_on:  # with a noise key that no file gets
-            noise = SecretNoise(key_for(privacy), is_simulated=privacy.noise_key is not None)
-            clip_norm = adapter.clip_norm(weights, config, mean_emb)
-        [(fitted, state)] = adapter.fit(
-            [client], weights, config, mean_emb, stand_in, clip_norm, noise
-        )
-        looks = adapter.look([client], [state], weights, stand_in, fitted.asked)
+            is_simulated = privacy.noise_key is not None
+            worker.noise = SecretNoise(key_for(privacy), is_simulated=is_simulated)
+            plan = replace(plan, clip_norm=worker.clip_norm(client_id, plan))
+        [fitted] = worker.adapt([client_id], plan)
+        looks = worker.look([client_id], plan, fitted.asked)
         report = report_of(fitted, [*fitted.looks, *looks])
+        parts = worker.private_state(client_id).parts
         texts = report.guarantee.as_texts() if report.guarantee else {}
-        path = save_client(run.folder, client_id, state.parts, texts, report.guidance)
+        path = save_client(run.folder, client_id, parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
     return Arrival(
         **vars(report) | {"curve": tuple(_known_scores(point) for point in report.curve)},
@@ -138,6 +136,15 @@ def adapt_arrival(
         num_test=len(split.test),
         diagnosis=adaptation_diagnosis([report]),
     )
+
+
+class _Worker(ClientWorker):
+    """Simulates the one client that arrives, whatever its id."""
+
+    def client_data(self, client_id: int) -> ClientData:
+        setup, [split] = self.setup, self.setup.partition.new_clients
+        mixture = setup.mixtures.get(client_id)
+        return ClientData(split, self.images, mixture, setup.tokens, encode=self.encode)
 
 
 @contextlib.contextmanager

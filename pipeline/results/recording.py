@@ -134,7 +134,7 @@ def log_old_controls(tracker: Tracker, pretraining: Pretraining, real: RealData)
     """Write the last table of pre-training clients again, with the scores of their controls."""
     last = pretraining.evaluations[-1]
     table = tables.pretraining_clients(last, real, pretraining.controls)
-    _log_table(tracker, names.pretraining_table(last.round_idx), table)
+    tracker.log_table(names.pretraining_table(last.round_idx), table)
 
 
 def log_tuned(tracker: Tracker, tuned: Evaluation, real: RealData) -> None:

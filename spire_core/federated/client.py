@@ -150,7 +150,21 @@ def finish_client(
     run: ClientRun, config: ClientConfig, plan: RoundPlan
 ) -> tuple[ClientUpdate, PrivateState]:
     """Return the update and the new private state of a client that has taken all its steps."""
-    return _update(run, config, plan), _private(run, plan)
+    model, shared, parts = run.model, _shared(run.model.layout, plan), dict[str, Tensor]()
+    update = ClientUpdate(
+        client_id=run.client.client_id,
+        num_examples=len(run.client.images),
+        num_steps=run.num_steps,
+        loss=run.total_loss / max(1, run.num_steps),
+        weights=model.weights[shared].cpu().numpy().copy(),
+        moments=_sent_moments(run, config, plan) if config.opt_state == "average" else None,
+    )
+    if run.client_emb is not None:
+        parts[CLIENT_EMB] = run.client_emb.detach().cpu()
+    if model.method.record.has_local_layers and not plan.shares_local:
+        parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
+    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in parts}
+    return update, PrivateState(parts, moments)
 
 
 def _shared(layout: Layout, plan: RoundPlan) -> slice:
@@ -158,23 +172,13 @@ def _shared(layout: Layout, plan: RoundPlan) -> slice:
     return slice(0, layout.size if plan.shares_local else layout.num_without_local)
 
 
-def _update(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> ClientUpdate:
-    model, shared = run.model, _shared(run.model.layout, plan)
-    moments = _sent_moments(run, shared, config, plan) if config.opt_state == "average" else None
-    weights = model.weights[shared].cpu().numpy().copy()
-    loss = run.total_loss / max(1, run.num_steps)
-    client_id, num_examples = run.client.client_id, len(run.client.images)
-    return ClientUpdate(client_id, num_examples, run.num_steps, loss, weights, moments)
-
-
-def _sent_moments(
-    run: ClientRun, shared: slice, config: ClientConfig, plan: RoundPlan
-) -> AdamMoments:
+def _sent_moments(run: ClientRun, config: ClientConfig, plan: RoundPlan) -> AdamMoments:
     """Return the moments of the shared stretch; the step count of a private part is not sent.
 
     Private moments are sent as zeros, so that a message keeps its form.
     """
-    leaves, private = run.model.leaves, PRIVATE_MOMENTS[config.private_moments]
+    leaves, shared = run.model.leaves, _shared(run.model.layout, plan)
+    private = PRIVATE_MOMENTS[config.private_moments]
     sent = {part: moments for part, moments in run.moments.items() if part not in private}
     full = [sent.get(p) or PartMoments.fresh(leaves[p].detach()) for p in NETWORK_PARTS]
     steps = np.array([float(m.step) for m in full], dtype=np.float32)
@@ -186,13 +190,3 @@ def _sent_moments(
         torch.cat([m.exp_avg_sq for m in full])[shared].cpu().numpy(),
         steps,
     )
-
-
-def _private(run: ClientRun, plan: RoundPlan) -> PrivateState:
-    model, parts = run.model, dict[str, Tensor]()
-    if run.client_emb is not None:
-        parts[CLIENT_EMB] = run.client_emb.detach().cpu()
-    if model.method.record.has_local_layers and not plan.shares_local:
-        parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
-    moments = {part: m.to("cpu") for part, m in run.moments.items() if part in parts}
-    return PrivateState(parts, moments)

@@ -16,6 +16,8 @@ no second moment becomes zero beside a nonzero first moment, and Adam's steps st
 S: length of the shared stretch; n: numbers of any array.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -82,6 +84,5 @@ def lossy(
         (first, one), (second, two) = sent(first, "bf16"), sent(second, "bf16")
         num_bytes += one + two + moments.steps.nbytes
         moments = AdamMoments(first.numpy(), second.numpy(), moments.steps)
-    fields = (update.client_id, update.num_examples, update.num_steps, update.loss)
     weights = (before + arrived).numpy()
-    return ClientUpdate(*fields, weights, moments, num_bytes), kept
+    return replace(update, weights=weights, moments=moments, sent_bytes=num_bytes), kept

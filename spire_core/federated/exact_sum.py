@@ -20,10 +20,10 @@ BLOCK = 1 << 14  # numbers at once: the scratch arrays stay in the processor's c
 BYTES = 16  # of a number in a sum
 
 
-def top_of(handed_out: np.ndarray | None, otherwise: int) -> int:
+def top_of(handed_out: np.ndarray | None, otherwise: int, margin: int = SPARE_BITS) -> int:
     """Return the exponent below which numbers stay that begin at those handed out, or at none."""
     largest = 0.0 if handed_out is None else float(np.abs(handed_out).max(initial=0.0))
-    return math.frexp(largest)[1] + SPARE_BITS if largest > 0 else otherwise
+    return math.frexp(largest)[1] + margin if largest > 0 else otherwise
 
 
 class ExactSum:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spire_core.errors import AggregationError, DivergenceError
+from spire_core.errors import DivergenceError
 from spire_core.federated.exact_sum import ExactSum, top_of
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.methods import NETWORK_PARTS
@@ -60,8 +60,7 @@ class UpdateSum:
     def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
         self.client_ids: list[int] = []
         self.num_examples = 0
-        moments = (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
-        handed_out = (broadcast.weights, *moments)
+        handed_out = (broadcast.weights, *_moments(broadcast))
         self.sums = tuple(
             ExactSum(size, top_of(array, otherwise), shape.total_examples)
             for size, array, otherwise in zip(shape.sizes, handed_out, TOPS, strict=False)
@@ -87,8 +86,7 @@ class UpdateSum:
         self.num_examples += other.num_examples
 
     def mean(self) -> MeanUpdate:
-        """Return the mean update; AggregationError if there is none."""
-        require_examples(self.num_examples)
+        """Return the mean update."""
         weights, *moments = (total.mean(self.num_examples) for total in self.sums)
         return MeanUpdate(weights, AdamMoments(*moments) if moments else None)
 
@@ -107,6 +105,15 @@ class HiddenSum:
         self.client_ids.append(client_id)
         self.num_examples += num_examples
 
+    @classmethod
+    def of(cls, parts: Sequence["HiddenSum | None"], size: int) -> "HiddenSum":
+        """Return the sum of sums over different clients; None is that of nobody."""
+        total = cls(size)
+        for part in parts:
+            if part is not None:
+                total.merge(part)
+        return total
+
     def merge(self, other: "HiddenSum") -> None:
         """Add a sum over other clients."""
         self.numbers += other.numbers
@@ -114,12 +121,8 @@ class HiddenSum:
         self.num_examples += other.num_examples
 
 
-def require_examples(num_examples: int) -> None:
-    """Raise AggregationError if there is nothing to average."""
-    if num_examples == 0:
-        raise AggregationError(
-            "expected at least one update with examples, got none: there is nothing to average"
-        )
+def _moments(broadcast: Broadcast) -> Sequence[np.ndarray | None]:
+    return (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
 
 
 def _diverged(client_id: int, reason: str) -> DivergenceError:
@@ -160,17 +163,9 @@ def vector_form(num_members: int) -> FixedPoint:
     return FixedPoint(62 + VECTOR_UNIT - shift, shift)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How an array travels: margin in bits, top if nothing was handed out, rounding."""
-
-    margin: int
-    otherwise: int
-    rounding: str = "nearest"
-
-
-KINDS = (Kind(6, 6), Kind(10, 8, "to_zero"), Kind(20, 16, "up"), Kind(20, 32))
-LOSS = Kind(0, 20)
+# Of weights, both moments and steps: margin in bits, top if nothing was handed out, rounding.
+KINDS = ((6, 6, "nearest"), (10, 8, "to_zero"), (20, 16, "up"), (20, 32, "nearest"))
+LOSS_TOP = 20
 
 
 class SecureFormat:
@@ -180,15 +175,15 @@ class SecureFormat:
     """
 
     def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
-        before = broadcast.weights[: shape.size]
-        moments = (None, None, None) if broadcast.moments is None else broadcast.moments.arrays
-        handed_out = (before, *moments)[: len(shape.sizes)]
+        handed_out = (broadcast.weights[: shape.size], *_moments(broadcast))
         shift = shape.total_examples.bit_length()
-        kinds = (*KINDS[: len(shape.sizes)], LOSS)
         self.forms = [
-            FixedPoint(_top(kind, array), shift, kind.rounding)
-            for kind, array in zip(kinds, (*handed_out, None), strict=True)
+            FixedPoint(top_of(array, otherwise, margin), shift, rounding)
+            for _, array, (margin, otherwise, rounding) in zip(
+                shape.sizes, handed_out, KINDS, strict=False
+            )
         ]
+        self.forms.append(FixedPoint(LOSS_TOP, shift))
         self.sizes = (*shape.sizes, 1)
         self.size = sum(self.sizes)
 
@@ -203,25 +198,8 @@ class SecureFormat:
 
     def decode(self, total: HiddenSum) -> MeanUpdate:
         """Return the mean update of a sum."""
-        require_examples(total.num_examples)
         pieces = np.split(total.numbers, np.cumsum(self.sizes)[:-1])
         pairs = zip(self.forms, pieces, strict=True)
         means = [form.decode(piece) / total.num_examples for form, piece in pairs]
         weights, *moments = (mean.astype(np.float32) for mean in means[:-1])
         return MeanUpdate(weights, AdamMoments(*moments) if moments else None, float(means[-1][0]))
-
-
-def _top(kind: Kind, handed_out: np.ndarray | None) -> int:
-    largest = 0.0 if handed_out is None else float(np.abs(handed_out).max(initial=0.0))
-    return math.frexp(largest)[1] + kind.margin if largest > 0 else kind.otherwise
-
-
-def average(updates: Sequence[ClientUpdate], broadcast: Broadcast) -> MeanUpdate:
-    """Return the mean of updates that are all here; the first says which arrays there are."""
-    require_examples(len(updates))
-    total = sum(update.num_examples for update in updates)
-    shape = UpdateShape(updates[0].weights.size, updates[0].moments is not None, total)
-    whole = UpdateSum(broadcast, shape)
-    for update in updates:
-        whole.add(update)
-    return whole.mean()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from plain_mean import average
 
 from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig
@@ -15,7 +16,6 @@ from spire_core.federated.client import start_client, train_client
 from spire_core.federated.messages import ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, new_private_state
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.federated.sums import average
 from spire_core.methods import BODY, LOCAL, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.network.unet import UNet
@@ -134,13 +134,6 @@ def test_aggregate_by_hand() -> None:
     np.testing.assert_array_equal(halfway.weights, np.array([2.5, 0.5], dtype=np.float32))
 
 
-def test_ema_by_hand() -> None:
-    """In round 90 the decay has reached its 0.9: 0.9 * 1 + 0.1 * 3 = 1.2."""
-    state = ServerState(90, np.ones(1, dtype=np.float32), np.ones(1, dtype=np.float32))
-    after = after_round(state, [update(0, 1, [3.0])], ServerConfig(ema=0.9))
-    assert after.ema == pytest.approx(1.2, rel=1e-6)
-
-
 @pytest.mark.parametrize("optimizer", ["fedavgm", "fedadam"])
 def test_a_server_step_out_of_all_bounds_is_one_sentence(optimizer: str) -> None:
     config = ServerConfig(optimizer=optimizer, lr=1000.0)
@@ -206,22 +199,6 @@ def test_what_is_no_longer_shared_stays_whatever_the_servers_momentum(optimizer:
         assert (moved.weights[:2] > state.weights[:2]).all()
         np.testing.assert_array_equal(moved.weights[2:], kept)
         state = moved
-
-
-def test_alternate_phases_train_one_part_at_a_time() -> None:
-    """With one step, FedRep's first phase takes it: the local part moves, the shared one not."""
-    chosen = MethodConfig(name="shared_rep", phases="alternate")
-    model = FlatModel(MODEL, chosen, 1)
-    weights = initial_weights(MODEL, chosen, 1, SEED).numpy()
-    config = ClientConfig(batch_size=8)
-    plan = RoundPlan(0, 1.0, shares_local=False, tau=1)
-    broadcast = ServerState.initial(weights).broadcast
-    sent, private = train_client(
-        model, broadcast, client(0), PrivateState(), config, objective(config), plan
-    )
-    shared = model.layout.num_without_local
-    np.testing.assert_array_equal(sent.weights, weights[:shared])
-    assert not torch.equal(private.parts[LOCAL], torch.from_numpy(weights[shared:]))
 
 
 def test_alternate_phases_share_a_clients_steps_among_them() -> None:

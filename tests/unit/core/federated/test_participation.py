@@ -68,14 +68,6 @@ def test_draws_are_nested_over_drop_rates(num_clients: int) -> None:
         assert there[4] <= there[3] <= there[2] <= there[1] <= there[0] == {*cohort}
 
 
-def test_who_stays_away_at_a_low_rate_does_at_a_higher_one() -> None:
-    for round_idx in range(50):
-        there = [
-            {*responding_clients(COHORT, rate, 0, round_idx)} for rate in (0.1, 0.5, 0.9, 0.999)
-        ]
-        assert there[3] <= there[2] <= there[1] <= there[0]
-
-
 def test_a_cohort_is_never_empty() -> None:
     for round_idx in range(50):
         assert len(responding_clients([3], 0.99, 0, round_idx)) == 1

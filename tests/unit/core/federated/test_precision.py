@@ -10,8 +10,7 @@ from pipeline.clients.context import prepare_torch
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.federation.messages import WorkerSetup
-from spire_core.config.adapt import AdaptConfig
+from pipeline.federation.messages import FitPlan, WorkerSetup
 from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.network.flat_model import initial_weights
@@ -21,8 +20,8 @@ NUM_IMAGES = 24
 WORDS = ("model.width=8", "model.d_emb=4", "client.batch_size=8", "client.group_size=2")
 
 
-def config_of(precision: str, engine: str) -> Config:
-    words = (f"client.precision={precision}", f"client.engine={engine}")
+def config_of(precision: str, engine: str, *more: str) -> Config:
+    words = (f"client.precision={precision}", f"client.engine={engine}", *more)
     return load_config("smoke", [*WORDS, *words])
 
 
@@ -85,9 +84,10 @@ def initial() -> np.ndarray:
 def test_new_clients_train_in_the_same_precision(tmp_path: Path) -> None:
     found = []
     for precision in ("float32", "bf16"):
-        worker = worker_of(config_of(precision, "loop"), tmp_path / precision)
-        settings = AdaptConfig(epochs=2, batch_size=8, eval_every=2)
-        (fitted,) = worker.adapt([2], initial_with_projection(), settings, None)
+        more = ("adapt.epochs=2", "adapt.batch_size=8", "adapt.eval_every=2")
+        worker = worker_of(config_of(precision, "loop", *more), tmp_path / precision)
+        plan = FitPlan(initial_with_projection(), torch.zeros(1, 0), is_together=True)
+        (fitted,) = worker.adapt([2], plan)
         found.append(fitted.curve[-1].train_loss)
     assert found[1] == pytest.approx(found[0], rel=0.02)
     assert found[1] != found[0]

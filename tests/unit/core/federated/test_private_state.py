@@ -23,12 +23,9 @@ NAMES = {
 }
 
 
-def test_the_names_in_a_file_are_fixed() -> None:
-    """Stored runs have them."""
+def test_there_and_back() -> None:
     assert {name: tensor.numel() for name, tensor in FULL.to_tensors().items()} == NAMES
 
-
-def test_there_and_back() -> None:
     def listed(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
         return {name: tensor.reshape(-1).tolist() for name, tensor in tensors.items()}
 

@@ -1,16 +1,12 @@
 """client.prox_mu: the proximal term of FedProx, by hand and against torch's own gradients."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.clients.worker import ClientWorker
-from pipeline.config.load import load_config
-from pipeline.federation.messages import WorkerSetup
 from spire_core.config.client import ClientConfig
 from spire_core.config.diffusion import DiffusionConfig
 from spire_core.config.method import MethodConfig
@@ -24,7 +20,6 @@ from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL
 from spire_core.network.flat_model import FlatModel, Layout, initial_weights
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.network.unet import UNet
-from spire_core.partition.split import ClientSplit, Partition
 from spire_core.rng import torch_generator
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, to_float
@@ -152,36 +147,3 @@ def test_what_stays_with_a_client_is_not_held(method: MethodConfig, part: str, e
     origin = first.get(part, torch.from_numpy(start(method)[model.layout.parts[LOCAL]]))
     far, far_held = (float((state.parts[part] - origin).norm()) for state in (own, own_held))
     assert far_held > 0.7 * far
-
-
-@pytest.mark.parametrize(
-    ("groups", "setting"),
-    [
-        ([(0,), (1,)], "client.compression=top_k"),
-        ([(0, 1)], "client.compression=int8"),
-        ([(0, 1)], "client.precision=bf16"),
-    ],
-)
-def test_it_goes_with_the_other_settings(
-    groups: list[tuple[int, ...]], setting: str, tmp_path: Path
-) -> None:
-    """Two rounds, so that moments and residuals are taken up: finite and nearer to the start."""
-    images = np.random.default_rng(0).integers(0, 256, (32, 1, 16, 16), np.uint8)
-    own = [np.arange(16) + 16 * c for c in range(2)]
-    partition = Partition(tuple(ClientSplit(c, own[c], own[c]) for c in range(2)), ())
-    lengths = []
-    for mu in (0, 100):
-        words = ["model.multipliers=[1]", "client.batch_size=8", setting, f"client.prox_mu={mu}"]
-        config = load_config("smoke", words)
-        folder = tmp_path / str(mu)
-        folder.mkdir()
-        worker = ClientWorker(WorkerSetup(config, {}, partition, "", folder), images)
-        first = weights = initial_weights(config.model, config.method, 1, 0).numpy()
-        for round_idx in range(2):
-            plan = RoundPlan(round_idx, lr_scale=1.0, shares_local=True, tau=8)
-            broadcast = Broadcast(weights)
-            updates = [u for group in groups for u in worker.train(group, broadcast, plan)]
-            weights = np.mean([update.weights for update in updates], axis=0)
-        assert np.isfinite(weights).all()
-        lengths.append(np.linalg.norm(weights - first))
-    assert 0 < lengths[1] < 0.9 * lengths[0]

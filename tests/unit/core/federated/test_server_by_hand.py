@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_mean import average
 
 from spire_core.config.server import ServerConfig
 from spire_core.federated.messages import AdamMoments, ClientUpdate
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.federated.sums import average
 
 
 def after_round(

@@ -4,17 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_mean import average
 
-from spire_core.config.server import ServerConfig
-from spire_core.errors import AggregationError, DivergenceError
+from spire_core.errors import DivergenceError
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
-from spire_core.federated.server import ServerState, aggregate
 from spire_core.federated.sums import (
     HiddenSum,
     SecureFormat,
     UpdateShape,
     UpdateSum,
-    average,
     vector_form,
 )
 from spire_core.rng import numpy_generator
@@ -108,19 +106,20 @@ def test_an_update_that_is_not_finite_names_its_client(
         take(one)
 
 
-def test_nothing_to_average_is_an_error() -> None:
-    with pytest.raises(AggregationError, match="nothing to average"):
-        average([], broadcast())
-    with pytest.raises(AggregationError, match="nothing to average"):
-        UpdateSum(broadcast(), UpdateShape(SIZE, True, 1)).mean()
-
-
-def test_what_is_not_shared_stays() -> None:
-    state = ServerState.initial(np.array([0.0, 0.0, 5.0], dtype=np.float32))
-    rows = ([1.0, 1.0], [2.0, 2.0], [9.0, 9.0])
-    sent = [ClientUpdate(k, 1, 1, 0.0, np.array(row, np.float32)) for k, row in enumerate(rows)]
-    after = aggregate(state, average(sent, state.broadcast), ServerConfig())
-    assert after.weights.tolist() == [4.0, 4.0, 5.0]
+def test_gradients_may_grow_by_four_orders_of_magnitude_between_two_rounds() -> None:
+    """As Adam's moments grow in four steps on such gradients."""
+    before, growth = update(0), 1e4
+    first, second, steps = before.moments.arrays if before.moments else ()
+    grown = (
+        (0.9**4 * first + (1 - 0.9**4) * growth * first).astype(np.float32),
+        (0.999**4 * second + (1 - 0.999**4) * growth**2 * second).astype(np.float32),
+        steps + 4,
+    )
+    after = update(0, weights=before.weights + np.float32(8e-3), moments=AdamMoments(*grown))
+    mean = average([after], Broadcast(before.weights, before.moments))
+    assert mean.moments is not None
+    for found, own in zip(mean.moments.arrays, grown, strict=True):
+        np.testing.assert_array_equal(found, own)
 
 
 def test_vectors_are_summed_in_steps_of_two_to_the_minus_32() -> None:

@@ -2,13 +2,11 @@
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from pipeline.clients import memory
 from pipeline.clients.memory import (
@@ -18,7 +16,6 @@ from pipeline.clients.memory import (
     kept_positions,
     peak_bytes,
     resident_bytes,
-    room_of,
     server_bytes,
 )
 from pipeline.clients.worker import ClientWorker
@@ -55,37 +52,6 @@ def test_the_memory_of_a_driver_grows_with_the_network_alone() -> None:
     assert of() == (80 + 2 * 16 * 3) * 10**8
     assert of("client.opt_state=reset") == (80 + 2 * 16) * 10**8
     assert of("method=local") == 0
-
-
-class Gpu:
-    """Stands in for torch's allocator on a GPU of 80 GiB, of which CUDA takes 1 for a process."""
-
-    def __init__(self, uuid: str, held: int) -> None:
-        self.uuid, self.reserved = uuid, held * GIB
-
-    def mem_get_info(self, _: torch.device) -> tuple[int, int]:
-        return 79 * GIB - self.reserved, 80 * GIB
-
-    def memory_reserved(self, _: torch.device) -> int:
-        return self.reserved
-
-    def empty_cache(self) -> None:
-        self.reserved = min(self.reserved, 2 * GIB)
-
-    def get_device_properties(self, _: torch.device) -> SimpleNamespace:
-        return SimpleNamespace(uuid=self.uuid)
-
-
-def test_a_step_may_take_all_that_the_other_processes_leave_of_a_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gpu = Gpu("0", held=77)
-    for name in ("mem_get_info", "memory_reserved", "empty_cache", "get_device_properties"):
-        monkeypatch.setattr(torch.cuda, name, getattr(gpu, name))
-    room = room_of("a", torch.device("cuda"), 79 * GIB)
-    assert room == Room("a GPU 0", 79 * GIB, 79 * GIB)
-    assert gpu.reserved == 2 * GIB  # what the step took is free for the others
-    assert kept_positions([room, Room("a GPU 1", 79 * GIB)], "a", 10 * GIB) == [0, 1]
 
 
 # --- a rehearsal ---

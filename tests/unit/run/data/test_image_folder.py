@@ -19,7 +19,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.data.datasets import ImageData, load, load_clients
 from pipeline.data.image_folder import opened_rgb
-from spire_core.errors import DataError, SplitError
+from spire_core.errors import DataError
 
 CLIENTS = {"ann": 5, "bob": 3, "cid": 8}
 NATURAL = ["partition=natural", "partition.min_size=2", "federation.cohort_size=1"]
@@ -99,7 +99,7 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"expected a .*folder of images"):
             load(own(missing), "train")
     paint(tmp_path / "a" / "1.png", 0)
-    with pytest.raises(SplitError, match="images in the test split"):
+    with pytest.raises(DataError, match="images in the test split"):
         load(own(tmp_path), "test")
 
 

@@ -35,7 +35,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.files import result_json
 from pipeline.results.result import Result
 from pipeline.runs.layout import CLIENTS
-from spire_core.errors import AggregationError
+from spire_core.errors import DivergenceError
 from spire_core.methods import CLIENT_EMB
 
 # --- rules, by hand -------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_a_backbone_that_does_not_move_is_named_in_mlflow(
     assert f"- diagnosis: {NOT_LEARNING} (try more" in tags["mlflow.note.content"]
     stored = client.download_artifacts(result.run_id, "diagnoses.json", str(tmp_path))
     assert json.loads(Path(stored).read_text()) == {"diagnoses": [result.diagnoses[0].as_dict()]}
-    with pytest.raises(AggregationError, match="a loss of nan"):
+    with pytest.raises(DivergenceError, match="a loss of nan"):
         run(mnist_root, tmp_path, 10, "client.lr=1000", *tracked)
     [failed] = client.search_runs(
         [client.get_run(result.run_id).info.experiment_id], "attributes.status = 'FAILED'"

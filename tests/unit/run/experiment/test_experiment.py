@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from small_runs import finished, small
 
-from pipeline.clients.adaptation import report_of
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.schema import Config
 from pipeline.data.datasets import load, load_stored
@@ -21,7 +20,7 @@ from pipeline.experiment import adaptation
 from pipeline.experiment.adaptation import mean_part
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.messages import WorkerSetup
+from pipeline.federation.messages import FitPlan, WorkerSetup, report_of
 from pipeline.federation.pool import LocalClientPool
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
@@ -315,6 +314,7 @@ def test_a_pretraining_client_trains_on_from_its_own_part(
     method: str, part: str, mnist_root: Path, tmp_path: Path
 ) -> None:
     more = ("federation.num_clients=96", "adapt.lr=0.01", "adapt.early_stopping=true")
+    more += ("adapt.tune_epochs=2",)
     config = small(mnist_root, tmp_path, f"method={method}", *more)
     setting, worker = worker_in(tmp_path, config)
     generator, layout = torch.Generator().manual_seed(0), setting.model.layout
@@ -323,11 +323,11 @@ def test_a_pretraining_client_trains_on_from_its_own_part(
     own = PrivateState({part: torch.randn(size, generator=generator) * 0.05})
     (tmp_path / "clients").mkdir()
     worker.store.save(3, 2, own)
-    samples, losses = worker.draw_tuned(3, weights.numpy(), replace(config.adapt, tune_epochs=2))
+    samples, losses = worker.draw_tuned(3, weights.numpy())
 
     client, model = worker.client_data(3), worker.context.model
     settings = AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size)
-    inputs = client.for_training(config.seed)
+    inputs = worker.context.for_training(client)
     more = (inputs, own, settings, worker.context.objective(), lambda *_: {})
     tuned = adapt_client(model, weights, *more).state
     assert tuned.parts.keys() == {part}
@@ -349,8 +349,9 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     client_id, pooled = setting.new_ids[0], worker.real_features(0)
-    [fitted] = worker.adapt((client_id,), weights.numpy(), config.adapt, None, pooled)
-    [last] = worker.look([client_id], weights.numpy(), pooled, fitted.asked)
+    plan = FitPlan(weights.numpy(), pooled)
+    [fitted] = worker.adapt((client_id,), plan)
+    [last] = worker.look([client_id], plan, fitted.asked)
     report = report_of(fitted, [*fitted.looks, last])
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
@@ -394,16 +395,14 @@ def test_a_new_embedding_starts_at_zero_at_the_mean_or_at_random(
     weights = np.zeros(setting.model.layout.size)
     mean = mean_part(setting, LocalClientPool(worker), CLIENT_EMB, weights)
     torch.testing.assert_close(mean, states.mean(0), rtol=0, atol=1e-6)
-    starts = {
-        init: worker.adapter.start_state(new, init, mean).parts["client_emb"]
-        for init in ("zero", "mean", "random")
-    }
+    starts = {}
+    for init in ("zero", "mean", "random"):
+        _, worker = worker_in(tmp_path, small(mnist_root, tmp_path, f"adapt.init={init}"))
+        starts[init] = worker.start_state(new, mean).parts["client_emb"]
     assert not starts["zero"].any()
     assert torch.equal(starts["mean"], mean)
     assert 0.3 < starts["random"].std() / config.client.emb_init_std < 2.0
-    assert not torch.equal(
-        starts["random"], worker.adapter.start_state(new + 1, "random", None).parts["client_emb"]
-    )
+    assert not torch.equal(starts["random"], worker.start_state(new + 1).parts["client_emb"])
 
 
 def test_the_mean_of_own_parts_is_that_of_all_clients_in_any_groups(

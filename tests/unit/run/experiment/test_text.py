@@ -13,7 +13,7 @@ from small_runs import finished, small
 from pipeline.audit.audit import audit_run, audit_worker
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
-from pipeline.federation.messages import LookAt, WorkerSetup
+from pipeline.federation.messages import FitPlan, LookAt, WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
@@ -104,12 +104,12 @@ def test_an_audit_trains_with_captions(result: Result) -> None:
     """Each simulated round shows those of its clients."""
     began, _ = load_start(result.run_dir)
     worker = audit_worker(prepare(began), result.run_dir)
-    assert worker.client_data(0).for_training(0).tokens is not None
+    assert worker.context.for_training(worker.client_data(0)).tokens is not None
     assert audit_run(result.run_dir, began, began, (), 1, print).messages is not None
 
 
 def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: Path) -> None:
-    setting = setting_for(fonts_root)
+    setting = setting_for(fonts_root, "adapt.guidance=[1,2]")
     odd = np.random.default_rng(0).integers(2**40, 2**60, (len(setting.images), 4))
     odd[:, 0] = 1  # one word that the network knows, three by which a caption is found
     setting = replace(setting, tokens=odd)
@@ -120,12 +120,10 @@ def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: P
     content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.fit((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
-    chooses = replace(config.adapt, guidance=(1.0, 2.0))
     new, pooled = setting.new_ids[0], worker.real_features(0)
-    content += pickle.dumps(worker.adapt((new,), weights, chooses, None))
-    content += pickle.dumps(
-        worker.look((new,), weights, pooled, [LookAt(new, 0, 2.0, is_kept=True)])
-    )
+    fits = FitPlan(weights, pooled, is_together=True)
+    content += pickle.dumps(worker.adapt((new,), fits))
+    content += pickle.dumps(worker.look((new,), fits, [LookAt(new, 0, 2.0, is_kept=True)]))
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either

@@ -1,13 +1,14 @@
 """Data that cannot be evaluated are refused before a run begins."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.config.load import load_config
-from pipeline.federation.setup import FederationSetup, prepare, setup_key
+from pipeline.federation.setup import FederationSetup, prepare
+from spire_core.config.eval import OTHER_METRICS
 from spire_core.errors import ConfigError, DataError
 
 SMALL = ["partition=iid", "partition.client_size=40", "federation.num_clients=2"]
@@ -16,43 +17,19 @@ SMALL += ["federation.num_new_clients=1", "federation.cohort_size=2"]
 
 def test_four_test_images_are_enough_for_the_floor_and_three_are_not(mnist_root: Path) -> None:
     words = [*SMALL, f"data.root={mnist_root}"]
-    with pytest.raises(DataError, match=r"at least 4 test images .* got 3 of client 0"):
+    with pytest.raises(DataError, match=r"at least 4 real images .* got 3 for client 0"):
         prepare(load_config("smoke", [*words, "partition.test_fraction=0.075"]))
     setup = prepare(load_config("smoke", [*words, "partition.test_fraction=0.1"]))
     assert [len(setup.partition.split(c).test) for c in (0, 1, 2)] == [4, 4, 4]
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        ["adapt.early_stopping=true", "client.batch_size=8"],
-        ["method=shared_rep", "method.phases=alternate"],
-        ["method=fedavg_ft", "partition.style=tint", "adapt.guidance=[1,2]"],
-        ["privacy.adapt.epsilon=8"],
-        ["privacy.rounds.epsilon=8", "client.opt_state=reset", "client.engine=loop"],
-    ],
-)
-def test_setups_of_one_key_read_the_same_settings(
-    more: list[str], mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_metric_of_another_package_that_fails_does_so_before_the_run(
+    mnist_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever `prepare` reads of a group that is not in the key as a whole, its key reads too."""
-    config = load_config("smoke", [*SMALL, f"data.root={mnist_root}", *more])
-    groups = (config.adapt, config.client, config.resources, config.server, config.tracking)
-    settings = {(type(group), field.name) for group in groups for field in fields(group)}
-    read = set[tuple[type, str]]()
-
-    def spy(group: object, name: str) -> object:
-        read.update({(type(group), name)} & settings)
-        return object.__getattribute__(group, name)
-
-    for group in groups:
-        monkeypatch.setattr(type(group), "__getattribute__", spy)
-    hash(setup_key(config))
-    of_key = {*read}
-    read.clear()
-    prepare(config)
-    assert read
-    assert read <= of_key
+    monkeypatch.setattr(OTHER_METRICS, "_found", {})
+    OTHER_METRICS.register("odd", lambda drawn, real: None, "0")
+    with pytest.raises(TypeError):
+        prepare(load_config("smoke", [f"data.root={mnist_root}", "eval.metrics=[odd]"]))
 
 
 def test_clients_draw_in_styles_of_their_own(mnist_root: Path) -> None:
