@@ -38,9 +38,11 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.privacy.noise import SecretNoise
+from spire_core.rng import torch_generator
 from spire_core.training.several import table_of
 
 CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
+APART = 0.01  # deviation of several embeddings that start a private fit from zero
 
 
 class ClientAdapter:
@@ -58,9 +60,12 @@ class ClientAdapter:
             return PrivateState()
         if init == "random":
             return self.context.new_state(client_id)
-        zeros = torch.zeros(config.model.num_embs, config.model.d_emb)
+        embs = torch.zeros(config.model.num_embs, config.model.d_emb)
+        if config.privacy.adapt.is_on and len(embs) > 1:  # equal ones would stay equal
+            own = torch_generator(config.seed, "private_start", client_id)
+            embs += APART * torch.randn(embs.shape, generator=own)
         emb = mean_emb if init == "mean" else None
-        return PrivateState({CLIENT_EMB: table_of(zeros) if emb is None else emb})
+        return PrivateState({CLIENT_EMB: table_of(embs) if emb is None else emb})
 
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
@@ -122,7 +127,8 @@ class ClientAdapter:
         if clip_norm is not None and noise is not None:
             private, lr = config.privacy.adapt, config.private_lr
             assert lr is not None  # as above
-            protection = Protection(private, clip_norm, noise, lr, settings.eval_every)
+            num_embs = config.num_client_embs
+            protection = Protection(private, clip_norm, noise, lr, settings.eval_every, num_embs)
             adapted = adapt_privately(model, start, inputs, starts, protection, objective, watches)
         elif is_together:
             adapted = adapt_embeddings(model, start, inputs, starts, settings, objective, watches)

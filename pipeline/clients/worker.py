@@ -373,8 +373,9 @@ class ClientWorker:
         if state.parts:
             if client_id >= config.federation.num_clients:
                 num_images = len(self.setup.partition.split(client_id).train)
+                settings, num_embs = config.privacy.adapt, config.num_client_embs
                 is_simulated = config.privacy.noise_key is not None
-                guarantee = guarantee_of(config.privacy.adapt, num_images, is_simulated)
+                guarantee = guarantee_of(settings, num_images, is_simulated, num_embs)
             texts = {} if guarantee is None else guarantee.as_texts()
             save_client(folder, client_id, state.parts, texts, state.guidance)
         return tensors_hash(dict(state.parts))

@@ -83,7 +83,8 @@ def _new_client(config: Config) -> tuple[int, int]:
     is_once = private.mechanism == "one_release"
     batch = num_images if is_once else min(num_images, private.batch_size)
     num_looks = 1 if is_once else -(-private.steps // settings.eval_every)
-    return private.steps * private.draws * batch, num_looks
+    num_embs = config.num_client_embs  # an image is shown with each
+    return private.steps * private.draws * batch * num_embs, num_looks
 
 
 def _tuning_s(config: Config, costs: StepCosts) -> float:

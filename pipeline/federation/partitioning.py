@@ -58,7 +58,8 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     promise_to_clients(config)
     sizes_of_new = {len(client.train) for client in partition.new_clients}
     for num_images in sorted(sizes_of_new):
-        guarantee_of(config.privacy.adapt, num_images)  # raises what is wrong with it
+        # raises what is wrong with it
+        guarantee_of(config.privacy.adapt, num_images, num_embs=config.num_client_embs)
     if config.sets_aside and min(sizes_of_new, default=2) < 2:
         raise DataError(
             "expected at least 2 training images of each new client with adapt.early_stopping or "

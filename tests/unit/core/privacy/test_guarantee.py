@@ -97,6 +97,21 @@ def test_rounds_spend_what_googles_accountant_says(share: float, num_rounds: int
     assert found.spent(num_rounds) == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("batch_size", [64, 16])
+def test_the_weights_of_several_embeddings_are_in_the_same_account(batch_size: int) -> None:
+    """Four counts, each with a step's noise and a step's chance."""
+    settings = PrivateAdaptConfig(epsilon=2.0, delta=1e-3, steps=10, batch_size=batch_size)
+    found = guarantee_of(settings, 64, num_embs=4)
+    assert found is not None
+    assert found.num_steps == 14
+    noise, rate = found.noise_multiplier, found.sampling_rate
+    whole = dp_accounting.GaussianDpEvent(noise)
+    one = whole if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, whole)
+    steps, counts = (dp_accounting.SelfComposedDpEvent(one, num) for num in (10, 4))
+    accountant = pld.PLDAccountant().compose(steps).compose(counts)
+    assert accountant.get_epsilon(1e-3) == pytest.approx(2.0, rel=2e-3)
+
+
 def test_a_promise_follows_from_its_settings() -> None:
     found = promise()
     assert found.delta == pytest.approx(1000**-1.1)

@@ -20,6 +20,7 @@ from pipeline.theory import (
     optimiser,
     readout,
     scaling,
+    weights,
 )
 from pipeline.theory.config import EXPERIMENTS, load_theory
 from pipeline.theory.outcome import Claim, Outcome
@@ -49,6 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         components: {"SHAPES": (("general", 3), ("circle", 5))},
         backbone: {"SIZES": (0.0, 1.0), "CLIENTS": (1, 2)},
         landscape: {"SEPARATIONS": (0.5, 3.0), "WEIGHTS": (0.02,)},
+        weights: {"NUMS": (16,), "DISTANCES": (2.0, 8.0)},
         readout: {
             "DIMS": (1, 16),
             "PER_CLASS": 5000,
