@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.mixture.estimators import averaged_minimiser, maximum_likelihood
+from spire_core.mixture.estimators import averaged_minimiser
 from spire_core.mixture.expected_loss import (
     CURVATURES,
     at_one_t,
@@ -17,13 +17,6 @@ from spire_core.mixture.expected_loss import (
     over_all_t,
     rate,
     resolved_share,
-)
-from spire_core.mixture.inexact_means import (
-    Line,
-    believed_limit,
-    limit_at_one_t,
-    line_of,
-    moment_limit,
 )
 from spire_core.mixture.two_components import (
     draw_projected,
@@ -135,29 +128,3 @@ def test_the_minimiser_has_the_sandwichs_error_where_the_loss_is_informative() -
     errors = n * (averaged_minimiser(y, m, t) - W) ** 2
     expected = n * fixed_t_error(W, m, t, n)
     assert abs(float(errors.mean()) - expected) <= 4 * float(errors.std()) / 20.0
-
-
-def test_exact_means_leave_no_bias_at_one_t_and_wrong_ones_do() -> None:
-    mu = numbers(2.0)
-    for t in (0.3, 1.0):
-        exact = line_of(mu[None], -mu[None], mu)
-        assert float(limit_at_one_t(W, exact, t)) == pytest.approx(W, abs=1e-7)
-    wide, t = Line(numbers(5.6)[:, None], numbers(4.0)[:, None], numbers(-4.0)[:, None]), 1.386
-    y = draw_projected(W, 4.0, (100, 1000), numpy_generator(0, "test_wide"))
-    found = averaged_minimiser(y, 5.6, t)
-    limit = float(limit_at_one_t(W, wide, t))
-    assert abs(float(found.mean()) - limit) <= 4 * float(found.std()) / 10.0
-    assert limit == pytest.approx(W - 0.014, abs=1e-3)
-    assert float(believed_limit(W, wide)) == pytest.approx(W, abs=1e-3)
-
-
-def test_limits_on_a_backbones_line_are_those_of_many_samples() -> None:
-    line = Line(numbers(1.5)[:, None], numbers(2.0)[:, None], numbers(-1.0)[:, None])
-    generator = numpy_generator(0, "test_limits")
-    is_first = torch.from_numpy(generator.random((1, 100_000)) < W)
-    y = normals(generator, 1, 100_000) + torch.where(is_first, 2.0, -1.0)
-    assert float(believed_limit(W, line)) == pytest.approx(
-        float(maximum_likelihood(y, line.m)), abs=8e-3
-    )
-    expected = 0.5 * (1 + (W * 2.0 - (1 - W)) / 1.5)
-    assert float(moment_limit(W, line)) == pytest.approx(expected)

@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 
-from spire_core.mixture.estimators import all_t_gradient, maximum_likelihood, moment, one_step
+from spire_core.mixture.estimators import all_t_gradient, maximum_likelihood, moment
 from spire_core.mixture.expected_loss import (
     cramer_rao,
     denoising_gradient,
     likelihood_gradient,
     moment_error,
-    one_step_error,
     published_bound,
 )
 from spire_core.mixture.two_components import (
@@ -144,13 +143,6 @@ def test_the_moment_of_one_noised_axis_meets_the_published_bound_with_equality(d
     axis += sigma * normals(generator, 4000, n)
     bound = published_bound(W, signal * c * math.sqrt(d), d, n)
     assert_within((moment(axis, signal * c) - W) ** 2, bound)
-
-
-@pytest.mark.parametrize(("m", "t"), [(2.0, 0.5), (8.0, 3.0)])
-def test_the_error_of_one_step_is_exact(m: float, t: float) -> None:
-    generator = numpy_generator(0, "test_one_step", int(m))
-    y, z = draw_projected(W, m, (3000, 50), generator), normals(generator, 3000, 50)
-    assert_within((one_step(y, z, m, t) - W) ** 2, one_step_error(W, m, t, 50))
 
 
 @pytest.mark.parametrize("m", [1.0, 2.0, 16.0])

@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {
         scaling: {"NUMS": (50, 100), "DIMS": (2, 16)},
         failure: {"DIMS": (16, 256), "SEPARATIONS": (0.5, 3.0)},
-        optimiser: {"SEPARATIONS": (0.5, 3.0), "WEIGHTS": (0.0, 0.02, 0.5), "RATE_N": 200},
+        optimiser: {"SEPARATIONS": (0.5, 3.0), "RATE_N": 200},
         components: {"SHAPES": (("general", 3), ("circle", 5))},
         backbone: {"SIZES": (0.0, 1.0), "CLIENTS": (1, 2)},
         landscape: {"SEPARATIONS": (0.5, 3.0), "WEIGHTS": (0.02,)},
@@ -56,7 +56,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             "PER_CLASS": 5000,
             "OLD_CLIENTS": (8, 24),
             "WORLDS": 1,
-            "SEEDS": (0,),
         },
     }
     for module, constants in sizes.items():
@@ -240,5 +239,5 @@ def test_distances_by_hand() -> None:
 )
 def test_descent_is_as_good_as_cramer_rao_up_to_four_errors(ratio: float, is_met: bool) -> None:
     row = {"means": "circle-5", components.OVER_T: 2.0 * ratio, components.CRAMER_RAO: 2.0}
-    row |= {f"{components.OVER_T} +-": 0.02, components.AFFINE: float("nan")}
-    assert components.ratio_claim(row | {components.FORM: 1.0}).is_met is is_met
+    row |= {f"{components.OVER_T} +-": 0.02}
+    assert components.ratio_claim(row).is_met is is_met
