@@ -39,7 +39,7 @@ from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.privacy.noise import SecretNoise
 from spire_core.rng import torch_generator
-from spire_core.training.several import table_of
+from spire_core.training.several import is_table, table_of
 
 CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
 APART = 0.01  # deviation of several embeddings that start a private fit from zero
@@ -245,6 +245,8 @@ class ClientAdapter:
                 scores |= evaluator.bits(client, emb)
         if ask.is_kept:
             distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
+            if emb is not None and is_table(emb):
+                samples = replace(samples, of_each=evaluator.drawn_with_each(client, emb))
         return Look(
             epoch=ask.epoch,
             guidance=ask.guidance,

@@ -27,7 +27,7 @@ from pipeline.results import metric_names as names
 from pipeline.results import tables
 from pipeline.results.metrics import adaptation_metrics, copies_tags, coverage_tags, image_tags
 from pipeline.results.params import params_of
-from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows
+from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows, embedding_rows
 from pipeline.results.result import Adaptation, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.mlflow_queries import NOTE
@@ -199,7 +199,8 @@ def _log_client(
     tracker: Tracker, setting: FederationSetup, real: RealData, report: AdaptReport
 ) -> None:
     client_id, before, after = report.client_id, report.before, report.after
-    grid = labelled_grids(client_rows(setting, report), COLUMNS)
+    rows = [*client_rows(setting, report), *embedding_rows(setting, report)]
+    grid = labelled_grids(rows, COLUMNS)
     tracker.log_figure(grid, f"samples/client_{client_id}.png")
     if after.histogram is not None and before.histogram is not None:
         rows = {
