@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,10 +40,7 @@ def run(config: TheoryConfig) -> Outcome:
     return Outcome(
         f"B: descent from 1/2 at one t, w = {config.w:g}, n = {N}, mean of the last "
         f"{AVERAGED} of {STEPS} steps",
-        [
-            *(_limit_claim(limits[d], own, start) for d, own in swept.groupby("d")),
-            *(_timed_claim(row) for row in timed.to_dict("records")),
-        ],
+        [_limit_claim(limits[d], own, start) for d, own in swept.groupby("d")],
         {
             "n * MSE at m_t": swept[columns],
             "n * MSE at fixed t": timed[[*columns, EXACT, f"{EXACT} +-"]],
@@ -95,22 +91,6 @@ def _limit_claim(limit: float | None, rows: pd.DataFrame, start: float) -> Claim
         f"d = {d}: the bound {holds} {at['m_t']:g}, where it is {at['bound']:.2f} and n * MSE is "
         f"{at[MSE]:.2f} (the start alone has {start:.2f})"
     )
-
-
-def _timed_claim(row: Mapping[Any, Any]) -> Claim:
-    def side(value: float) -> str:
-        return "below" if value <= row["bound"] else "ABOVE"
-
-    text = (
-        f"(d = {row['d']}, t = {row['t']:g}), m_t = {row['m_t']:.2f}: n * MSE {row[MSE]:.3f} +- "
-        f"{row[f'{MSE} +-']:.3f} is {side(row[MSE])} the bound {row['bound']:.3f}"
-    )
-    if not math.isnan(row[EXACT]):
-        text += (
-            f"; {row[EXACT]:.3f} +- {row[f'{EXACT} +-']:.3f} of the exact minimiser is "
-            f"{side(row[EXACT])}"
-        )
-    return Claim(text)
 
 
 def _panel(title: str, rows: pd.DataFrame, x: str, by: str, xlabel: str) -> Panel:

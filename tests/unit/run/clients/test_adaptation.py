@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.clients.evaluation import ClientEvaluator
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.federation.messages import AdaptReport, FittedClient, WorkerSetup
+from pipeline.results.pictures import embedding_rows
 from spire_core.federated.private_state import PrivateState
 from spire_core.network.flat_model import initial_weights
 from spire_core.partition.split import ClientSplit, Partition
@@ -24,9 +26,9 @@ WORDS = ["model.width=8", "model.d_emb=4", "eval.num_images=8", "diffusion.sampl
 WORDS += ["adapt.epochs=1", "adapt.lr=0.1", "eval.kid_subset_size=8", "eval.kid_num_subsets=2"]
 
 
-@pytest.mark.parametrize("method", ["spire", "shared_rep"])
+@pytest.mark.parametrize("method", ["spire", "spire model.num_embs=3", "shared_rep"])
 def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) -> None:
-    config = load_config("smoke", [*WORDS, f"method={method}"])
+    config = load_config("smoke", [*WORDS, *f"method={method}".split()])
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16), np.uint8)
     others, split = (ClientSplit(0, np.arange(5), np.arange(5, 10)),), np.arange(10, 40)
     new, mixture = ClientSplit(1, split[:16], split[16:]), np.full(10, 0.1)
@@ -53,6 +55,15 @@ def test_an_adapter_alone_gives_what_a_worker_does(method: str, tmp_path: Path) 
     assert (report.curve, report.scores_after) == (expected.curve, expected.scores_after)
     assert torch.equal(report.after.features, expected.after.features)
     assert "tv" in report.scores_after
+    if config.model.num_embs > 1:
+        labels, part = np.array([3] * 28 + [5] * 12), state.parts["client_emb"]
+        data = SimpleNamespace(labels=labels, class_names=[f"a {k}" for k in range(10)])
+        setting: Any = SimpleNamespace(partition=setup.partition, images=images, data=data)
+        (title, _), *rows = embedding_rows(setting, report)
+        assert title == "classes that it shows: a 3 1.00"
+        expected_titles = [f"embedding {m}, weight {row[-1]:.2f}" for m, row in enumerate(part)]
+        assert [title for title, _ in rows] == expected_titles
+        assert len({shown.tobytes() for _, shown in rows}) == 3
 
     [(fitted, state)] = adapter.fit([unknown], weights, config.adapt, None, pooled)
     without = reported(adapter, unknown, fitted, state, weights, pooled)
