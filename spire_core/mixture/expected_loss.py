@@ -139,7 +139,7 @@ def cramer_rao(w: float, m: float, n: int) -> float:
     return 1.0 / (n * information(w, m))
 
 
-def fixed_t_error(w: float, m: float, t: float, n: int, draws: float = math.inf) -> float:
+def fixed_t_error(w: float, m: float, t: float, n: int, draws: float) -> float:
     """Return the asymptotic variance of the minimiser of the loss at t, the sandwich B / (A^2 n).
 
     A = 2 m_t^2 E sech^4(u) is the curvature in h. B is the variance of a sample's gradient in h,

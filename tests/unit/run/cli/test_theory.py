@@ -89,6 +89,8 @@ def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(
     alone = run_theory(load_theory("backbone", words), "backbone")
     other = run_theory(load_theory("backbone", [*words, "seed=1"]), "backbone")
     assert list(together.outcomes) == list(EXPERIMENTS)
+    for exact in ("bridge", "landscape"):  # also for few replicates
+        assert False not in verdicts(list(together.outcomes[exact].claims))
     texts = [str(run.outcomes["backbone"]) for run in (together, alone, other)]
     assert texts[0] == texts[1] != texts[2]
     assert all(path.stat().st_size > 5000 for path in together.figures.values())
