@@ -11,7 +11,6 @@ from spire_core.mixture.k_components import (
     draw,
     drawn_information,
     likelihood_weights,
-    log_densities,
     logit_gradient,
     reduced_means,
     simplex_cramer_rao,
@@ -123,15 +122,6 @@ def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: st
     least = least_error(weights, means)
     margin = 4 * float(errors.std()) / math.sqrt(len(errors))
     assert float(errors.mean()) <= 1.2 * least + margin
-
-
-def test_likelihood_weights_are_a_fixed_point_with_no_slope() -> None:
-    means, weights = reduced_means(means_of("circle", 5)), weights_of(5)
-    x = draw(weights, means, (3, 400), numpy_generator(0, "test_em"))[0]
-    pi = likelihood_weights(log_densities(x, means).exp(), 2000)
-    density = torch.exp(-0.5 * (x[None] - means[:, :, None, None]).square().sum(1))
-    slope = (density / (pi[..., None] * density).sum(0)).mean(-1)
-    torch.testing.assert_close(slope, torch.ones_like(slope), rtol=1e-5, atol=1e-5)
 
 
 def test_counts_are_as_good_as_samples_that_occur_as_often() -> None:

@@ -199,6 +199,11 @@ def test_descent_finds_the_weights_of_any_shapes() -> None:
     assert verdicts(outcome.claims) == [True] * 5
 
 
+def test_likelihood_finds_the_weights_of_fixed_embeddings_and_shares_have_their_bias() -> None:
+    found = weights.run(load_theory("weights", ["replicates=60"]))
+    assert verdicts(list(found.claims)) == [True, True, True, None]
+
+
 def test_a_classifiers_norm_and_distances_follow_from_its_predictions() -> None:
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(2), 4000)
