@@ -6,6 +6,7 @@ tends to p, which is C pi of experiment H, and not to the weights pi.
 """
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def run(config: TheoryConfig) -> Outcome:
     """Return n * MSE of the weights by likelihood and by shares, for near and far components."""
     generator = numpy_generator(config.seed, "theory_fixed_codes")
     weights = torch.from_numpy(generator.dirichlet([CONCENTRATION] * K))
-    rows = pd.DataFrame([row for d in DISTANCES for row in _rows(config, weights, d)])
+    rows = pd.DataFrame([_point(config, weights, *place) for place in product(DISTANCES, NUMS)])
     wide = rows.pivot(index="n", columns="distance", values=[LIKELIHOOD, SHARES, CRAMER_RAO])
     wide.columns = [f"{name}, {distance:g}" for name, distance in wide.columns]
     names = list(wide.columns)
@@ -45,11 +46,11 @@ def run(config: TheoryConfig) -> Outcome:
     )
 
 
-def _rows(config: TheoryConfig, weights: Tensor, distance: float) -> list[dict[str, float]]:
-    """Return a row for each n, of orthogonal means."""
-    point = DISTANCES.index(distance)
+def _point(config: TheoryConfig, weights: Tensor, distance: float, n: int) -> dict[str, float]:
+    """Return both errors for orthogonal means, and what is left to the largest likelihood."""
+    places = DISTANCES.index(distance), NUMS.index(n)
     means = k_components.reduced_means(torch.eye(K, dtype=torch.float64) * distance / 2.0**0.5)
-    generator = numpy_generator(config.seed, "theory_fixed_codes_exact", point)
+    generator = numpy_generator(config.seed, "theory_fixed_codes_exact", places[0])
     information = k_components.drawn_information(weights, means, generator)
     p = _best(k_components.draw(weights, means, (1, 1_000_000), generator)[0], means)[:, 0]
 
@@ -60,22 +61,22 @@ def _rows(config: TheoryConfig, weights: Tensor, distance: float) -> list[dict[s
         # The log likelihood is concave in pi, so its slopes bound what is left to its maximum.
         slopes = (densities / (pi[..., None] * densities).sum(0)).mean(-1)
         shares = (n * _best(x, means) + PRIOR) / (n + K * PRIOR)
-        errors = {LIKELIHOOD: pi, SHARES: shares}
-        found = {k: n * (v - weights[:, None]).square().sum(0) for k, v in errors.items()}
-        return found | {GAP: slopes.amax(0) - 1.0}
+        found = {LIKELIHOOD: pi, SHARES: shares}
+        errors = {k: n * (v - weights[:, None]).square().sum(0) for k, v in found.items()}
+        return errors | {GAP: slopes.amax(0) - 1.0}
 
-    rows = []
-    for n in NUMS:
-        stream, size = (config.seed, "theory_fixed_codes_data", 100 * point + len(rows)), n * K
-        found = draw_replicates(config.replicates or REPLICATES, size, stream, measure)
-        worst = float(found.pop(GAP).max())
-        kept = n / (n + K * PRIOR)
-        bias = kept * p + (1.0 - kept) / K - weights
-        exact = n * float(bias.square().sum()) + kept**2 * float(1.0 - p.square().sum())
-        bound = n * k_components.simplex_cramer_rao(information, n)
-        rows.append({"distance": distance, "n": n, **scores(found), EXACT: exact})
-        rows[-1] |= {CRAMER_RAO: bound, GAP: worst}
-    return rows
+    stream = (config.seed, "theory_fixed_codes_data", 100 * places[0] + places[1])
+    found = draw_replicates(config.replicates or REPLICATES, n * K, stream, measure)
+    worst, kept = float(found.pop(GAP).max()), n / (n + K * PRIOR)
+    bias = kept * p + (1.0 - kept) / K - weights
+    return {
+        "distance": distance,
+        "n": n,
+        **scores(found),
+        EXACT: n * float(bias.square().sum()) + kept**2 * float(1.0 - p.square().sum()),
+        CRAMER_RAO: n * k_components.simplex_cramer_rao(information, n),
+        GAP: worst,
+    }
 
 
 def _best(x: Tensor, means: Tensor) -> Tensor:
