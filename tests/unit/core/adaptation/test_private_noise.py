@@ -79,8 +79,9 @@ def test_each_release_has_noise_of_its_own_as_long_as_its_guarantee_says(
     sigmas = [guarantee.noise_multiplier for guarantee in guarantees]
     num_releases = guarantees[0].num_steps
     in_turn = sigmas * num_releases  # clients side by side
-    if num_embs > 1:  # but for the counts of their images in the end
-        in_turn = sigmas * STEPS + [sigma for sigma in sigmas for _ in range(NUM_COUNTS)]
+    if num_embs > 1:  # but for each one's counts of images, after its last step
+        last = [sigma for sigma in sigmas for _ in range(1 + NUM_COUNTS)]
+        in_turn = sigmas * (STEPS - 1) + last
     if method != "spire":
         in_turn = [sigma for sigma in sigmas for _ in range(num_releases)]
     assert len(released) == len(in_turn)
