@@ -252,7 +252,9 @@ def image_losses(model: FlatModel, own: ClientContext, emb: Tensor, step: int) -
 @pytest.mark.parametrize("num_embs", [1, 3])
 def test_an_images_gradient_depends_on_no_other_image(num_embs: int) -> None:
     """Of all embeddings, of which it moves one: the bound of a sum is that of one gradient."""
-    model, _, _ = network_to_train("spire")
+    model, weights = network()
+    model.load(weights)
+    train_only(model.net, model.layout, ())
     embs = torch.randn(num_embs * 5, generator=torch_generator(3, "embs"))
 
     def of(index: list[int]) -> Tensor:
