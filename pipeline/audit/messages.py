@@ -37,7 +37,7 @@ RIDGE = 0.01  # of the largest singular value: directions below it count as outs
 
 @dataclass(frozen=True)
 class ClientLeak:
-    """The |cos| between a client's embedding and the direction that each attack finds."""
+    """The largest |cos| of a client's embeddings and the direction that each attack finds."""
 
     client_id: int
     cos: Mapping[str, float]
@@ -49,8 +49,8 @@ class MessageLeak:
 
     `best`: the attack with the highest median |cos|; `chance`: the largest |cos| between two
     different clients' embeddings; `identified`: the share of clients whose recovered direction is
-    nearer to their own embedding than to any other. `span_members` and `span_others`: the mean
-    share of an embedding's length in the span of the sum of a cohort's updates.
+    nearer to an embedding of their own than to any other. `span_members` and `span_others`: the
+    mean share of an embedding's length in the span of the sum of a cohort's updates.
     """
 
     clients: tuple[ClientLeak, ...]
@@ -185,18 +185,21 @@ def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: in
     chances, members, others = [], [], []
     for one in rounds:
         server = CuriousServer(model, one.broadcast, max_t)
-        embs = np.stack([message.client_emb for message in one.messages])
+        embs = np.stack([message.client_embs for message in one.messages])  # (clients, M, D_emb)
         everybody = np.concatenate([embs, one.others])
         looked_at = one.messages[:1] if one.is_summed else one.messages  # a sum is one for all
         directions = [server.directions(message) for message in looked_at]
         for row, message in enumerate(one.messages):
             by_attack = directions[0 if one.is_summed else row]
-            near = {name: [abs_cos(d, emb) for emb in everybody] for name, d in by_attack.items()}
+            near = {
+                name: [max(abs_cos(d, emb) for emb in own) for own in everybody]
+                for name, d in by_attack.items()
+            }
             found.append((message.update.client_id, row, near))
         chances.append(chance_cos(everybody))
-        total, rank = server.summed(one.messages), len(one.messages)
-        members.append(span_shares(total, rank, embs))
-        others.append(span_shares(total, rank, one.others))
+        total, flat = server.summed(one.messages), embs.reshape(-1, embs.shape[-1])
+        members.append(span_shares(total, len(flat), flat))
+        others.append(span_shares(total, len(flat), one.others.reshape(-1, embs.shape[-1])))
     clients = tuple(
         ClientLeak(client_id, {name: cos[row] for name, cos in near.items()})
         for client_id, row, near in found
@@ -213,5 +216,5 @@ def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: in
         span_members=float(np.concatenate(members).mean()),
         span_others=float(np.concatenate(others).mean()) if len(rounds[0].others) else math.nan,
         cohort_size=len(rounds[0].messages),
-        d_emb=rounds[0].messages[0].client_emb.size,
+        d_emb=rounds[0].messages[0].client_embs.shape[-1],
     )

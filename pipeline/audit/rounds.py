@@ -1,6 +1,6 @@
 """Rounds from the finished state of a run, as the server sees them. Nothing of them is stored.
 
-K: clients that do not take part; D_emb: numbers of an embedding.
+K: clients that do not take part; M: embeddings of a client; D_emb: numbers of one.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from spire_core.federated.server import ServerState
 from spire_core.federated.sums import HiddenSum
 from spire_core.methods import CLIENT_EMB
 from spire_core.training.adam import BETAS
-from spire_core.training.several import mean_emb
+from spire_core.training.several import embs_of
 
 MAX_OTHERS = 64  # clients outside the cohort whose embeddings are compared
 
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """A client's update as the server knows it, and the embedding (D_emb,) behind it.
+    """A client's update as the server knows it, and the embeddings (M, D_emb) behind it.
 
     `decay`: the part of the first moments that were handed out which is left in the update's.
     """
 
     update: ClientUpdate
-    client_emb: np.ndarray
+    client_embs: np.ndarray
     decay: float
 
 
@@ -38,8 +38,8 @@ class Message:
 class ObservedRound:
     """The server's view of a round, and beside it the truth.
 
-    `others` (K, D_emb): the embeddings of clients that did not take part. `is_summed`: each message
-    has the cohort's mean update, which is all that the server knows of a secure sum.
+    `others` (K, M, D_emb): the embeddings of clients that did not take part. `is_summed`: each
+    message has the cohort's mean update, which is all that the server knows of a secure sum.
     """
 
     broadcast: Broadcast
@@ -63,13 +63,13 @@ def _observe(worker: ClientWorker, state: ServerState, round_idx: int) -> Observ
     messages = []
     for group in config.resolved_client.groups(cohort):
         for update, after in worker.trained(group, done, state.broadcast, plan):
-            emb = mean_emb(after.parts[CLIENT_EMB]).double().numpy()
-            messages.append(Message(update, emb, BETAS[0] ** update.num_steps))
+            embs = embs_of(after.parts[CLIENT_EMB]).double().numpy()
+            messages.append(Message(update, embs, BETAS[0] ** update.num_steps))
     if is_summed:
         messages = _summed(worker, messages, state.broadcast, plan)
     outside = [c for c in range(federation.num_clients) if c not in set(cohort)][:MAX_OTHERS]
-    embs = [mean_emb(worker.private_state(c, done).parts[CLIENT_EMB]).tolist() for c in outside]
-    others = np.array(embs).reshape(-1, config.model.d_emb)
+    embs = [embs_of(worker.private_state(c, done).parts[CLIENT_EMB]).tolist() for c in outside]
+    others = np.array(embs).reshape(-1, *messages[0].client_embs.shape)
     return ObservedRound(state.broadcast, tuple(messages), others, is_summed)
 
 

@@ -16,7 +16,7 @@ from pipeline.clients.client_data import ClientData
 from pipeline.clients.context import ModelContext
 from pipeline.federation.messages import OTHER, ControlScores, GeneratedSamples
 from pipeline.federation.setup import score
-from spire_core.diffusion.generation import client_denoiser, draw_together
+from spire_core.diffusion.generation import client_denoiser, draw, draw_together
 from spire_core.diffusion.process import Denoiser
 from spire_core.evaluation.extractors import (
     Extractor,
@@ -58,6 +58,7 @@ from spire_core.training.heldout import heldout_bits, heldout_losses
 from spire_core.training.several import drawn
 
 SAMPLE = "sample"  # the purpose of drawings that are scored
+NUM_OF_EACH = 8  # images that are drawn with each of several embeddings
 Scale = float | None  # of a client's guidance; None is that of the run
 
 
@@ -178,6 +179,18 @@ class ClientEvaluator:
             histogram = class_histogram(predicted, len(client.mixture))
         few = images[: config.eval.grid_images].numpy()
         return GeneratedSamples(client.client_id, self.extractor.features(images), histogram, few)
+
+    def drawn_with_each(
+        self, client: ClientData, table: Tensor
+    ) -> tuple[tuple[float, np.ndarray], ...]:
+        """Return the weight of each of a client's embeddings, and images (8, C, H, W) of it."""
+        found, context = list[tuple[float, np.ndarray]](), self.context
+        for row in table:
+            own = torch_generator(context.config.seed, "each embedding", client.client_id)
+            denoise = client_denoiser(context.model.net, row[:-1])
+            images = draw(denoise, context.diffusion, context.image_shape, NUM_OF_EACH, own)
+            found.append((float(row[-1]), images.numpy()))
+        return tuple(found)
 
     def heldout(self, client: ClientData, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""

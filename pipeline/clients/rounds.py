@@ -39,7 +39,7 @@ from spire_core.federated.messages import (
 from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.federated.private_updates import NOISE, ClippedFormat
-from spire_core.federated.sums import HiddenSum, vector_form
+from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.pretrained.folder import check_same
@@ -311,7 +311,7 @@ class RoundWorker:
             moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
         tau = 2 if config.method.alternates else 1
         plan, broadcast = RoundPlan(0, 0.0, shares_local=True, tau=tau), Broadcast(weights, moments)
-        total = self.settings.new_sum(plan, broadcast)
+        total = UpdateSum(broadcast, self.settings.update_shape(plan, weights.size))
         for update, _ in self.trained(client_ids, 0, broadcast, plan):
             total.add(update)
 

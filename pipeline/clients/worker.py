@@ -48,10 +48,12 @@ from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
+from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
-from spire_core.training.several import table_of
+from spire_core.training.several import is_table, table_of
 
 CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
+APART = 0.01  # deviation of several embeddings that start a private fit from zero
 NUM_OPERATORS = 25  # in a table of the slowest
 NEAREST_DRAWS = "nearest_draws"  # a control
 
@@ -163,9 +165,12 @@ class ClientWorker(RoundWorker):
             return PrivateState()
         if config.adapt.init == "random":
             return self.context.new_state(client_id)
-        zeros = torch.zeros(config.model.num_embs, config.model.d_emb)
+        embs = torch.zeros(config.model.num_embs, config.model.d_emb)
+        if config.privacy.adapt.is_on and len(embs) > 1:  # equal ones would stay equal
+            own = torch_generator(config.seed, "private_start", client_id)
+            embs += APART * torch.randn(embs.shape, generator=own)
         emb = mean_emb if config.adapt.init == "mean" else None
-        return PrivateState({CLIENT_EMB: table_of(zeros) if emb is None else emb})
+        return PrivateState({CLIENT_EMB: table_of(embs) if emb is None else emb})
 
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
@@ -238,7 +243,8 @@ class ClientWorker(RoundWorker):
         if plan.clip_norm is not None:
             private, lr = config.privacy.adapt, config.private_lr
             assert lr is not None  # as above
-            protection = Protection(private, plan.clip_norm, self.noise, lr, settings.eval_every)
+            num_embs, every = config.num_client_embs, settings.eval_every
+            protection = Protection(private, plan.clip_norm, self.noise, lr, every, num_embs)
             adapted = adapt_privately(model, start, inputs, starts, protection, objective, watches)
         elif plan.is_together:
             adapted = adapt_embeddings(model, start, inputs, starts, settings, objective, watches)
@@ -337,6 +343,8 @@ class ClientWorker(RoundWorker):
                 scores |= evaluator.bits(client, emb)
         if ask.is_kept:
             distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
+            if emb is not None and is_table(emb):
+                samples = replace(samples, of_each=evaluator.drawn_with_each(client, emb))
         return Look(
             epoch=ask.epoch,
             guidance=ask.guidance,
@@ -380,8 +388,9 @@ class ClientWorker(RoundWorker):
         if state.parts:
             if client_id >= config.federation.num_clients:
                 num_images = len(self.setup.partition.split(client_id).train)
+                settings, num_embs = config.privacy.adapt, config.num_client_embs
                 is_simulated = config.privacy.noise_key is not None
-                guarantee = guarantee_of(config.privacy.adapt, num_images, is_simulated)
+                guarantee = guarantee_of(settings, num_images, is_simulated, num_embs)
             texts = {} if guarantee is None else guarantee.as_texts()
             save_client(folder, client_id, state.parts, texts, state.guidance)
         return tensors_hash(dict(state.parts))

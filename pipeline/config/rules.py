@@ -57,7 +57,7 @@ def _of_private_fits(c: "Config") -> Iterator[Rule]:
     if not private.is_on:
         return
     yield len(parts) == 1, "a method whose new clients train one part with privacy.adapt.epsilon", f"{c.method.name}, which trains {len(parts)}", "choose spire, fedavg_ft, shared_rep or local"
-    yield c.model.num_embs == 1 or not c.method.record.has_embedding, "model.num_embs=1 with privacy.adapt.epsilon", c.model.num_embs, "the weights of several embeddings tell of a client's images, and no noise covers them"
+    yield c.num_client_embs == 1 or private.mechanism == "dp_sgd", "privacy.adapt.mechanism=dp_sgd with model.num_embs above 1", private.mechanism, "one release publishes one embedding"
     yield not c.adapt.early_stopping, "adapt.early_stopping=false with privacy.adapt.epsilon", "true", "an epoch that was chosen on the client's images tells of them, and no noise covers it"
     yield c.adapt.guidance is None, "adapt.guidance=null with privacy.adapt.epsilon", c.adapt.guidance, "a scale that was chosen by the client's images tells of them, and no noise covers it"
     yield private.mechanism == "dp_sgd" or parts == (CLIENT_EMB,), f"a method whose new clients train an embedding with privacy.adapt.mechanism={private.mechanism}", c.method.name, "choose privacy.adapt.mechanism=dp_sgd"

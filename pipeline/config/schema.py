@@ -68,6 +68,11 @@ class Config:
         return LOCAL if record.has_local_layers and adapt.local_init == "mean" else None
 
     @property
+    def num_client_embs(self) -> int:
+        """The embeddings of a client; 1 also where it has none."""
+        return self.model.num_embs if self.method.record.has_embedding else 1
+
+    @property
     def has_backbone(self) -> bool:
         """Whether new clients start from common weights: of rounds, or of a pre-trained model."""
         return self.method.record.is_federated or self.model.backbone is not None

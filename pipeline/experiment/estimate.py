@@ -69,7 +69,8 @@ def adaptation_s(config: Config, costs: StepCosts) -> float:
     num_rows, num_steps = settings.epochs * settings.num_rows(num_images), settings.epochs
     if private.is_on:
         batch_size = min(num_images, private.batch_size)
-        num_rows, num_steps = private.steps * private.draws * batch_size, private.steps
+        num_rows = private.steps * private.draws * batch_size * config.num_client_embs
+        num_steps = private.steps
     num_draws = 1 + -(-num_steps // settings.eval_every)
     if not record.adapt_parts:
         num_rows, num_draws = 0, 1

@@ -49,6 +49,8 @@ class GeneratedSamples:
     features: "Tensor"  # (n, D)
     histogram: np.ndarray | None  # (K,), or (m, K) of as many draws
     images: np.ndarray  # (m, C, H, W) float32, the first few
+    # Of a new client with several embeddings: the weight of each, and images drawn with it alone.
+    of_each: tuple[tuple[float, np.ndarray], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def partitioned(config: Config) -> tuple[ImageData, Partition]:
     )
     promise_to_clients(config)
     for client in partition.new_clients:  # each raises what is wrong with it
-        guarantee_of(config.privacy.adapt, len(client.train))
+        guarantee_of(config.privacy.adapt, len(client.train), num_embs=config.num_client_embs)
         fitted_split(client, config.sets_aside, config.seed)
     return data, partition
 

@@ -23,29 +23,27 @@ WEIGHTS = "weights.json"  # of several embeddings, in their order
 def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
     """Write a client, or the population, as a folder that diffusers loads, and `model.backbone`.
 
-    A client with several embeddings gets a folder for each, by its number, and `weights.json`.
+    Our own pipeline draws one of several embeddings for each image. Pipelines of pre-trained models
+    cannot: such a client gets a folder for each embedding, by its number, and `weights.json`.
     RunError for an unknown client, and for a folder that is not empty.
     """
     state = run.client_state(client_id)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")
     part = load_client(run.model, run.weights, state)
-    if part is None or not is_table(part):
-        _write(run, part, folder)
-        return
-    for number, emb in enumerate(part[:, :-1]):
-        load_client(run.model, run.weights, state)  # the last one is inside the network's biases
-        _write(run, emb, folder / str(number))
-    (folder / WEIGHTS).write_text(json.dumps(part[:, -1].tolist()) + "\n")
-
-
-def _write(run: SavedRun, client_emb: Tensor | None, folder: Path) -> None:
-    net, (channels, _, size) = run.model.net, run.image_shape
-    if isinstance(net, PretrainedNet):
-        _write_retrofitted(net, client_emb, folder)
+    net, (channels, _, size), embs, weights = run.model.net, run.image_shape, part, None
+    if part is not None and is_table(part):
+        embs, weights = part[:, :-1], part[:, -1].tolist()
+    if not isinstance(net, PretrainedNet):
+        settings, numbers = settings_of(net, channels, size), numbers_of(net, embs)
+        write_own(folder, settings, numbers, run.config.diffusion, weights)
+    elif embs is None or weights is None:
+        _write_retrofitted(net, embs, folder)
     else:
-        settings, numbers = settings_of(net, channels, size), numbers_of(net, client_emb)
-        write_own(folder, settings, numbers, run.config.diffusion)
+        for number, emb in enumerate(embs):
+            load_client(run.model, run.weights, state)  # the last one is inside the network
+            _write_retrofitted(net, emb, folder / str(number))
+        (folder / WEIGHTS).write_text(json.dumps(weights) + "\n")
 
 
 def _write_retrofitted(net: PretrainedNet, client_emb: Tensor | None, folder: Path) -> None:

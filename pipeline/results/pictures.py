@@ -52,6 +52,28 @@ def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str
     ]
 
 
+def embedding_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
+    """Return a labelled row of images drawn with each of several embeddings of a client.
+
+    Before them, with the shares of its classes, the images that they were fitted to.
+    """
+    if not report.after.of_each:
+        return []
+    split, data = setting.partition.split(report.client_id), setting.data
+    classes, counts = np.unique(data.labels[split.train], return_counts=True)
+    shares = [
+        f"{data.class_names[classes[k]]} {counts[k] / counts.sum():.2f}"
+        for k in np.argsort(-counts, kind="stable")[:COLUMNS]
+    ]
+    return [
+        (f"classes that it shows: {', '.join(shares)}", setting.images[split.train[:COLUMNS]]),
+        *(
+            (f"embedding {number}, weight {weight:.2f}", images)
+            for number, (weight, images) in enumerate(report.after.of_each)
+        ),
+    ]
+
+
 def prompts_to_show(setting: FederationSetup, report: AdaptReport, limit: int) -> np.ndarray:
     """Return which of a client's drawn images to show, by class, at even distances at most."""
     num_drawn = len(report.after.images)

@@ -25,7 +25,7 @@ from pipeline.results import metric_names as names
 from pipeline.results import tables
 from pipeline.results.metrics import adaptation_metrics, copies_tags, coverage_tags, image_tags
 from pipeline.results.params import params_of
-from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows
+from pipeline.results.pictures import CLIENTS, COLUMNS, client_rows, embedding_rows
 from pipeline.results.result import Adaptation, Pretraining, Result
 from pipeline.runs.layout import MODEL, PROFILE
 from pipeline.tracking.mlflow_queries import NOTE
@@ -172,7 +172,9 @@ def log_adaptation(
         return
     for report in adaptation.reports[:CLIENTS]:
         grid, name = image_grid(report.after.images, 8), f"client_{report.client_id}"
-        picture = labelled_grids(client_rows(setting, report), COLUMNS)
+        picture = labelled_grids(
+            [*client_rows(setting, report), *embedding_rows(setting, report)], COLUMNS
+        )
         tracker.log_figure(picture, f"samples/{name}.png")
         tracker.log_image(f"samples/new_{name}", grid, step=0)
     method, curves = config.method.name, adaptation.curves

@@ -39,7 +39,6 @@ def run(config: TheoryConfig) -> Outcome:
     ends = {"": "measured", " +-": "measured +-", ", predicted": "predicted"}
     likelihood = _wide(wrong, ends).assign(**{"Cramer-Rao": floor})
     at_one_t = _wide(wrong, {"": "one t", " +-": "one t +-"})
-    limits = ("likelihood", "one t", "moment")
     medians = {f"Beta({s:g}, {s:g})": rows.set_index("C")["median"] for s, rows in learned.items()}
     of_clients = pd.DataFrame(medians).rename_axis("pre-training clients C")
     predicted = [*(f"{kind}, predicted" for kind in KINDS), "Cramer-Rao"]
@@ -49,7 +48,6 @@ def run(config: TheoryConfig) -> Outcome:
         {
             "means that are wrong, as n * MSE of maximum likelihood": likelihood,
             f"the same of the exact minimiser of the loss at one t, m_t = {M_T:g}": at_one_t,
-            "limits for n -> inf, minus w": _wide(wrong, {f", {n}": f"limit, {n}" for n in limits}),
         }
         | {
             f"means learned from C clients with Beta({s:g}, {s:g}) weights, as n * MSE": rows
@@ -65,7 +63,7 @@ def run(config: TheoryConfig) -> Outcome:
 
 
 def _wrong(config: TheoryConfig, mu: Tensor, kind: str, size: float) -> dict[str, Any]:
-    """Return n * MSE on means that are wrong by one size, and limits of three estimators minus w.
+    """Return n * MSE on means that are wrong by one size.
 
     `off`: measured and predicted errors differ by so many standard errors; NaN where a limit of
     maximum likelihood is within `INSIDE` of 0 or 1.
@@ -90,9 +88,6 @@ def _wrong(config: TheoryConfig, mu: Tensor, kind: str, size: float) -> dict[str
         SIZE: size,
         "kind": kind,
         **found,
-        "limit, likelihood": float(limit.mean()) - w,
-        "limit, one t": float(inexact.limit_at_one_t(w, line, t).mean()) - w,
-        "limit, moment": float(inexact.moment_limit(w, line).mean()) - w,
         "off": abs(found["measured"] - found["predicted"]) / error if is_inside else math.nan,
     }
 

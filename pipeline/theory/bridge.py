@@ -15,9 +15,8 @@ from spire_core.rng import numpy_generator
 SEPARATIONS, N = (0.3, 1.0, 2.0, 4.0, 6.0), 100  # ||mu||, and samples at each
 GRADIENTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # ||mu|| at which sizes of gradients are compared
 TOLERANCE = 1e-6
-MAX_STEPS = 1000
 LIMIT, IDENTITY = "2 w_h - 2 w", "2 (w_h - w) times resolved share"
-OVER_T, AT_T, STEPS = "over all t", "at t = 1", "steps to 1 %, over all t"
+OVER_T, AT_T = "over all t", "at t = 1"
 SIDES = "d/dw of -log q_w(x0)", "integral of dL_t/dw over t"
 
 
@@ -59,7 +58,7 @@ def _sides(config: TheoryConfig, m: float, point: int) -> pd.DataFrame:
 
 
 def _gradients(w: float, m: float, h: Tensor) -> dict[str, float]:
-    """Return sizes of gradients at h, and the steps of descent over all t from there."""
+    """Return sizes of gradients at h."""
     w_h, m_t = float(weight(h)), m / math.e
     return {
         "||mu||": m,
@@ -67,18 +66,7 @@ def _gradients(w: float, m: float, h: Tensor) -> dict[str, float]:
         IDENTITY: abs(2.0 * (w_h - w) * expected_loss.resolved_share(w_h, m)),
         LIMIT: abs(2.0 * (w_h - w)),
         AT_T: abs(2.0 * m_t**2 * float(expected_loss.at_one_t(w, m_t, h)[0])),
-        STEPS: _steps(w, m, h),
     }
-
-
-def _steps(w: float, m: float, h: Tensor) -> int:
-    """Return the steps of length 1 after which 1 % of the distance in w is left."""
-    start = abs(float(weight(h)) - w)
-    for step in range(MAX_STEPS):
-        if abs(float(weight(h)) - w) <= 0.01 * start:
-            return step
-        h = h - expected_loss.over_all_t(w, m, h)
-    return MAX_STEPS
 
 
 def gradient_claims(gradients: pd.DataFrame) -> list[Claim]:
@@ -87,7 +75,6 @@ def gradient_claims(gradients: pd.DataFrame) -> list[Claim]:
     first, last = gradients.iloc[0], gradients.iloc[-1]
     rises = (gradients[OVER_T].diff().dropna() >= -TOLERANCE).all()
     is_below = (gradients[OVER_T] <= gradients[LIMIT] + TOLERANCE).all()
-    falls = gradients[STEPS].is_monotonic_decreasing and first[STEPS] < MAX_STEPS
     return [
         Claim(
             f"gradient over all t and resolved share differ by {off:.1e} at most",
@@ -98,10 +85,5 @@ def gradient_claims(gradients: pd.DataFrame) -> list[Claim]:
             f"{first['||mu||']:g} to {last[OVER_T]:.3g} at {last['||mu||']:g} (limit "
             f"{last[LIMIT]:.3g}); at t = 1 it is {last[AT_T]:.1e} there",
             rises and is_below,
-        ),
-        Claim(
-            f"1 % of the way is left after {first[STEPS]:g} steps at ||mu|| = "
-            f"{first['||mu||']:g}, and after {last[STEPS]:g} at {last['||mu||']:g}",
-            falls,
         ),
     ]

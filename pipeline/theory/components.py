@@ -1,7 +1,7 @@
-"""Experiment D: the weights of K components, against Cramer-Rao and affine least squares."""
+"""Experiment D: the weights of K components, against Cramer-Rao."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
-from pipeline.theory.replicates import draw_replicates, scores
+from pipeline.theory.replicates import Measure, draw_replicates, scores
 from spire_core.mixture import k_components
 from spire_core.mixture.two_components import normals
 from spire_core.rng import numpy_generator
@@ -20,21 +20,16 @@ SHAPES += (("orthogonal", 10), ("circle", 5), ("circle", 8))
 D, DISTANCE = 16, 3.0  # from mean to mean, in standard deviations
 CONCENTRATION = 4.0  # the true weights are one Dirichlet draw a shape
 N, STEPS, AVERAGED = 300, 130, 80
-REPLICATES, SLOWER = 1000, 60  # of descent over all t; of likelihood and descent at one t
-SIGNAL = 0.5  # e^-t of the descent at one t
-OVER_T, AT_T = "descent over all t", "descent at one t"
-LIKELIHOOD, AFFINE = "maximum likelihood", "affine least squares"
-CRAMER_RAO, FORM = "Cramer-Rao", f"{AFFINE}, form"
+REPLICATES, SLOWER = 1000, 60  # of descent over all t; of likelihood
+OVER_T, LIKELIHOOD, CRAMER_RAO = "descent over all t", "maximum likelihood", "Cramer-Rao"
+Estimate = Callable[[Tensor, np.random.Generator], Tensor]
 LEAST, MOST = 0.95, 1.15  # times Cramer-Rao; averages of few iterates keep some noise
-COLUMNS = ["means", CRAMER_RAO, LIKELIHOOD, f"{LIKELIHOOD} +-", OVER_T, f"{OVER_T} +-"]
-COLUMNS += [AT_T, f"{AT_T} +-", AFFINE, f"{AFFINE} +-", FORM]
 
 
 def run(config: TheoryConfig) -> Outcome:
     """Return n * MSE of the weights for each shape of means, and its ratio to Cramer-Rao."""
     rows = [_point(config, kind, k, point) for point, (kind, k) in enumerate(SHAPES)]
-    frame = pd.DataFrame(rows)[COLUMNS]
-    measured = [OVER_T, AT_T, LIKELIHOOD, AFFINE]
+    frame = pd.DataFrame(rows)
     return Outcome(
         f"D: K components, n = {N}, {config.replicates or REPLICATES} replicates",
         [ratio_claim(row) for row in frame.to_dict("records")],
@@ -44,8 +39,8 @@ def run(config: TheoryConfig) -> Outcome:
                 "weights of K components",
                 "n * MSE",
                 frame.set_index("means").rename_axis(""),
-                measured,
-                [CRAMER_RAO, FORM],
+                [OVER_T, LIKELIHOOD],
+                [CRAMER_RAO],
                 "logy",
             )
         ],
@@ -78,51 +73,46 @@ def _point(config: TheoryConfig, kind: str, k: int, point: int) -> dict[str, flo
     generator = numpy_generator(config.seed, "theory_weights", point)
     weights = torch.from_numpy(generator.dirichlet([CONCENTRATION] * k))
 
-    def paired(estimates: Mapping[str, Tensor], shares: Tensor) -> dict[str, Tensor]:
-        of_shares = N * (shares - weights[:, None]).square().sum(0)
-        known = float(1.0 - weights.square().sum())
-        return {
-            name: N * (pi - weights[:, None]).square().sum(0) - of_shares + known
-            for name, pi in estimates.items()
-        }
+    known = float(1.0 - weights.square().sum())
 
-    def fast(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
-        x, shares = k_components.draw(weights, means, (num, N), generator)
-        found = {OVER_T: k_components.descend_logits_all_t(x, means, STEPS, AVERAGED, generator)}
-        if means.shape[1] == k - 1:
-            found[AFFINE] = k_components.affine_weights(x, means)
-        return paired(found, shares)
+    def paired(name: str, estimate: Estimate) -> Measure:
+        def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
+            x, shares = k_components.draw(weights, means, (num, N), generator)
+            found = (estimate(x, generator), shares)
+            errors = [N * (pi - weights[:, None]).square().sum(0) for pi in found]
+            return {name: errors[0] - errors[1] + known}
 
-    def slow(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
-        x, shares = k_components.draw(weights, means, (num, N), generator)
-        densities, t = k_components.log_densities(x, means).softmax(0), -math.log(SIGNAL)
-        at_t = k_components.descend_logits_fixed_t(x, means, t, STEPS, AVERAGED, generator)
-        found = {LIKELIHOOD: k_components.likelihood_weights(densities, 200), AT_T: at_t}
-        return paired(found, shares)
+        return measure
 
-    many, few = config.replicates or REPLICATES, config.replicates or SLOWER
-    found = draw_replicates(many, N * k, (config.seed, "theory_components", point), fast)
-    found |= draw_replicates(few, N * k, (config.seed, "theory_components_slower", point), slow)
+    def descend(x: Tensor, generator: np.random.Generator) -> Tensor:
+        return k_components.descend_logits_all_t(x, means, STEPS, AVERAGED, generator)
+
+    def maximise(x: Tensor, generator: np.random.Generator) -> Tensor:
+        densities = k_components.log_densities(x, means).softmax(0)
+        return k_components.likelihood_weights(densities, 200)
+
+    found, seed = dict[str, Tensor](), config.seed
+    for name, estimate, num, stream in (
+        (LIKELIHOOD, maximise, SLOWER, "theory_components_slower"),
+        (OVER_T, descend, REPLICATES, "theory_components"),
+    ):
+        measure = paired(name, estimate)
+        found |= draw_replicates(config.replicates or num, N * k, (seed, stream, point), measure)
     generator = numpy_generator(config.seed, "theory_information", point)
     information = k_components.drawn_information(weights, means, generator)
     return {
         "means": f"{kind}-{k}",
         **scores(found),
         CRAMER_RAO: N * k_components.simplex_cramer_rao(information, N),
-        FORM: N * k_components.affine_error(weights, means, N),
     }
 
 
 def ratio_claim(row: Mapping) -> Claim:
     """Return whether descent over all t is as good as Cramer-Rao for one shape."""
     ratio, error = (row[name] / row[CRAMER_RAO] for name in (OVER_T, f"{OVER_T} +-"))
-    note = ""
-    if math.isnan(row[AFFINE]):
-        note = f"; the affine form gives {row[FORM]:.3f}, but a mean does not identify "
-        note += "these weights"
     slack = NUM_ERRORS * error
     return Claim(
         f"{row['means']}: n * MSE {row[OVER_T]:.3f} +- {row[f'{OVER_T} +-']:.3f}, {ratio:.3f} +- "
-        f"{error:.3f} of Cramer-Rao, in {LEAST:g}..{MOST:g}{note}",
+        f"{error:.3f} of Cramer-Rao, in {LEAST:g}..{MOST:g}",
         LEAST - slack <= ratio <= MOST + slack,
     )

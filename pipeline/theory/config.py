@@ -10,7 +10,7 @@ from pipeline.config.tracking import TrackingConfig
 from spire_core.config.checks import Range, check_choice, check_fields
 
 EXPERIMENTS = ("scaling", "failure", "optimiser", "components", "backbone", "bridge")
-EXPERIMENTS += ("landscape", "readout")
+EXPERIMENTS += ("landscape", "readout", "weights")
 NAMES = {"all": EXPERIMENTS, "theorem": ("scaling", "failure")}
 NAMES |= {name: (name,) for name in EXPERIMENTS}
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import Claim, Outcome, Panel
 from pipeline.theory.replicates import draw_replicates, scores
 from spire_core.mixture.estimators import averaged_minimiser, descend_fixed_t
-from spire_core.mixture.expected_loss import expected_path, fixed_t_error, published_bound
+from spire_core.mixture.expected_loss import expected_path, published_bound
 from spire_core.mixture.two_components import draw_projected, time_of
 
 REPLICATES = 500
@@ -21,7 +20,6 @@ N, DIMS = 200, (4, 16, 64, 256, 1024)
 SEPARATIONS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5)  # m_t, where they are below ||mu||
 TIMES = (0.1, 1.0)
 STEPS, AVERAGED = 200, 20
-WINDOWS = (1, 20, 100)  # numbers of last steps averaged, without noise
 FLAT_FROM = 6.0  # m_t from which the averaged loss varies in h by rounding alone
 MSE, STUCK, EXACT = "n * MSE", "stuck (no noise)", "n * MSE of the exact minimiser"
 PLACE = ["d", "t", "m_t"]
@@ -39,23 +37,13 @@ def run(config: TheoryConfig) -> Outcome:
     limits = {d: limit_of(own) for d, own in swept.groupby("d")}
     start = N * (0.5 - config.w) ** 2
     columns = [*PLACE, MSE, f"{MSE} +-", "bound", STUCK]
-    minima = timed.dropna(subset="asymptotic")
     return Outcome(
         f"B: descent from 1/2 at one t, w = {config.w:g}, n = {N}, mean of the last "
         f"{AVERAGED} of {STEPS} steps",
-        [
-            *(_limit_claim(limits[d], own, start) for d, own in swept.groupby("d")),
-            *(_timed_claim(row) for row in timed.to_dict("records")),
-        ],
+        [_limit_claim(limits[d], own, start) for d, own in swept.groupby("d")],
         {
             "n * MSE at m_t": swept[columns],
-            "n * MSE at fixed t": timed[columns],
-            "the loss at fixed t, averaged over all noise": minima[
-                [*PLACE, EXACT, f"{EXACT} +-", "median", "asymptotic", "bound"]
-            ],
-            "n * MSE of descent without noise, by the number of last steps averaged": timed[
-                [*PLACE, *(f"last {window}" for window in WINDOWS)]
-            ],
+            "n * MSE at fixed t": timed[[*columns, EXACT, f"{EXACT} +-"]],
         },
         [
             _panel("each d at several m_t", swept, "m_t", "d", "m_t"),
@@ -81,15 +69,9 @@ def _point(
 
     stream = (config.seed, "theory_failure", point)
     errors = draw_replicates(config.replicates or REPLICATES, N, stream, measure)
-    path = expected_path(w, m_t, STEPS)
-    windows = {window: N * (float(np.mean(path[-window:])) - w) ** 2 for window in WINDOWS}
+    stuck = N * (float(np.mean(expected_path(w, m_t, STEPS)[-AVERAGED:])) - w) ** 2
     row = {"d": d, "t": t, "m_t": round(m_t, 9), **scores(errors)}
-    row |= {"bound": N * published_bound(w, m_t, d, N), STUCK: windows[AVERAGED]}
-    row |= {f"last {window}": error for window, error in windows.items()}
-    if has_minimum:
-        row["median"] = float(errors[EXACT].median())
-        row["asymptotic"] = N * fixed_t_error(w, m, t, N)
-    return row
+    return row | {"bound": N * published_bound(w, m_t, d, N), STUCK: stuck}
 
 
 def limit_of(rows: pd.DataFrame) -> float | None:
@@ -109,22 +91,6 @@ def _limit_claim(limit: float | None, rows: pd.DataFrame, start: float) -> Claim
         f"d = {d}: the bound {holds} {at['m_t']:g}, where it is {at['bound']:.2f} and n * MSE is "
         f"{at[MSE]:.2f} (the start alone has {start:.2f})"
     )
-
-
-def _timed_claim(row: Mapping[Any, Any]) -> Claim:
-    def side(value: float) -> str:
-        return "below" if value <= row["bound"] else "ABOVE"
-
-    text = (
-        f"(d = {row['d']}, t = {row['t']:g}), m_t = {row['m_t']:.2f}: n * MSE {row[MSE]:.3f} +- "
-        f"{row[f'{MSE} +-']:.3f} is {side(row[MSE])} the bound {row['bound']:.3f}"
-    )
-    if not math.isnan(row[EXACT]):
-        text += (
-            f"; {row[EXACT]:.3f} +- {row[f'{EXACT} +-']:.3f} of the exact minimiser is "
-            f"{side(row[EXACT])}"
-        )
-    return Claim(text)
 
 
 def _panel(title: str, rows: pd.DataFrame, x: str, by: str, xlabel: str) -> Panel:

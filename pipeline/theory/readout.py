@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pipeline.config.data import DataConfig
-from pipeline.config.load import load_config
 from pipeline.data.datasets import describe, load
 from pipeline.data.resize import resized
 from pipeline.theory.config import TheoryConfig
@@ -23,7 +22,6 @@ from spire_core.evaluation.extractors import auto_extractor, make_extractor
 from spire_core.mixture import readout
 from spire_core.mixture.k_components import likelihood_weights
 from spire_core.partition.coverage import NEGLIGIBLE, coverage, kl_projection
-from spire_core.partition.split import make_partition
 from spire_core.rng import numpy_generator
 
 DIMS, N, REPLICATES = (1, 2, 4, 8, 16, 64, 256), 200, 400
@@ -38,7 +36,6 @@ TV, OTHER_TV = "TV", "TV, C of the other half"
 
 NUM_CLASSES, CONCENTRATION = 10, 0.1
 OLD_CLIENTS, NEW_CLIENTS, WORLDS = (8, 24, 96, 384), 20, 5
-PRESET, SEEDS = "mnist-cpu", (0, 1, 2)
 OLD, HULL, PROJECTION = "old clients", "hull, TV", "projection in KL, TV"
 NEAREST, PINSKER = "nearest old client, TV", "Pinsker, TV"
 LP_ROUNDING = 1e-6  # of a linear programme and of a projection, in TV
@@ -59,7 +56,7 @@ def run(config: TheoryConfig) -> Outcome:
         {"largest_norm": float(rows["||C^-1||"].max())},
     )
     has_images = describe(DATA)["ok"]
-    return in_d + _shipped(config, has_images) + run_new_clients(config, has_images)
+    return in_d + _shipped(config, has_images) + run_new_clients(config)
 
 
 def _point(config: TheoryConfig, weights: np.ndarray, d: int, point: int) -> dict[str, float]:
@@ -202,53 +199,33 @@ def _clients(
     return {"images": n, **squares, "exact": float(exact.mean()), "bound": bound, **found}
 
 
-def run_new_clients(config: TheoryConfig, has_images: bool) -> Outcome:
+def run_new_clients(config: TheoryConfig) -> Outcome:
     """Return distances of new clients to the hull and to their projections on it.
 
-    Old and new clients have Dirichlet mixtures of 10 classes, or those of a preset's worlds. Labels
-    alone count, no image.
+    Old and new clients have Dirichlet mixtures of 10 classes. No image counts.
     """
     drawn = {num: distances(_worlds(config, num, i)) for i, num in enumerate(OLD_CLIENTS)}
-    rows = _means(drawn, OLD)
-    tables = {f"new clients with Dirichlet({CONCENTRATION:g}) mixtures": rows}
+    rows = pd.DataFrame([{OLD: num, **own.mean()} for num, own in drawn.items()])
     first, last = rows.iloc[0], rows.iloc[-1]
+    found = pd.concat(drawn.values())
+    gap = min((found[PROJECTION] - found[HULL]).min(), (found[PINSKER] - found[PROJECTION]).min())
     claims = [
+        Claim(
+            f"each of {len(found)} new clients: hull TV <= TV of the projection <= sqrt(KL / 2), "
+            f"with a gap of {gap:.1e} or more",
+            gap >= -LP_ROUNDING,
+        ),
         Claim(
             f"new clients' distance to the best mixture of old ones: TV {first[PROJECTION]:.3f} "
             f"with {first[OLD]:g} old clients, {last[PROJECTION]:.3f} with "
             f"{last[OLD]:g}, between the hull's {first[HULL]:.3f} and {last[HULL]:.3f} and "
             f"sqrt(KL / 2), {first[PINSKER]:.3f} and {last[PINSKER]:.3f}",
-        )
+        ),
     ]
-    found = list(drawn.values())
-    if has_images:
-        preset = {seed: distances([_preset_world(seed)]) for seed in SEEDS}
-        found += preset.values()
-        worlds = _means(preset, "seed")
-        tables[f"new clients of the preset {PRESET}"] = worlds
-        claims.append(
-            Claim(
-                f"new clients of the preset {PRESET}, seeds {SEEDS[0]} to {SEEDS[-1]}: hull at TV "
-                f"{worlds[HULL].mean():.3f}, projection at {worlds[PROJECTION].mean():.3f}"
-            )
-        )
-    by_old, curves = rows.set_index(OLD), [HULL, PROJECTION, NEAREST]
-    panel = Panel("new clients outside the hull", "TV", by_old, curves)
-    return Outcome("new clients", [_order_claim(pd.concat(found)), *claims], tables, [panel])
-
-
-def _means(found: dict[int, pd.DataFrame], name: str) -> pd.DataFrame:
-    return pd.DataFrame([{name: key, **own.mean()} for key, own in found.items()])
-
-
-def _order_claim(found: pd.DataFrame) -> Claim:
-    """Return whether each client's distances are in the order that they have to be in."""
-    gap = min((found[PROJECTION] - found[HULL]).min(), (found[PINSKER] - found[PROJECTION]).min())
-    return Claim(
-        f"each of {len(found)} new clients: hull TV <= TV of the projection <= sqrt(KL / 2), "
-        f"with a gap of {gap:.1e} or more",
-        gap >= -LP_ROUNDING,
-    )
+    curves = [HULL, PROJECTION, NEAREST]
+    panel = Panel("new clients outside the hull", "TV", rows.set_index(OLD), curves)
+    name = f"new clients with Dirichlet({CONCENTRATION:g}) mixtures"
+    return Outcome("new clients", claims, {name: rows}, [panel])
 
 
 def _worlds(config: TheoryConfig, num_old: int, point: int) -> list[World]:
@@ -258,18 +235,6 @@ def _worlds(config: TheoryConfig, num_old: int, point: int) -> list[World]:
         (generator.dirichlet(concentration, num_old), generator.dirichlet(concentration, num_new))
         for num_new in [NEW_CLIENTS] * WORLDS
     ]
-
-
-def _preset_world(seed: int) -> World:
-    config = load_config(PRESET)
-    labels, federation = load(config.data, "train").labels, config.federation
-    num_old, num_new = federation.num_clients, federation.num_new_clients
-    partition = make_partition(
-        labels, config.partition, num_old, num_new, seed, config.adapt.num_images
-    )
-    counts = partition.class_counts(labels, NUM_CLASSES)
-    mixtures = counts / counts.sum(1, keepdims=True)
-    return mixtures[:num_old], mixtures[num_old:]
 
 
 def distances(worlds: Sequence[World]) -> pd.DataFrame:

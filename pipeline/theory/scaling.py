@@ -16,7 +16,6 @@ from spire_core.mixture.estimators import (
     descend_fixed_t,
     maximum_likelihood,
     moment,
-    one_step,
 )
 from spire_core.mixture.two_components import draw_projected, normals, signal_and_noise, time_of
 
@@ -26,9 +25,9 @@ D, NUMS = 64, (50, 100, 200, 500, 1000, 2000, 10000)
 N, DIMS = 200, (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STEPS, AVERAGED = 32, 18  # enough at w = 0.3
 AT_T, OVER_T, LIKELIHOOD = "descent at one t", "descent over all t", "maximum likelihood"
-MOMENT, ONE_AXIS, STEP = "moment, noised", "moment, noised, one axis", "one step from 1/2"
+MOMENT, ONE_AXIS = "moment, noised", "moment, noised, one axis"
 BOUND, CRAMER_RAO, SANDWICH = "published bound", "Cramer-Rao", "sandwich at t"
-DRAWN = (AT_T, OVER_T, LIKELIHOOD, MOMENT, STEP)
+DRAWN = (AT_T, OVER_T, LIKELIHOOD, MOMENT)
 
 
 def run(config: TheoryConfig) -> Outcome:
@@ -73,7 +72,6 @@ def _point(config: TheoryConfig, d: int, n: int, point: int) -> dict[str, float]
             LIKELIHOOD: maximum_likelihood(y, m),
             MOMENT: moment(signal * y + sigma * z, M_T),
             ONE_AXIS: moment(one_axis, signal),
-            STEP: one_step(y, z, m, t),
         }
         return {name: n * (w_hat - w) ** 2 for name, w_hat in estimates.items()}
 
@@ -81,7 +79,6 @@ def _point(config: TheoryConfig, d: int, n: int, point: int) -> dict[str, float]
     references = {
         BOUND: exact.published_bound(w, M_T, d, n),
         "moment, exact": exact.moment_error(w, M_T, n),
-        "one step, exact": exact.one_step_error(w, m, t, n),
         SANDWICH: exact.fixed_t_error(w, m, t, n, AVERAGED),
         CRAMER_RAO: exact.cramer_rao(w, m, n),
     }

@@ -5,6 +5,9 @@ depends on a client's images through noisy sums alone: there is no early stoppin
 training images. All that follows a noisy sum, such as Adam and the average, costs no privacy.
 A clip norm that was chosen on private images would tell something about them. Generated images are
 a function of the backbone, which is public to a new client, and of the run's seed.
+Of M embeddings, each step shows an image with the one of its lowest loss, so that which one it is
+depends on the image and on published numbers alone. One image's gradient of all M is clipped as
+one. In the end noisy counts of the images of each embedding become its weights.
 P: numbers that are trained, D_emb: numbers of an embedding, n: images.
 """
 
@@ -20,6 +23,7 @@ from spire_core.adaptation.private_gradients import (
     Piece,
     embedding_gradients,
     images_at_once,
+    lowest_losses,
     pieces,
 )
 from spire_core.config.privacy import PrivateAdaptConfig
@@ -28,13 +32,14 @@ from spire_core.errors import ConfigError
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
-from spire_core.privacy.guarantee import Guarantee, guarantee_of
+from spire_core.privacy.guarantee import NUM_COUNTS, Guarantee, guarantee_of
 from spire_core.privacy.noise import SecretNoise
 from spire_core.privacy.release import BoundedSum
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective
+from spire_core.training.several import PRIOR, is_table
 
 NUM_IMAGES = 64  # of those that choose a clip norm
 NOBODY = -1  # stands for a client's id in the streams of generated images
@@ -46,7 +51,7 @@ class Protection:
     """The protection of new clients.
 
     `clip_norm` is chosen without private images. `lr`: the rate of noisy steps. `eval_every`: steps
-    between two observations.
+    between two observations. `num_embs`: of a client.
     """
 
     settings: PrivateAdaptConfig
@@ -54,10 +59,11 @@ class Protection:
     noise: SecretNoise
     lr: float
     eval_every: int = 1
+    num_embs: int = 1
 
     def guarantee(self, num_images: int) -> Guarantee:
         """Return the guarantee to a client of so many images; ConfigError if none is possible."""
-        found = guarantee_of(self.settings, num_images, self.noise.is_simulated)
+        found = guarantee_of(self.settings, num_images, self.noise.is_simulated, self.num_embs)
         assert found is not None  # there is no protection without a budget
         return found
 
@@ -98,10 +104,23 @@ def adapt_privately(
     return results
 
 
+def loaded(model: FlatModel, weights: Tensor, start: PrivateState) -> tuple[Tensor, Tensor | None]:
+    """Load a client's start into the model; return the part (P,) that trains.
+
+    Of several embeddings also their weights (M,).
+    """
+    [part] = model.method.record.adapt_parts
+    emb = load_client(model, weights, start)
+    if emb is None:
+        return model.weights[model.layout.parts[part]], None
+    return (emb[:, :-1].flatten(), emb[:, -1]) if is_table(emb) else (emb, None)
+
+
 class PrivateFit:
     """One client's private fit of a part (P,), from its start to what is published.
 
-    `iterate`: where the next step begins; `published`: the average of iterates.
+    `iterate`: where the next step begins; `published`: the average of iterates. `weights` (M,) of
+    several embeddings, None of any other part.
     """
 
     def __init__(
@@ -115,15 +134,14 @@ class PrivateFit:
     ) -> None:
         """Load the client's start into the model, and observe it."""
         [self.part] = model.method.record.adapt_parts
-        emb = load_client(model, weights, start)
-        own = model.weights[model.layout.parts[self.part]] if emb is None else emb
+        own, self.weights = loaded(model, weights, start)
         self.model, self.client, self.protection = model, client, protection
         self.observe, self.curve = observe, list[AdaptPoint]()
         self.guarantee = protection.guarantee(len(client.images))
         self.iterate, self.published = nn.Parameter(own.clone()), own.clone()
         self._optimizer = Adam({self.part: self.iterate}, {self.part: protection.lr}, {})
-        self._total = self._new_sum()
-        self._record(0, is_observed=True)
+        self._total = self._new_sum(len(own), protection.clip_norm)
+        self.record(0, is_observed=True)
 
     def shown_in(self, step: int) -> ClientContext:
         """Return the client with a step's images; without the key nobody can tell which."""
@@ -148,33 +166,53 @@ class PrivateFit:
         self.iterate.grad = self._released("adapt_step", step).to(self.iterate.dtype)
         self._optimizer.step()
         self.published.lerp_(self.iterate.detach(), (AVERAGING + 1) / (step + AVERAGING))
-        every, num_steps = self.protection.eval_every, self.protection.settings.steps
-        self._record(step, is_observed=step % every == 0 or step == num_steps)
+
+    def weigh(self, weights: Tensor, objective: TrainingObjective, size: int) -> None:
+        """Replace the weights (M,) by noisy shares of images, each by its lowest loss.
+
+        Each count is a noisy sum like a step's, in which an image is a vector of length 1. Each
+        share has `several.PRIOR` images more. `size`: images that are computed at once.
+        """
+        settings, shares = self.protection.settings, torch.zeros_like(weights, dtype=torch.float64)
+        for step in range(settings.steps + 1, settings.steps + NUM_COUNTS + 1):
+            self._total = self._new_sum(len(weights), 1.0)
+            for piece in pieces(self.shown_in(step), settings.draws, size, step, objective):
+                embs = self.published.expand(len(piece.images), -1)
+                self.add(lowest_losses(self.model, objective, embs, piece))
+            shares += self._released("adapt_step", step) / NUM_COUNTS
+        shares = shares.clamp(min=0) + PRIOR / self.guarantee.num_units
+        self.weights = (shares / shares.sum()).to(weights)
 
     def release_mean(self) -> None:
         """Move by the noisy mean of the images' own moves, in one release."""
         self.published += self._released("adapt_release").to(self.published.dtype)
-        self._record(self.protection.settings.steps, is_observed=True)
+        self.record(self.protection.settings.steps, is_observed=True)
 
     def result(self) -> Adapted:
         """Return the part that is published, and the curve; the kept step is the last."""
-        state = PrivateState({self.part: self.published.detach().cpu().clone()})
+        state = PrivateState({self.part: self._whole().detach().cpu().clone()})
         return Adapted(state, tuple(self.curve), self.curve[-1].epoch)
 
-    def _new_sum(self) -> BoundedSum:
-        return BoundedSum(len(self.iterate), self.protection.clip_norm, self.iterate.device)
+    def _whole(self) -> Tensor:
+        """Return the part as it is published: of several embeddings, the table with weights."""
+        if self.weights is None:
+            return self.published
+        return torch.cat([self.published.view(len(self.weights), -1), self.weights[:, None]], 1)
+
+    def _new_sum(self, size: int, clip_norm: float) -> BoundedSum:
+        return BoundedSum(size, clip_norm, self.iterate.device)
 
     def _released(self, purpose: str, *counters: int) -> Tensor:
         """Return the noisy sum, over the expected number of its images; a new one begins."""
         place, noise = (self.client.client_id, *counters), self.protection.noise
-        normals = noise.normals(len(self.iterate), purpose, *place)
+        normals = noise.normals(len(self._total.steps), purpose, *place)
         released = self._total.release(self.guarantee.noise_multiplier, normals)
-        self._total = self._new_sum()
+        self._total = self._new_sum(len(self.iterate), self.protection.clip_norm)
         return released / self.guarantee.batch
 
-    def _record(self, step: int, is_observed: bool) -> None:
+    def record(self, step: int, is_observed: bool) -> None:
         """Add a point, which holds no loss of private images; put what is published in place."""
-        observed, emb = None, self.published
+        observed, emb = None, self._whole()
         if is_observed:
             if self.part != CLIENT_EMB:
                 self.model.weights[self.model.layout.parts[self.part]] = self.published
@@ -193,15 +231,18 @@ def _descend(
     protection: Protection,
 ) -> None:
     """Take all noisy steps of these clients; several clients train embeddings."""
-    num_draws = protection.settings.draws
-    size = images_at_once(num_draws, len(fits[0].iterate))
+    num_draws, num_steps = protection.settings.draws, protection.settings.steps
+    size = images_at_once(num_draws * protection.num_embs, len(fits[0].iterate))
     gradients = _gradients(model, objective)
-    for step in range(1, protection.settings.steps + 1):
+    for step in range(1, num_steps + 1):
         for shared in _passes(fits, num_draws, size, step, objective):
             for (one, _), own in zip(shared, gradients(shared), strict=True):
                 one.add(own)
         for one in fits:
             one.take_step(step)
+            if step == num_steps and one.weights is not None:
+                one.weigh(one.weights, objective, size)
+            one.record(step, is_observed=step % protection.eval_every == 0 or step == num_steps)
 
 
 def _passes(
@@ -302,13 +343,13 @@ def public_clip_norm(
     offset. ConfigError if it is zero, so that nothing can be trained with it.
     """
     [part] = model.method.record.adapt_parts
-    emb = load_client(model, weights, start)
-    own = model.weights[model.layout.parts[part]] if emb is None else emb
+    own, shares = loaded(model, weights, start)
     model.net.eval()
     train_only(model.net, model.layout, ())
-    size = images_at_once(settings.draws, len(own))
+    num_embs = 1 if shares is None else len(shares)
+    size = images_at_once(settings.draws * num_embs, len(own))
     shown = pieces(client, settings.draws, size, 0, objective)
-    if emb is None:
+    if part != CLIENT_EMB:
         gradients = PartGradients(model, objective, part)
         found = [gradients(own, piece).norm(dim=1, keepdim=True) for piece in shown]
     elif settings.mechanism == "dp_sgd":

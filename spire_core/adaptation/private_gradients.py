@@ -3,8 +3,8 @@
 Each image's gradient is the mean over K noise draws of its own, at evenly spread timesteps. More
 draws cost compute and no privacy (Dockhorn et al. 2023, "noise multiplicity"). No image's gradient
 depends on another image, nor on which others a step has: draws are public, and a function of the
-image itself. An image is shown with its caption, if it has one. B: images, K: draws, P: numbers
-that are trained.
+image itself. An image is shown with its caption, if it has one. B: images, K: draws, M: embeddings
+of a client, P: numbers that are trained.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spire_core.network.flat_model import FlatModel
@@ -82,20 +83,48 @@ def whole_draws(t: Tensor, eps: Tensor, tokens: Tensor) -> StepNoise:
 def embedding_gradients(
     model: FlatModel, objective: TrainingObjective, embs: Tensor, piece: Piece
 ) -> Tensor:
-    """Return the gradients (B, D_emb) of images, each for its own row of embeddings (B, D_emb).
+    """Return the gradients (B, M D_emb) of images, each for its own row of embeddings.
 
-    One backward pass gives all of them: a row that is shown with one image alone has that image's
-    gradient.
+    Of several embeddings, only that with the image's lowest loss has a gradient. One backward pass
+    gives all: an embedding that is shown with one image alone has that image's gradient.
     """
-    images, t, eps, tokens = piece
-    num_draws = t.shape[1]
-    shown = tokens.repeat_interleave(num_draws, 0)
-    rows = embs.detach().repeat_interleave(num_draws, 0).requires_grad_()  # (B K, D_emb)
-    x0 = to_float(images.to(embs.device)).repeat_interleave(num_draws, 0)
-    noise = whole_draws(t.flatten(), eps.flatten(0, 1), shown)
-    losses = objective.losses(model.net, rows, x0, noise)
+    rows = _repeated(model, embs, piece).requires_grad_()
+    losses = _losses(model, objective, rows, piece)
     [gradients] = torch.autograd.grad(losses.sum(), rows)
-    return gradients.unflatten(0, (-1, num_draws)).mean(1)
+    gradients = gradients.unflatten(0, losses.shape).mean(2)  # (B, M, D_emb)
+    return (gradients * _lowest(losses)[..., None]).flatten(1)
+
+
+@torch.no_grad()
+def lowest_losses(
+    model: FlatModel, objective: TrainingObjective, embs: Tensor, piece: Piece
+) -> Tensor:
+    """Return which of its embeddings (B, M D_emb) has each image's lowest loss, as 1 in (B, M)."""
+    return _lowest(_losses(model, objective, _repeated(model, embs, piece), piece))
+
+
+def _repeated(model: FlatModel, embs: Tensor, piece: Piece) -> Tensor:
+    """Return the embeddings (B, M D_emb) as rows (B M K, D_emb), once for each draw."""
+    rows = embs.detach().reshape(-1, model.net.config.d_emb)
+    return rows.repeat_interleave(piece.t.shape[1], 0)
+
+
+def _losses(model: FlatModel, objective: TrainingObjective, rows: Tensor, piece: Piece) -> Tensor:
+    """Return the losses (B, M, K) of images with rows (B M K, D_emb)."""
+    (num_images, num_draws), device = piece.t.shape, rows.device
+    shape = num_images, len(rows) // (num_images * num_draws), num_draws
+
+    def of_rows(values: Tensor) -> Tensor:  # (B, 1 or K, ...) as (B M K, ...)
+        return values[:, None].expand(*shape, *values.shape[2:]).flatten(0, 2)
+
+    x0 = of_rows(to_float(piece.images.to(device))[:, None])
+    noise = whole_draws(of_rows(piece.t), of_rows(piece.eps), of_rows(piece.tokens[:, None]))
+    return objective.losses(model.net, rows, x0, noise).view(shape)
+
+
+def _lowest(losses: Tensor) -> Tensor:
+    """Return which embedding has each image's lowest mean loss (B, M, K), as 1 in (B, M)."""
+    return F.one_hot(losses.detach().mean(2).argmin(1), losses.shape[1])
 
 
 @contextlib.contextmanager

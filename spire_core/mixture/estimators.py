@@ -1,9 +1,8 @@
 """Estimators of the mixing weight from y, z (R, n) of `two_components`: without descent, and by it.
 
-The moment and the single step are unbiased or nearly so, and may therefore leave [0, 1]. Descent is
-gradient descent on the denoising objective in one number, the mixing weight or its log-odds. There
-are two objectives: the loss at one fixed t, and its integral over all t. Shapes: w, h, gradient,
-curvature (R, 1); estimates (R,).
+The moment is unbiased, and may therefore leave [0, 1]. Descent is gradient descent on the denoising
+objective in the log-odds of the mixing weight. There are two objectives: the loss at one fixed t,
+and its integral over all t. Shapes: w, h, gradient, curvature (R, 1); estimates (R,).
 """
 
 import math
@@ -19,7 +18,6 @@ from spire_core.mixture.two_components import (
     grad_h,
     log_odds,
     normals,
-    odds_slope,
     signal_and_noise,
     tanh_and_slope,
     weight,
@@ -40,17 +38,6 @@ def moment(y: Tensor, m: float) -> Tensor:
     projection pass that coordinate and its component of mu.
     """
     return 0.5 * (1.0 + y.mean(-1) / m)
-
-
-def one_step(y: Tensor, z: Tensor, m: float, t: float) -> Tensor:
-    """Return w after one gradient step on the loss at t from w = 1/2, of length 1 / (8 m_t^2).
-
-    This length is the inverse of the curvature in w at 1/2 for m_t -> 0. It makes the step unbiased
-    there, because dL/dw is then 8 m_t^2 (1/2 - w) on average.
-    """
-    m_t = signal_and_noise(t)[0] * m
-    in_h, _ = grad_h(y, z, torch.zeros(len(y), 1, dtype=y.dtype), m, t)
-    return 0.5 - 2.0 * in_h.squeeze(-1) / (8.0 * m_t**2)
 
 
 def maximum_likelihood(y: Tensor, m: float | Tensor) -> Tensor:
@@ -162,34 +149,18 @@ def all_t_gradient(y: Tensor, m: float, generator: np.random.Generator) -> Gradi
     return gradient
 
 
-def iterates(
-    gradient: Gradient, steepest: float, num: int, in_weight: bool = False, is_damped: bool = True
-) -> Iterator[Tensor]:
-    """Yield w (num, 1) after each step from w = 1/2, without end.
+def iterates(gradient: Gradient, steepest: float, num: int) -> Iterator[Tensor]:
+    """Yield w (num, 1) after each step h -= 1 / L dL/dh from w = 1/2, without end.
 
-    In h: h -= 1 / L dL/dh. `steepest` is L: the expected gradient in h is at most L times the
-    distance to the minimum, so that steps of 1 / L do not pass it. At one t the curvature may
-    exceed L away from the minimum (`expected_loss.at_one_t`). In w, where dh/dw is 2 at w = 1/2 and
-    grows without bound towards 0 and 1: w -= 1 / (4 L) dL/dw, kept inside [0, 1]. `is_damped`
-    limits each step to the inverse of the curvature at its start, which matters in w.
+    `steepest` is L: the expected gradient is at most L times the distance to the minimum, so that
+    steps of 1 / L do not pass it. At one t the curvature may exceed L away from the minimum
+    (`expected_loss.at_one_t`). No step is longer than the inverse of the curvature at its start.
     """
-    w = torch.full((num, 1), 0.5, dtype=torch.float64)
-    h = log_odds(w)
-    longest = 1.0 / (4.0 * steepest if in_weight else steepest)
+    h = torch.zeros(num, 1, dtype=torch.float64)
     while True:
-        slope = odds_slope(w) if in_weight else torch.ones_like(h)
         in_h, curvature = gradient(h)
-        step = torch.full_like(h, longest)
-        if is_damped:
-            bend = 2.0 * (2.0 * w - 1.0) * slope**2 * in_h if in_weight else torch.zeros_like(h)
-            step = torch.minimum(step, 1.0 / (curvature * slope**2 + bend.abs()))
-        if in_weight:
-            w = (w - step * slope * in_h).clamp(EDGE, 1.0 - EDGE)
-            h = log_odds(w)
-        else:
-            h = h - step * in_h
-            w = weight(h)
-        yield w
+        h = h - (1.0 / curvature).clamp(max=1.0 / steepest) * in_h
+        yield weight(h)
 
 
 def tail_mean(path: Iterator[Tensor], steps: int, averaged: int) -> Tensor:

@@ -134,21 +134,12 @@ def moment_error(w: float, m_t: float, n: int) -> float:
     return published_bound(w, m_t, 1, n)
 
 
-def one_step_error(w: float, m: float, t: float, n: int) -> float:
-    """Return the exact error of `estimators.one_step`: squared bias + variance / n."""
-    gradient, share = _gradients(w, m, t, torch.tensor(0.0, dtype=torch.float64))
-    step = -gradient / (4.0 * (signal_and_noise(t)[0] * m) ** 2)
-    mean = (share * step).sum()
-    variance = (share * (step - mean).square()).sum()
-    return float((0.5 + mean - w) ** 2 + variance / n)
-
-
 def cramer_rao(w: float, m: float, n: int) -> float:
     """Return 1 / (n information): no unbiased estimator has a smaller error."""
     return 1.0 / (n * information(w, m))
 
 
-def fixed_t_error(w: float, m: float, t: float, n: int, draws: float = math.inf) -> float:
+def fixed_t_error(w: float, m: float, t: float, n: int, draws: float) -> float:
     """Return the asymptotic variance of the minimiser of the loss at t, the sandwich B / (A^2 n).
 
     A = 2 m_t^2 E sech^4(u) is the curvature in h. B is the variance of a sample's gradient in h,

@@ -5,16 +5,14 @@ the means `plus` and `minus`. Only the projection on the line through these two 
 each sample stays one number. Shapes: R replicates, C pre-training clients, n samples, d dimensions.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spire_core.mixture.estimators import minimiser_at_one_t
-from spire_core.mixture.numerics import bisect, line, normal_nodes
-from spire_core.mixture.two_components import log_odds, normals, signal_and_noise
+from spire_core.mixture.numerics import bisect, normal_nodes
+from spire_core.mixture.two_components import log_odds, normals
 
 PINNED = 1e-6  # from 0 or 1: a limit nearer than this is there
 
@@ -72,22 +70,6 @@ def believed_limit(w: float, on: Line) -> Tensor:
     low, high = torch.full_like(on.m, 1e-9), torch.full_like(on.m, 1.0 - 1e-9)
     # log q is concave in w
     return bisect(lambda limit: _mean_power(w, on, limit, 1) > 0, low, high).squeeze(-1)
-
-
-def moment_limit(w: float, on: Line) -> Tensor:
-    """Return the limit (R,) of `estimators.moment` with the backbone's means."""
-    return (0.5 + 0.5 * (w * on.first + (1.0 - w) * on.second) / on.m).squeeze(-1)
-
-
-def limit_at_one_t(w: float, on: Line, t: float) -> Tensor:
-    """Return the limit (R,) of `estimators.averaged_minimiser` with the backbone's means."""
-    signal, _ = signal_and_noise(t)
-    m_t, first, second = (signal * place for place in on)
-    step = min(0.5, 0.4 / float(m_t.max()))
-    x = line(float(torch.maximum(first.abs(), second.abs()).max()) + 8.0, step)
-    bells = [torch.exp(-0.5 * (x - place).square()) for place in (first, second)]
-    q = (w * bells[0] + (1.0 - w) * bells[1]) * (step / math.sqrt(2.0 * math.pi))
-    return minimiser_at_one_t(x, q, m_t)
 
 
 def _mean_power(w: float, on: Line, limit: Tensor, power: int) -> Tensor:

@@ -8,17 +8,12 @@ n samples, r coordinates, K components; x, z (r, R, n) and logits, weights (K, R
 first, because softmax is fastest along the first dimension.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from spire_core.mixture.estimators import draw_times
-from spire_core.mixture.two_components import normals, signal_and_noise
-
-LogitGradient = Callable[[Tensor], Tensor]
-"""Maps logits (K, R) to the gradient (K, R), with the next draw of the noise."""
+from spire_core.mixture.two_components import normals
 
 
 def reduced_means(means: Tensor) -> Tensor:
@@ -72,26 +67,6 @@ def logit_gradient(
     return 2.0 * r * (along - (r * along).sum(0))
 
 
-def descend_logits_fixed_t(
-    x: Tensor, means: Tensor, t: float, steps: int, averaged: int, generator: np.random.Generator
-) -> Tensor:
-    """Return weights (K, R) of descent on the loss at t, with fresh noise, from equal weights.
-
-    Steps are 1 / L, with L = e^-2t / 2 times the largest eigenvalue of the Gram matrix G of the
-    centred means. At the minimum of the expected loss the curvature is E J (2 e^-2t G) J', which is
-    at most L, because the Jacobian J of softmax has norm 1/2 at most. Elsewhere there is a second
-    term (`expected_loss` for two components).
-    """
-    signal, sigma = (torch.tensor(v, dtype=x.dtype) for v in signal_and_noise(t))
-    largest = 0.5 * signal.square() * torch.linalg.matrix_norm(means, 2).square()
-
-    def gradient(logits: Tensor) -> Tensor:
-        z = normals(generator, *x.shape)
-        return (signal / sigma) * logit_gradient(x, z, logits, means, signal, sigma).mean(-1)
-
-    return _descend(gradient, 1.0 / float(largest), x, means, steps, averaged)
-
-
 def descend_logits_all_t(
     x: Tensor, means: Tensor, steps: int, averaged: int, generator: np.random.Generator
 ) -> Tensor:
@@ -100,22 +75,12 @@ def descend_logits_all_t(
     Times are drawn by `estimators.draw_times`, for the mean with the largest norm.
     """
     reach = float(means.square().sum(-1).max().sqrt())
-
-    def gradient(logits: Tensor) -> Tensor:
-        signal, sigma, dv = draw_times(tuple(x.shape[1:]), reach, generator)
-        z = normals(generator, *x.shape)
-        return (dv * logit_gradient(x, z, logits, means, signal, sigma)).mean(-1)
-
-    return _descend(gradient, 2.0, x, means, steps, averaged)
-
-
-def _descend(
-    gradient: LogitGradient, lr: float, x: Tensor, means: Tensor, steps: int, averaged: int
-) -> Tensor:
     logits = torch.zeros(len(means), x.shape[1], dtype=x.dtype)
     total = torch.zeros_like(logits)
     for step in range(steps):
-        logits = logits - lr * gradient(logits)
+        signal, sigma, dv = draw_times(tuple(x.shape[1:]), reach, generator)
+        z = normals(generator, *x.shape)
+        logits -= 2.0 * (dv * logit_gradient(x, z, logits, means, signal, sigma)).mean(-1)
         if step >= steps - averaged:
             total += torch.softmax(logits, 0)
     return total / averaged
@@ -132,27 +97,6 @@ def likelihood_weights(densities: Tensor, steps: int, counts: Tensor | float = 1
         mixture = (pi[..., None] * densities).sum(0)
         pi = pi * (counts * densities / mixture).mean(-1)
     return pi
-
-
-def affine_weights(x: Tensor, means: Tensor) -> Tensor:
-    """Return the weights (K, R), summing to 1, whose mean fits the data's mean by least squares.
-
-    This is `estimators.moment` for K components. The means have to be affinely independent,
-    otherwise the data's mean does not determine the weights.
-    """
-    return 1.0 / len(means) + torch.linalg.pinv(means).T @ x.mean(-1)
-
-
-def affine_error(weights: Tensor, means: Tensor, n: int) -> float:
-    """Return (sum_k pi_k (1 - pi_k) + tr((P G P)^+)) / n, exact for `affine_weights`.
-
-    G is the Gram matrix of the means and P = I - 11'/K; reduced means are centred, so P G P = G. G
-    has rank K - 1 if the means are affinely independent. Otherwise the formula omits the directions
-    that a mean does not determine, and is not the error of an estimator.
-    """
-    spread = (weights * (1.0 - weights)).sum()
-    gram = means @ means.T
-    return float(spread + torch.trace(torch.linalg.pinv(gram, rtol=1e-10, hermitian=True))) / n
 
 
 def simplex_cramer_rao(information: Tensor, n: int) -> float:

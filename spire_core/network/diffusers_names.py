@@ -1,7 +1,8 @@
 """A client inside the U-Net's own numbers, under the names that diffusers gives them.
 
 With its embedding fixed, what a client's entrances add is a constant, which is a part of a bias; an
-adapter is a change of weights. The numbers that remain are those of a `SpireUNet`
+adapter is a change of weights. Several embeddings are the classes of a network of classes: theirs
+are added where the entrance is. The numbers that remain are those of a `SpireUNet`
 (`spire_core.pretrained.spire_unet`). c: channels of a layer of attention.
 """
 
@@ -51,17 +52,21 @@ def settings_of(net: UNet, image_channels: int, image_size: int) -> dict[str, An
 def numbers_of(net: UNet, client_emb: Tensor | None) -> dict[str, Tensor]:
     """Return the numbers of a client by diffusers' names; the U-Net is changed.
 
-    `client_emb` (D_emb,) is its embedding, None without one. A network with text is that of no
-    caption.
+    `client_emb` is its embedding (D_emb,), several (M, D_emb) as classes, or None without one. A
+    network with text is that of no caption.
     """
     merge_adapters(net)
-    if client_emb is not None:
+    named = dict[str, Tensor]()
+    if client_emb is not None and client_emb.ndim == 2:
+        assert net.emb_proj is not None
+        named["class_embedding.weight"] = net.emb_proj(client_emb)
+    elif client_emb is not None:
         for layer, entrance in net.entrances:
             assert layer.bias is not None
             layer.bias += entrance(client_emb)
     if net.text is not None:
         net.time_mlp[2].bias += net.text(torch.zeros(1, 0, dtype=torch.long))[0]
-    named, parts = dict[str, Tensor](), declared_parts(net)
+    parts = declared_parts(net)
     for name, number in net.named_parameters():
         if parts[name] not in (EMB_PROJ, LOCAL) and not name.startswith("text."):
             named |= _renamed(name, number.detach().clone())

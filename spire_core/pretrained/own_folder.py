@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,20 @@ def write_own(
     settings: Mapping[str, Any],
     numbers: Mapping[str, Tensor],
     diffusion: DiffusionConfig,
+    weights: Sequence[float] | None = None,
 ) -> None:
     """Write a U-Net's `settings` and `numbers`, the arguments and weights of a `SpireUNet`.
 
     Where a `UNet2DModel` computes the same, the folder holds one, and the index of a DDPMPipeline:
-    diffusers then loads it without running code. Else it holds a `SpireUNet` and its code.
+    diffusers then loads it without running code. Else it holds a `SpireUNet` and its code. With
+    several embeddings, the network's classes, the pipeline draws them by `weights`.
     ConfigError without the package diffusers.
     """
     diffusers = library()
     from spire_core.pretrained.spire_unet import SpireUNet, plain  # lazy: needs diffusers
 
-    network = SpireUNet(**settings)
+    num_embs = None if weights is None else len(weights)
+    network = SpireUNet(**settings, num_class_embeds=num_embs)
     network.unet.load_state_dict(dict(numbers))
     own = plain(network)
     (network if own is None else own).save_pretrained(folder / "unet")
@@ -50,13 +53,14 @@ def write_own(
         **more,
     )
     scheduler.save_pretrained(folder / "scheduler")
+    has_code = own is None or weights is not None
     index = {
-        "_class_name": [PIPELINE_CODE, "SpirePipeline"] if own is None else "DDPMPipeline",
+        "_class_name": [PIPELINE_CODE, "SpirePipeline"] if has_code else "DDPMPipeline",
         "_diffusers_version": diffusers.__version__,
         "unet": [UNET_CODE, OWN_UNET] if own is None else ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", name],
         "num_inference_steps": diffusion.sample_steps,
-    }
+    } | ({} if weights is None else {"weights": list(weights)})
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     copy_code(folder, has_own_unet=own is None)
 

@@ -1,7 +1,8 @@
 """SPIRE's way through the timesteps as a pipeline of the library diffusers.
 
 Exported folders hold a copy of this file, which imports torch and diffusers alone. With one
-`torch.Generator` as `generator` it draws the noise that SPIRE draws from it.
+`torch.Generator` as `generator` it draws the noise that SPIRE draws from it. Of a client with
+several embeddings, it draws one for each image by their weights, after the first noise.
 """
 
 from typing import Any
@@ -37,10 +38,11 @@ class SpirePipeline(DiffusionPipeline):
         unet: ModelMixin,
         scheduler: SchedulerMixin,
         num_inference_steps: int = 12,
+        weights: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(num_inference_steps=num_inference_steps)
+        self.register_to_config(num_inference_steps=num_inference_steps, weights=weights)
 
     @torch.no_grad()
     def __call__(
@@ -59,8 +61,9 @@ class SpirePipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(timesteps=grid, device=device)
         shape = (batch_size, settings.in_channels, settings.sample_size, settings.sample_size)
         x = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
+        embs = None if self.config["weights"] is None else self._drawn(batch_size, generator)
         for t in self.progress_bar(self.scheduler.timesteps):  # type: ignore
-            output = self.unet(x, t).sample
+            output = self.unet(x, t, embs).sample
             x = self.scheduler.step(output, t, x, generator=generator).prev_sample
         images: Any = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
@@ -69,3 +72,15 @@ class SpirePipeline(DiffusionPipeline):
             images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _drawn(
+        self, batch_size: int, generator: torch.Generator | list[torch.Generator] | None
+    ) -> torch.Tensor:
+        """Return the number of each image's embedding (batch_size,), drawn by the weights."""
+        streams = generator if isinstance(generator, list) else [generator]
+        num = batch_size // len(streams)
+        found = []
+        for one in streams:
+            weights = torch.tensor(self.config["weights"], device=one and one.device)
+            found.append(torch.multinomial(weights, num, replacement=True, generator=one))
+        return torch.cat(found).to(self._execution_device)

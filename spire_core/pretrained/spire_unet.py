@@ -44,6 +44,7 @@ class SpireUNet(ModelMixin, ConfigMixin):
         attention: list[int],
         cond_dim: int,
         space_to_depth: int,
+        num_class_embeds: int | None = None,
     ) -> None:
         super().__init__()
         levels = range(len(multipliers))
@@ -63,6 +64,7 @@ class SpireUNet(ModelMixin, ConfigMixin):
             attn_norm_num_groups=1,
             resnet_time_scale_shift="scale_shift",
             add_attention=bool(attention),
+            num_class_embeds=num_class_embeds,
         )
         for norm in self.modules():
             if isinstance(norm, nn.GroupNorm):
@@ -77,7 +79,7 @@ class SpireUNet(ModelMixin, ConfigMixin):
     ) -> UNet2DOutput | tuple:
         """Return the prediction (B, C, H, W) for noised images (B, C, H, W) at a timestep.
 
-        `class_labels` is there for pipelines that pass None.
+        `class_labels` (B,) are the embeddings of a client that has several, by number.
         """
         fold = self.config["space_to_depth"]
         output = self.unet(F.pixel_unshuffle(sample, fold), timestep, class_labels).sample

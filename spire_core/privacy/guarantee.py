@@ -24,6 +24,7 @@ IMAGE_UNIT, CLIENT_UNIT = "one image", "one client"
 MAX_NOISE = 1e6  # much above it whole steps of the grid are no int64
 CLIP_RATE = 0.2  # of adaptive clipping, and the noise of its counts: Andrew et al. 2021, section 3
 COUNT_NOISE = 1 / 20  # sigma_b over the expected cohort
+NUM_COUNTS = 4  # of the images of each of several embeddings; their mean has half the noise of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,17 +151,18 @@ class RoundsGuarantee(Guarantee):
 
 @functools.lru_cache(maxsize=256)  # a search takes seconds, and clients have few different sizes
 def guarantee_of(
-    settings: PrivateAdaptConfig, num_images: int, is_simulated: bool = False
+    settings: PrivateAdaptConfig, num_images: int, is_simulated: bool = False, num_embs: int = 1
 ) -> Guarantee | None:
     """Return the guarantee to a client of so many training images; None if there is no budget.
 
-    Raises ConfigError if the budget cannot be kept, or if steps sample images and dp-accounting is
-    missing.
+    The weights of several embeddings take `NUM_COUNTS` more sums. Raises ConfigError if the budget
+    cannot be kept, or if steps sample images and dp-accounting is missing.
     """
     if settings.epsilon is None:
         return None
     delta = 0.1 / num_images if settings.delta is None else settings.delta
     num_steps = 1 if settings.mechanism == "one_release" else settings.steps
+    num_steps += NUM_COUNTS if num_embs > 1 else 0
     rate = settings.sampling_rate(num_images)
     noise = _noise(
         "privacy.adapt", IMAGE_UNIT, settings.epsilon, delta, num_images, num_steps, rate

@@ -3,7 +3,8 @@
 The embedding e enters the network through a linear layer W without bias, so a step's gradient of W
 is g e^T with one vector g: rank one, and its row space is e. Sums of such gradients, as Adam's
 first moment, keep that row space. Length and sign of e stay open, hence |cos| as the measure.
-V: width of the conditioning vector; D: numbers of an embedding; K: clients.
+With several embeddings a client's gradients have as many ranks. V: width of the conditioning
+vector; D: numbers of an embedding; K: clients; M: embeddings of each.
 """
 
 import numpy as np
@@ -35,14 +36,14 @@ def abs_cos(direction: np.ndarray | None, emb: np.ndarray) -> float:
 
 
 def chance_cos(embs: np.ndarray) -> float:
-    """Return the largest |cos| between two different embeddings of (K, D); NaN for fewer than two.
+    """Return the largest |cos| between two clients' embeddings (K, M, D); NaN for fewer than two.
 
     A recovered direction that is not closer to its client than this says nothing.
     """
     if len(embs) < 2:
         return float("nan")
-    unit = embs / np.maximum(np.linalg.norm(embs, axis=1, keepdims=True), 1e-30)
-    between = np.abs(unit @ unit.T)
+    unit = embs / np.maximum(np.linalg.norm(embs, axis=2, keepdims=True), 1e-30)
+    between = np.abs(np.einsum("jmd,knd->jkmn", unit, unit)).max(axis=(2, 3))
     np.fill_diagonal(between, 0.0)
     return float(between.max())
 
@@ -50,9 +51,9 @@ def chance_cos(embs: np.ndarray) -> float:
 def span_shares(matrix: np.ndarray, rank: int, embs: np.ndarray) -> np.ndarray:
     """Return the share of each embedding's length (K,) inside a matrix's top right space.
 
-    The matrix (V, D) is a sum over `rank` clients, so its row space is the span of their
-    embeddings. A share of 1 says that the embedding (a row of `embs` (K, D)) lies in it; a random
-    one has about sqrt(rank / D).
+    The matrix (V, D) is a sum over clients with `rank` embeddings in all, so its row space is their
+    span. A share of 1 says that the embedding (a row of `embs` (K, D)) lies in it; a random one has
+    about sqrt(rank / D).
     """
     if not matrix.any():
         return np.zeros(len(embs))

@@ -97,9 +97,9 @@ def shown(part: Tensor, rows: Tensor | None) -> Tensor:
     return part if rows is None else part[rows, :-1]
 
 
-def mean_emb(part: Tensor) -> Tensor:
-    """Return a single embedding (D_emb,), or the mean of several by their weights."""
-    return part[:, -1] @ part[:, :-1] if is_table(part) else part
+def embs_of(part: Tensor) -> Tensor:
+    """Return a client's embeddings (M, D_emb), without weights."""
+    return part[:, :-1] if is_table(part) else part[None]
 
 
 def drawn(part: Tensor, num_images: int, generator: torch.Generator) -> Tensor:

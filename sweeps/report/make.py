@@ -184,7 +184,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
             f"expected a finished experiment in {' '.join(words)!r}, got "
             f"{_counted(asked.status) or 'no run'}: wait for one, or name another sweep"
         )
-    name = parent.info.run_name if parent else str(runs.run_id[0][: tables.ID_CHARS])
+    name = str(parent.info.run_name if parent else runs.run_id[0][: tables.ID_CHARS])
     folder = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "report"
     chosen = compare.best_settings(runs)
     curves = read_curves(config, chosen, CURVES)

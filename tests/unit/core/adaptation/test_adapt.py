@@ -87,10 +87,11 @@ def test_images_with_their_channels_last_in_memory_are_fitted_alike() -> None:
     assert losses[0] == losses[1]
 
 
-def test_fedavg_does_not_adapt() -> None:
-    model, result, seen = adapt("fedavg")
+def test_fedavg_does_not_adapt_and_sets_no_image_aside() -> None:
+    model, result, seen = adapt("fedavg", images=IMAGES[:1], early_stopping=True)
     assert torch.equal(model.weights, trained_weights("fedavg"))
     assert (result.state, result.kept_epoch, seen) == (PrivateState(), 0, [0])
+    assert [point.val_loss for point in result.curve] == [None]
 
 
 def test_adapted_state_is_the_model_that_was_trained() -> None:
@@ -179,11 +180,6 @@ def test_validation_split_is_disjoint_and_needs_two_images() -> None:
     assert sorted([*train.tolist(), *val.tolist()]) == list(range(len(IMAGES)))
     with pytest.raises(DataError, match="at least 2 images"):
         split_validation(1, 1, 0)
-
-
-def test_a_client_that_fits_nothing_sets_nothing_aside() -> None:
-    _, result, _ = adapt("fedavg", images=IMAGES[:1], early_stopping=True)
-    assert [point.val_loss for point in result.curve] == [None]
 
 
 def test_a_client_that_will_choose_its_guidance_fits_what_it_did_not_set_aside() -> None:

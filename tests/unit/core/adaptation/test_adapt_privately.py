@@ -38,11 +38,13 @@ from spire_core.errors import ConfigError
 from spire_core.federated.private_state import PrivateState
 from spire_core.methods import METHODS
 from spire_core.network.flat_model import FlatModel, initial_weights, train_only
+from spire_core.privacy.guarantee import NUM_COUNTS
 from spire_core.privacy.noise import SecretNoise, key_of
 from spire_core.rng import torch_generator
 from spire_core.training.adam import Adam
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, to_float
+from spire_core.training.several import PRIOR, table_of
 
 MODEL = ModelConfig(d_emb=5, width=8, multipliers=(1, 2), attention=(1,), cond_dim=16)
 SIZES = {7: 12, 3: 5, 12: 9}  # images of each new client
@@ -205,14 +207,66 @@ def plain_descent(own: ClientContext) -> Tensor:
     optimizer = Adam({"e": emb}, {"e": 0.02}, {})
     average = emb.detach().clone()
     for step in range(1, LOUD.steps + 1):
-        [(images, t, eps, none)] = pieces(own, LOUD.draws, 99, step, objective())
-        x0 = to_float(images).repeat_interleave(LOUD.draws, 0)
-        shown = whole_draws(t.flatten(), eps.flatten(0, 1), none.repeat(LOUD.draws, 1))
-        loss = objective().losses(model.net, emb.expand(len(x0), -1), x0, shown).mean()
-        [emb.grad] = torch.autograd.grad(loss, emb)
+        [emb.grad] = torch.autograd.grad(image_losses(model, own, emb, step).mean(), emb)
         optimizer.step()
         average += (AVERAGING + 1) / (step + AVERAGING) * (emb.detach() - average)
     return average
+
+
+@pytest.mark.usefixtures("float64")
+def test_without_noise_several_embeddings_are_hard_em_on_whole_batches() -> None:
+    """Each image moves the embedding of its lowest loss, at its own draws, and counts for it."""
+    own, model, weights = client(7), *network()
+    embs = torch.randn(2, 5, generator=torch_generator(3, "embs")).double()
+    begun = [PrivateState({"client_emb": table_of(embs)})]
+    protection = Protection(LOUD, 10.0, Silence(key_of("key")), 0.02, num_embs=2)
+    [found] = adapt_privately(model, weights, [own], begun, protection, objective(), [observed])
+
+    def losses_at(step: int) -> Tensor:  # (n, 2)
+        return torch.stack([image_losses(model, own, emb, step) for emb in embs], 1)
+
+    embs = nn.Parameter(embs)
+    optimizer, average = Adam({"e": embs}, {"e": 0.02}, {}), embs.detach().clone()
+    for step in range(1, LOUD.steps + 1):
+        [embs.grad] = torch.autograd.grad(losses_at(step).amin(1).mean(), embs)
+        optimizer.step()
+        average += (AVERAGING + 1) / (step + AVERAGING) * (embs.detach() - average)
+    embs = average
+    steps = range(LOUD.steps + 1, LOUD.steps + NUM_COUNTS + 1)
+    counts = sum(torch.bincount(losses_at(step).argmin(1), minlength=2) for step in steps)
+    shares = (counts / NUM_COUNTS + PRIOR) / (12 + 2 * PRIOR)
+    assert 0 < float(shares.min()) < 0.5
+    expected = torch.cat([average, shares[:, None]], 1)
+    torch.testing.assert_close(part(found), expected, rtol=1e-5, atol=1e-5)
+
+
+def image_losses(model: FlatModel, own: ClientContext, emb: Tensor, step: int) -> Tensor:
+    """Return each image's mean loss (n,) with an embedding, at a step's draws."""
+    [(images, t, eps, none)] = pieces(own, LOUD.draws, 99, step, objective())
+    x0 = to_float(images).repeat_interleave(LOUD.draws, 0)
+    shown = whole_draws(t.flatten(), eps.flatten(0, 1), none.repeat(LOUD.draws, 1))
+    losses = objective().losses(model.net, emb.expand(len(x0), -1), x0, shown)
+    return losses.view(-1, LOUD.draws).mean(1)
+
+
+@pytest.mark.parametrize("num_embs", [1, 3])
+def test_an_images_gradient_depends_on_no_other_image(num_embs: int) -> None:
+    """Of all embeddings, of which it moves one: the bound of a sum is that of one gradient."""
+    model, weights = network()
+    model.load(weights)
+    train_only(model.net, model.layout, ())
+    embs = torch.randn(num_embs * 5, generator=torch_generator(3, "embs"))
+
+    def of(index: list[int]) -> Tensor:
+        [piece] = pieces(client(7).chosen(torch.tensor(index)), 2, 99, 1, objective())
+        return embedding_gradients(model, objective(), embs.expand(len(index), -1), piece)
+
+    whole = of(list(range(12)))
+    moved = whole.unflatten(1, (num_embs, 5)).any(2)
+    assert (moved.sum(1) == 1).all()
+    assert moved.any(0).sum() > 1 or num_embs == 1
+    for i in range(12):
+        torch.testing.assert_close(of([i])[0], whole[i], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [99, 2])
@@ -242,20 +296,6 @@ def test_an_images_draws_are_its_own_whichever_others_a_step_has(size: int) -> N
         list(pieces(whole.chosen(torch.tensor([], dtype=torch.int64)), 3, size, 1, objective()))
         == []
     )
-
-
-def test_a_rows_gradient_is_that_of_its_image_alone() -> None:
-    model, weights = network()
-    model.load(weights)
-    train_only(model.net, model.layout, ())
-    own = client(7)
-    [piece] = pieces(own, 3, 99, 1, objective())
-    embs = torch.randn(12, 5, generator=torch_generator(0, "embs"))
-    together = embedding_gradients(model, objective(), embs, piece)
-    for i in range(12):
-        one = type(piece)(*(rows[i : i + 1] for rows in piece))
-        alone = embedding_gradients(model, objective(), embs[i : i + 1], one)
-        torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(("method", "name"), [("fedavg_ft", "body"), ("shared_rep", "local")])

@@ -59,17 +59,6 @@ def test_fixed_draws_cost_what_the_sandwich_says(case: int, d: int) -> None:
     assert abs(mean - 1000 * fixed_t_error(W, m, time_of(0.75, m), 1000, 1)) <= 4 * error
 
 
-def test_both_parameters_find_the_same_weight() -> None:
-    y = draw_projected(W, 4.0, (20, 500), numpy_generator(0, "test_parameters"))
-    found = []
-    for in_weight in (False, True):
-        generator = numpy_generator(0, "test_parameters_noise")
-        gradient = fixed_t_gradient(y, 4.0, 1.5, generator, is_fresh=False)
-        path = iterates(gradient, 2.0 * (4.0 * math.exp(-1.5)) ** 2, 20, in_weight)
-        found.append(tail_mean(path, 200, 1))
-    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)
-
-
 @pytest.mark.parametrize(("case", "d", "t"), [(300, 256, 1.0), (302, 16, 0.1)])
 def test_descent_at_one_t_fails_where_m_t_is_large(case: int, d: int, t: float) -> None:
     m, n, generator = math.sqrt(d), 200, numpy_generator(0, "test_failure", case)
@@ -101,19 +90,3 @@ def test_the_expected_path_converges_by_the_linear_factor(m_t: float) -> None:
     path = expected_path(W, m_t, 120)
     left = [w - W for w in path if abs(w - W) > 1e-11]
     assert left[-1] / left[-2] == pytest.approx(1.0 - rate(W, m_t), rel=1e-3)
-
-
-@pytest.mark.parametrize("w", [0.0, 0.98])
-@pytest.mark.parametrize("in_weight", [False, True])
-@pytest.mark.parametrize("is_damped", [False, True])
-def test_weights_near_the_ends_stay_inside(w: float, in_weight: bool, is_damped: bool) -> None:
-    for m, t in ((1.0, 0.3), (4.0, 1.5), (32.0, 0.01)):
-        generator = numpy_generator(0, "test_ends", int(100 * w), int(m))
-        y = draw_projected(w, m, (20, 100), generator)
-        descents = (
-            (fixed_t_gradient(y, m, t, generator), 2.0 * (m * math.exp(-t)) ** 2),
-            (all_t_gradient(y, m, generator), 1.0),
-        )
-        paths = [iterates(*one, 20, in_weight, is_damped) for one in descents]
-        for found in (*(tail_mean(path, 100, 100) for path in paths), maximum_likelihood(y, m)):
-            assert bool(((found >= 0.0) & (found <= 1.0)).all())

@@ -6,24 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from spire_core.mixture.estimators import averaged_minimiser, maximum_likelihood
+from spire_core.mixture.estimators import averaged_minimiser
 from spire_core.mixture.expected_loss import (
     CURVATURES,
     at_one_t,
-    fixed_t_error,
-    least_rate_bound,
-    least_secant,
     likelihood_gradient,
     over_all_t,
-    rate,
     resolved_share,
-)
-from spire_core.mixture.inexact_means import (
-    Line,
-    believed_limit,
-    limit_at_one_t,
-    line_of,
-    moment_limit,
 )
 from spire_core.mixture.two_components import (
     draw_projected,
@@ -73,26 +62,6 @@ def test_the_bounds_of_the_curvature_are_those_of_its_integrand_and_are_nearly_r
     assert float(at_one_t(1e-4, 0.02, PLACES)[1].max()) > 1.2
 
 
-@pytest.mark.parametrize(("w", "m_t"), CASES)
-def test_the_gradient_points_away_from_the_true_weight_within_its_bounds(w, m_t: float) -> None:
-    gradient, _ = at_one_t(w, m_t, PLACES)
-    distance = PLACES - log_odds(numbers(w))
-    away = distance.abs() > 1e-3
-    secant = (gradient / distance)[away]
-    assert bool((secant <= 1.0).all())
-    assert bool((secant >= least_secant(w, m_t, PLACES)[away] * (1 - 1e-9)).all())
-    assert bool((secant > 0.0).all())
-
-
-@pytest.mark.parametrize("m_t", [0.2, 1.0, 3.0, 6.0])
-def test_the_rate_is_below_its_bound_and_near_it_where_m_t_is_large(m_t: float) -> None:
-    for w in (0.02, W, 0.5):
-        found, bound = rate(w, m_t), least_rate_bound(w, m_t)
-        assert found <= bound * (1 + 1e-6) + 1e-15
-        if m_t == 3.0 and w > 0.02:  # sech^3 lies at 0 almost
-            assert found > 0.8 * bound
-
-
 @pytest.mark.parametrize("m", [0.5, 2.0, 8.0])
 def test_the_gradient_over_all_t_is_that_of_the_likelihood_and_twice_a_resolved_share(m) -> None:
     h = numbers(-1.0, 0.2, 1.5)
@@ -127,37 +96,3 @@ def test_the_minimiser_has_the_least_loss_of_all_weights(m: float, t: float) -> 
         assert bool(
             (least <= loss(log_odds(torch.full((3,), w, dtype=torch.float64))) + 1e-9).all()
         )
-
-
-def test_the_minimiser_has_the_sandwichs_error_where_the_loss_is_informative() -> None:
-    m, t, n = 4.0, 1.0, 1000
-    y = draw_projected(W, m, (400, n), numpy_generator(0, "test_sandwich_minimiser"))
-    errors = n * (averaged_minimiser(y, m, t) - W) ** 2
-    expected = n * fixed_t_error(W, m, t, n)
-    assert abs(float(errors.mean()) - expected) <= 4 * float(errors.std()) / 20.0
-
-
-def test_exact_means_leave_no_bias_at_one_t_and_wrong_ones_do() -> None:
-    mu = numbers(2.0)
-    for t in (0.3, 1.0):
-        exact = line_of(mu[None], -mu[None], mu)
-        assert float(limit_at_one_t(W, exact, t)) == pytest.approx(W, abs=1e-7)
-    wide, t = Line(numbers(5.6)[:, None], numbers(4.0)[:, None], numbers(-4.0)[:, None]), 1.386
-    y = draw_projected(W, 4.0, (100, 1000), numpy_generator(0, "test_wide"))
-    found = averaged_minimiser(y, 5.6, t)
-    limit = float(limit_at_one_t(W, wide, t))
-    assert abs(float(found.mean()) - limit) <= 4 * float(found.std()) / 10.0
-    assert limit == pytest.approx(W - 0.014, abs=1e-3)
-    assert float(believed_limit(W, wide)) == pytest.approx(W, abs=1e-3)
-
-
-def test_limits_on_a_backbones_line_are_those_of_many_samples() -> None:
-    line = Line(numbers(1.5)[:, None], numbers(2.0)[:, None], numbers(-1.0)[:, None])
-    generator = numpy_generator(0, "test_limits")
-    is_first = torch.from_numpy(generator.random((1, 100_000)) < W)
-    y = normals(generator, 1, 100_000) + torch.where(is_first, 2.0, -1.0)
-    assert float(believed_limit(W, line)) == pytest.approx(
-        float(maximum_likelihood(y, line.m)), abs=8e-3
-    )
-    expected = 0.5 * (1 + (W * 2.0 - (1 - W)) / 1.5)
-    assert float(moment_limit(W, line)) == pytest.approx(expected)

@@ -22,17 +22,6 @@ NODES = diffused_nodes(SKEWED)
 TARGET = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
 
 
-def test_densities_stay_densities_and_slopes_are_their_derivatives() -> None:
-    assert SKEWED.shares.sum(1).tolist() == pytest.approx([1.0] * 3)
-    for signal in (0.2, 0.9):
-        sigma = math.sqrt(1 - signal**2)
-        x = torch.arange(-9.0, 9.0, 0.01, dtype=torch.float64)
-        density, slope = SKEWED.diffused(x, signal, sigma)
-        torch.testing.assert_close(density.sum(1) * 0.01, torch.ones(3, dtype=torch.float64))
-        up, down = (SKEWED.diffused(x + s, signal, sigma)[0] for s in (1e-5, -1e-5))
-        torch.testing.assert_close(slope, (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
-
-
 def test_the_diffused_density_is_the_mean_of_bells_around_signal_times_data() -> None:
     signal, sigma, width = 0.8, 0.6, 0.001
     data = torch.arange(-1.0 + width / 2, 2.0, width, dtype=torch.float64)

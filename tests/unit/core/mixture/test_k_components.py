@@ -7,13 +7,10 @@ import torch
 
 from spire_core.mixture.expected_loss import cramer_rao
 from spire_core.mixture.k_components import (
-    affine_error,
-    affine_weights,
     descend_logits_all_t,
     draw,
     drawn_information,
     likelihood_weights,
-    log_densities,
     logit_gradient,
     reduced_means,
     simplex_cramer_rao,
@@ -106,18 +103,6 @@ def test_two_components_have_twice_the_bound_of_one_weight() -> None:
     means = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
     assert least_error(weights, means) == pytest.approx(2.0 * cramer_rao(0.3, 1.0, 1), rel=0.01)
-    assert affine_error(weights, means, 1) == pytest.approx(2.0 * (0.21 + 0.25))
-
-
-@pytest.mark.parametrize(("shape", "k"), [("general", 10), ("orthogonal", 3)])
-def test_the_affine_form_is_exact_for_independent_means(shape: str, k: int) -> None:
-    means, weights = reduced_means(means_of(shape, k)), weights_of(k)
-    x = draw(weights, means, (4000, 60), numpy_generator(0, "test_affine", k))[0]
-    pi = affine_weights(x, means)
-    torch.testing.assert_close(pi.sum(0), torch.ones(4000, dtype=torch.float64))
-    errors = (pi - weights[:, None]).square().sum(0)
-    margin = 4 * float(errors.std()) / math.sqrt(4000)
-    assert abs(float(errors.mean()) - affine_error(weights, means, 60)) <= margin
 
 
 @pytest.mark.parametrize(
@@ -137,15 +122,6 @@ def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: st
     least = least_error(weights, means)
     margin = 4 * float(errors.std()) / math.sqrt(len(errors))
     assert float(errors.mean()) <= 1.2 * least + margin
-
-
-def test_likelihood_weights_are_a_fixed_point_with_no_slope() -> None:
-    means, weights = reduced_means(means_of("circle", 5)), weights_of(5)
-    x = draw(weights, means, (3, 400), numpy_generator(0, "test_em"))[0]
-    pi = likelihood_weights(log_densities(x, means).exp(), 2000)
-    density = torch.exp(-0.5 * (x[None] - means[:, :, None, None]).square().sum(1))
-    slope = (density / (pi[..., None] * density).sum(0)).mean(-1)
-    torch.testing.assert_close(slope, torch.ones_like(slope), rtol=1e-5, atol=1e-5)
 
 
 def test_counts_are_as_good_as_samples_that_occur_as_often() -> None:

@@ -108,6 +108,27 @@ def test_a_network_like_diffusers_own_needs_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [GROUPED, PLAIN], ids=["grouped", "plain"])
+def test_one_of_several_embeddings_is_drawn_for_each_image(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    """By weight, with the caller's generator; the first noise is that of a single embedding."""
+    model, steps = noisy(config), dataclasses.replace(FEW_STEPS, sampler="dpmpp")
+    embs = torch.randn(3, D_EMB, generator=torch.Generator().manual_seed(1))
+    stream, mixed = torch.Generator().manual_seed(4), [0.2, 0.3, 0.5]
+    torch.randn(3, 1, SIZE, SIZE, generator=stream)
+    rows = torch.multinomial(torch.tensor(mixed), 3, replacement=True, generator=stream)
+    assert len(rows.unique()) > 1
+    for weights, emb in (([1.0, 0.0, 0.0], embs[0]), (mixed, embs[rows])):
+        expected, folder = ours(model.net, emb, steps), tmp_path / f"run{len(emb)}"
+        numbers = numbers_of(model.net, embs)  # type: ignore[arg-type]
+        write_own(folder, settings_of(model.net, 1, SIZE), numbers, steps, weights)  # type: ignore
+        assert (theirs(folder) - expected).abs().max() < 1e-5
+    streams = [torch.Generator().manual_seed(seed) for seed in (4, 5)]
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    assert len(pipe(2, generator=streams, output_type="pt").images) == 2
+
+
+@pytest.mark.parametrize("config", [GROUPED, PLAIN], ids=["grouped", "plain"])
 def test_such_a_folder_is_a_backbone(tmp_path: Path, config: ModelConfig) -> None:
     """It draws as the client did, takes a new entrance, and no code in it runs."""
     client = noisy(config)

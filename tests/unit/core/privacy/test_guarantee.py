@@ -2,8 +2,10 @@
 
 import math
 
+import dp_accounting
 import numpy as np
 import pytest
+from dp_accounting import pld
 
 from spire_core.config.privacy import SMALLEST_CLIP, PrivateAdaptConfig, PrivateRoundsConfig
 from spire_core.errors import BudgetError, ConfigError
@@ -68,6 +70,21 @@ def promise(cohort_size: int = 1000, **words: object) -> RoundsGuarantee:
     found = rounds_guarantee(PrivateRoundsConfig(epsilon=2.0, **words), 1000, cohort_size, 20)  # type: ignore[arg-type]
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize("batch_size", [64, 16])
+def test_the_weights_of_several_embeddings_are_in_the_same_account(batch_size: int) -> None:
+    """Four counts, each with a step's noise and a step's chance."""
+    settings = PrivateAdaptConfig(epsilon=2.0, delta=1e-3, steps=10, batch_size=batch_size)
+    found = guarantee_of(settings, 64, num_embs=4)
+    assert found is not None
+    assert found.num_steps == 14
+    noise, rate = found.noise_multiplier, found.sampling_rate
+    whole = dp_accounting.GaussianDpEvent(noise)
+    one = whole if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, whole)
+    steps, counts = (dp_accounting.SelfComposedDpEvent(one, num) for num in (10, 4))
+    accountant = pld.PLDAccountant().compose(steps).compose(counts)
+    assert accountant.get_epsilon(1e-3) == pytest.approx(2.0, rel=2e-3)
 
 
 def test_a_run_stops_before_the_round_that_would_exceed_its_budget() -> None:

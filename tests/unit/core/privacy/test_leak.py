@@ -45,5 +45,7 @@ def test_a_sum_shows_the_span_of_its_clients() -> None:
 
 def test_chance_is_the_nearest_pair() -> None:
     embs = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]])
-    assert chance_cos(embs) == pytest.approx(0.8)
-    assert np.isnan(chance_cos(embs[:1]))
+    assert chance_cos(embs[:, None]) == pytest.approx(0.8)
+    assert chance_cos(np.array([embs[:2], embs[:2]])) == pytest.approx(1.0)
+    assert chance_cos(np.array([embs[1:], embs[:1].repeat(2, 0)])) == pytest.approx(0.6)
+    assert np.isnan(chance_cos(embs[:1, None]))

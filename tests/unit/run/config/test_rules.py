@@ -21,6 +21,11 @@ LARGE = "federation.num_clients=40 federation.cohort_size=20 federation.num_roun
         (FIT, "adapt.guidance=[1,2]", "adapt.guidance=null with privacy.adapt"),
         (FIT, "method=local", "privacy.adapt.clip_norm with method=local"),
         (f"{FIT} privacy.adapt.mechanism=one_release", "method=shared_rep", "train an embedding"),
+        (
+            f"{FIT} model.num_embs=2",
+            "privacy.adapt.mechanism=one_release",
+            "dp_sgd with model.num_embs above 1",
+        ),
         # What private rounds would tell beside the noisy sum.
         (ROUNDS, "method=local", "a method with rounds with privacy.rounds"),
         (ROUNDS, FIT, "privacy.adapt.epsilon=null with privacy.rounds"),

@@ -56,12 +56,16 @@ def check_promise(found: Result, mechanism: str, source: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "mechanism", "clip"),
-    [("spire", "one_release", "null"), ("shared_rep", "dp_sgd", "0.1")],
+    [
+        ("spire", "one_release", "null"),
+        ("spire model.num_embs=2", "dp_sgd", "null"),
+        ("shared_rep", "dp_sgd", "0.1"),
+    ],
 )
 def test_a_killed_run_goes_on_with_its_key_to_the_same_result(
     method: str, mechanism: str, clip: str, mnist_root: Path, tmp_path: Path
 ) -> None:
-    more = [f"method={method}", f"privacy.adapt.mechanism={mechanism}"]
+    more = [*f"method={method}".split(), f"privacy.adapt.mechanism={mechanism}"]
     more += [f"privacy.adapt.clip_norm={clip}", "method.local_layers=[conv_out]"]
     config = private(mnist_root, tmp_path, f"privacy.noise_key={GIVEN}", *more)
     run_dir = crashed(config, "pretrained")
