@@ -22,12 +22,12 @@ SIZES = ("federation.num_clients=6", "federation.cohort_size=3", "federation.num
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), 300.0 + 4 * 6),  # evaluations after rounds 0, 4, 8 and 10
-        (("eval.every=0",), 300.0 + 2 * 6),
-        (("eval.num_clients=2",), 300.0 + 4 * 2),
-        (("method=fedavg",), 300.0 + 4 * 4),  # a few draws stand for everybody
+        ((), 300.0 + 5 * 6),  # evaluations after rounds 0, 4, 8 and 10, and controls
+        (("eval.every=0",), 300.0 + 3 * 6),
+        (("eval.num_clients=2",), 300.0 + 5 * 2),
+        (("method=fedavg",), 300.0 + 4 * 4 + 6),  # a few draws stand for everybody
         (("method=local",), 0.0),
-        ((*ONE_EPOCH, "partition.client_size=40"), 10 * 3 * 30.0 + 4 * 6),
+        ((*ONE_EPOCH, "partition.client_size=40"), 10 * 3 * 30.0 + 5 * 6),
     ],
 )
 def test_rounds_and_their_evaluations_are_counted(words: tuple[str, ...], expected: float) -> None:
