@@ -132,11 +132,15 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
     olds = pretraining_clients(trained.evaluations[-1], result.real, trained.controls)
     assert olds["client_id"].tolist() == list(old)
     assert olds["nn_share_copies"].tolist() == pytest.approx([1.0] * len(old))
-    assert (olds["fld_above_fresh"] == olds["fld"] - olds["fld_fresh"]).all()
+    above = (olds["fld"] - olds["fld_fresh"]).astype(float)
+    assert olds["fld_above_fresh"].astype(float).tolist() == pytest.approx(
+        above.tolist(), nan_ok=True
+    )  # some clients hold most images of a class: none are left for fresh ones
     assert olds["fld_fresh"].mean() < min(olds["fld"].mean(), olds["fld_copies"].mean())
-    for name in ("fld_above_fresh", "nn_share", "nn_chance"):
+    for name in ("nn_share", "nn_chance"):
         assert result.metrics[f"final/pretrain_{name}"] == pytest.approx(olds[name].mean())
         assert f"final/pretrain_{name}" not in plain.metrics
+    assert "final/pretrain_fld_above_fresh" not in result.metrics  # a mean over all, or none
 
 
 @pytest.mark.parametrize(
