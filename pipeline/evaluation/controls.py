@@ -23,8 +23,8 @@ def control_plan(setting: FederationSetup, client_id: int) -> ControlPlan:
     """Return the controls of a client."""
     config, split = setting.config, setting.partition.split(client_id)
     num_images, train = config.eval.num_images, setting.fitted_split(client_id).train
-    if not config.is_new(client_id):  # it may have thousands
-        train = numpy_generator(config.seed, COPIES, client_id).permutation(train)[:num_images]
+    if not config.is_new(client_id) and len(train) > num_images:  # it may have thousands
+        train = numpy_generator(config.seed, COPIES, client_id).choice(train, num_images, False)
     # Each training image equally often: the lowest score that a model which copies can have.
     positions = {COPIES: np.resize(train, max(num_images, len(train)))}
     if (fresh := _fresh(setting, split)) is not None:

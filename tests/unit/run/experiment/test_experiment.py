@@ -219,7 +219,7 @@ def test_a_folder_of_images_runs_with_another_data_sets_features_and_goes_on_fro
     resume_experiment(result.run_dir, began, Watcher())
     changed = next((photos / "zero").iterdir())
     shutil.copyfile(next((photos / "one").iterdir()), changed)
-    with pytest.raises(RunError, match=r"expected the images .* \(by their data_sha256\)"):
+    with pytest.raises(RunError, match=r"by their data_sha256"):
         resume_experiment(result.run_dir, began, Watcher())
 
 

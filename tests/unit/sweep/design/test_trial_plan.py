@@ -128,7 +128,7 @@ def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
         (
             {"partition.name": "iid", "partition.client_size": 40},
             {"partition.test_fraction": [0.2, 0.05]},
-            "at least 4 test images of each client",
+            "at least 4 real images for each client",
         ),
     ],
 )
