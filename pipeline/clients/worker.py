@@ -1,7 +1,7 @@
 """The clients' side of a run: rounds, evaluations of pre-training clients, and new clients.
 
 A new client fits its own parts to a backbone, is looked at, and is reported on
-(`adaptation.report_of`). A single client is looked at between its epochs, and afterwards with the
+(`messages.report_of`). A single client is looked at between its epochs, and afterwards with the
 parts that it keeps. Where clients train their embeddings in one batch, these are kept after each
 epoch of interest, and all looks come afterwards. P: length of the weight vector, n: images,
 D: features, D_emb: numbers of an embedding.
@@ -23,6 +23,7 @@ from pipeline.clients.client_data import ClientData
 from pipeline.clients.evaluation import ClientEvaluator, Scale, control_images
 from pipeline.clients.rounds import RoundWorker
 from pipeline.federation.messages import (
+    NEAREST_DRAWS,
     ControlPlan,
     ControlScores,
     FitPlan,
@@ -55,7 +56,6 @@ from spire_core.training.several import is_table, table_of
 CHOICE = "guidance"  # the purpose of drawings that choose: no score sees their noise
 APART = 0.01  # deviation of several embeddings that start a private fit from zero
 NUM_OPERATORS = 25  # in a table of the slowest
-NEAREST_DRAWS = "nearest_draws"  # a control
 
 
 class ClientWorker(RoundWorker):
@@ -192,11 +192,8 @@ class ClientWorker(RoundWorker):
         if private.clip_norm is not None:
             return private.clip_norm
         assert lr is not None  # a method that trains nothing is refused with a budget
-        model, backbone, objective = (
-            context.model,
-            context.on_device(plan.weights),
-            context.objective(),
-        )
+        model, objective = context.model, context.objective()
+        backbone = context.on_device(plan.weights)
         nobody = generated_client(model, backbone, objective, context.image_shape, config.seed)
         start = self.start_state(NOBODY, plan.mean_emb)
         return public_clip_norm(model, backbone, nobody, start, private, objective, lr)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 OTHER = "metric."  # before the name of a score by a metric from outside
+NEAREST_DRAWS = "nearest_draws"  # a control: of a pre-training client, its own draws
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.evaluation.controls import FRESH
 from pipeline.evaluation.forgetting import ForgettingCurve
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.messages import OTHER, AdaptReport, ControlScores
+from pipeline.federation.messages import NEAREST_DRAWS, OTHER, AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import FORGETTING
 from pipeline.results.result import Adaptation
@@ -30,7 +30,6 @@ NOVEL_SCORES = ("fld", "novel_kid")  # that copies cannot win
 AFTER_ALONE = ("elbo", "true_accuracy")
 IF_KNOWN = {"guidance", "forgetting_prompts"}  # columns only where a client has them
 ADAPTED = "adapted"  # the clients' own images, in the row before the controls
-OWN_DRAWS = "nearest_draws"  # of a pre-training client, which is the nearest to itself
 CONTROL_SCORES = ("kid", "tv", "nn_share", "nn_chance", "nn_auc", "fld", "novel_kid")
 
 # --- pre-training clients -------------------------------------------------------------------------
@@ -60,7 +59,7 @@ def pretraining_clients(
     }
     rows = []
     for one in map(dict, controls):
-        own = one.pop(OWN_DRAWS)
+        own = one.pop(NEAREST_DRAWS)
         kept = {name: own.scores.get(name) for name in NOVEL_SCORES}
         kept |= _neighbour_scores(own.neighbours)
         rows.append(kept | _beside_controls(one, kept["fld"]))

@@ -24,7 +24,6 @@ from typing import Any
 
 from pipeline.files.atomic import sync, write_whole, writing
 from pipeline.runs.layout import DONE, OUTBOX, REFUSED
-from spire_core.errors import RunError
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 Entry = dict[str, Any]  # kind, time_ms, and the payload of that kind
@@ -51,16 +50,21 @@ class Outbox:
             write_cursor(run_dir, self._size(), store)
 
     def append(self, kind: str, **payload: Any) -> None:
-        """Append one entry with the time of now, or nothing if the disk is full."""
+        """Append one entry with the time of now.
+
+        After an interrupt or an error the entry is both in the file and noted, or neither.
+        """
         entry = {"kind": kind, "time_ms": now_ms(), **payload}
+        line = json.dumps(entry).encode() + b"\n"
         with self._lock:
             size = self._size()
             try:
-                self._write(json.dumps(entry).encode() + b"\n")
-            except RunError:
-                os.truncate(self.path, size)  # else the next entry would be part of a broken line
-                raise
-            self._note(entry)
+                self._write(line)
+            finally:
+                if self._size() == size + len(line):
+                    self._note(entry)
+                elif self._size() > size:  # the next entry would be part of this broken line
+                    os.truncate(self.path, size)
 
     def append_points(self, points: Points) -> None:
         """Append the metrics of each step as an entry, without those that the outbox holds."""

@@ -1,9 +1,11 @@
 """A run's outbox and its relay, into a sink of the test: nothing lost, nothing twice."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -54,6 +56,32 @@ class Fake:
 
 def points(*steps: int) -> list[tuple[int, dict[str, float]]]:
     return [(step, {"a": float(step)}) for step in steps]
+
+
+@pytest.mark.parametrize("moment", ["halfway", "after"])
+def test_a_number_is_told_once_though_an_interrupt_ends_the_call(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, opened = Outbox(tmp_path), Path.open
+    outbox.append_points(points(1))
+
+    @contextlib.contextmanager
+    def interrupted(path: Path, mode: str) -> Iterator[Any]:
+        with opened(path, mode) as file:
+            if moment == "after":
+                yield file
+            elif moment == "halfway":
+                file.write(b'{"kind": "metr')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.append_points(points(2))
+    outbox.append_points(points(2))
+    outbox.append_points(points(3))
+    steps = [json.loads(line)["step"] for line in (tmp_path / OUTBOX).read_bytes().splitlines()]
+    assert steps == [1, 2, 3]
 
 
 # ------------------------------------------------------------------------------------- the outbox
