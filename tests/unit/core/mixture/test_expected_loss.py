@@ -25,7 +25,6 @@ from spire_core.mixture.two_components import (
 from spire_core.rng import numpy_generator
 
 W = 0.3
-H_STAR = float(log_odds(torch.tensor(W, dtype=torch.float64)))
 PLACES = torch.linspace(-4.0, 4.0, 81, dtype=torch.float64)
 CASES = [(w, m_t) for w in (0.001, 0.3, 0.5) for m_t in (0.1, 1.0, 3.0)]
 

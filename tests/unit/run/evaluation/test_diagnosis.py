@@ -40,7 +40,6 @@ from spire_core.methods import CLIENT_EMB
 
 # --- rules, by hand -------------------------------------------------------------------------------
 
-FLAT = np.ones((2, 3))
 FALLING = [1.0] * 10 + [0.5] * 10 + [0.25] * 10
 
 
