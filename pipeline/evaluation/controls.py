@@ -17,6 +17,7 @@ from spire_core.partition.styles import amount_of
 from spire_core.rng import numpy_generator
 
 COPIES, FRESH, NEAREST_IMAGES = "copies", "fresh", "nearest_images"
+MAX_OLD = 8  # pre-training clients with controls: each draws once more
 
 
 def control_plan(setting: FederationSetup, client_id: int) -> ControlPlan:

@@ -18,6 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import load
 from pipeline.data.resize import side
+from pipeline.evaluation.controls import MAX_OLD
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.federation.messages import WorkerSetup
@@ -55,7 +56,7 @@ def pretraining_s(config: Config, costs: StepCosts) -> float:
     num_rows = federation.num_rounds * federation.cohort_size * num_steps * batch_size
     num_drawn = min(num_old, NUM_POPULATION_DRAWS) if config.draws_alike else num_old
     num_draws = num_drawn * len(evaluation_rounds(federation.num_rounds, config.eval.every))
-    num_draws += num_old if config.has_controls else 0
+    num_draws += min(num_old, MAX_OLD) if config.has_controls else 0
     return num_rows * costs.train_s + num_draws * _drawing_s(config, costs)
 
 

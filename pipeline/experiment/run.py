@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.checkpoint.remote import check_storage
 from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.schema import Config
+from pipeline.evaluation.controls import MAX_OLD
 from pipeline.evaluation.diagnosis import diagnose
 from pipeline.evaluation.scores import RealData
 from pipeline.experiment.adaptation import (
@@ -123,7 +124,9 @@ def _run(
         if cross_losses is not None:
             recording.log_cross_losses(tracker, cross_losses)
         if config.has_controls and evaluations:
-            controls = image_controls(setting, pool, pool.share(weights), setting.eval_ids)
+            controls = image_controls(
+                setting, pool, pool.share(weights), setting.eval_ids[:MAX_OLD]
+            )
             pretraining = replace(pretraining, controls=tuple(controls))
             recording.log_old_controls(tracker, pretraining, real)
         tuned = None

@@ -99,8 +99,8 @@ def summary_metrics(
             metrics |= {"best/kid_mean": best.kid_mean, "best/round": float(best.round_idx)}
             metrics["final/pretrain_kid_floor"] = real.floor_mean(setting.eval_ids)
         old = pretraining_clients(evaluations[-1], real, pretraining.controls)
-        known = old.reindex(columns=names.OLD_SCORES).dropna(axis="columns")
-        metrics |= {f"final/pretrain_{name}": float(np.mean([*known[name]])) for name in known}
+        known = old.reindex(columns=names.OLD_SCORES).dropna(axis="columns", how="all")
+        metrics |= {f"final/pretrain_{name}": float(known[name].dropna().mean()) for name in known}
     if tuned is not None:
         metrics |= {names.tuned_name(k): v for k, v in tuned.metrics().items()}
     clients = new_clients(adaptation, real, setting.config.eval.kid_subset_size)

@@ -18,8 +18,8 @@ from spire_core.privacy.guarantee import Guarantee
 class Pretraining:
     """The backbone (P,) that clients are given to use, its evaluations, each round's loss.
 
-    `controls`: with `eval.controls`, for each client of the last evaluation the scores of its
-    controls by name, its own draws among them.
+    `controls`: with `eval.controls`, for the first clients of the last evaluation the scores of
+    their controls by name, their own draws among them.
     """
 
     weights: np.ndarray
