@@ -23,7 +23,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
 from pipeline.runs.layout import AUDIT
 from pipeline.runs.record import check_same, read_record
-from pipeline.tracking.tracker import NullTracker, Tracker, finite_values
+from pipeline.tracking.tracker import Tracker, finite_values
 from spire_core.errors import RunError
 from spire_core.partition.split import Partition
 
@@ -133,8 +133,7 @@ def record_audit(run_dir: Path, audit: Audit) -> Path:
     if audit.overrides:
         return path
     record = read_record(run_dir)
-    is_tracked = record["tracked"]
-    log = (Tracker if is_tracked else NullTracker)(record["run_id"], run_dir)
+    log = Tracker(record["run_id"], run_dir, keeps_all=record["tracked"])
     log.log_metrics(audit.metrics(), FINAL_STEP)
     if leak := audit.messages:
         columns: dict[str, list[Any]] = {"client_id": [c.client_id for c in leak.clients]}

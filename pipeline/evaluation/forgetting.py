@@ -11,7 +11,7 @@ prompts = the share of prompts, none of which j showed, that are drawn as asked 
 minus the same now (below 0: the client gains). An average over noise, since no maximum is taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,16 +57,6 @@ def forgetting_curve(
     drawn = [scores[PROMPTS] for scores in seen.values() if PROMPTS in scores]
     prompts = tuple(drawn[0] - share for share in drawn) or None
     return ForgettingCurve(report.client_id, tuple(seen), above_best, lost, replaced, prompts)
-
-
-def mean_over_clients(curves: Sequence[ForgettingCurve], name: str) -> list[tuple[int, float]]:
-    """Return (epoch, mean over clients) of one curve at the epochs that every client reached."""
-    if not curves or getattr(curves[0], name) is None:
-        return []
-    shared = sorted(set.intersection(*(set(c.epochs) for c in curves)))
-    return [
-        (e, float(np.mean([getattr(c, name)[c.epochs.index(e)] for c in curves]))) for e in shared
-    ]
 
 
 def population_kid(

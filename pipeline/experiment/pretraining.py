@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_evaluation, log_profile
 from pipeline.results.result import Pretraining
 from pipeline.runs.layout import PROFILE
-from pipeline.tracking.mlflow_settings import SystemLoad, system_load
+from pipeline.tracking.mlflow_settings import system_load
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.diffusion.process import Diffusion
@@ -164,7 +164,7 @@ class RoundRecorder(RoundListener):
     tracker: Tracker
     federation: FederationConfig
     guarantee: RoundsGuarantee | None = None
-    load: SystemLoad | None = None  # not with a `guarantee`
+    load: Callable[[], dict[str, float]] | None = None  # not with a `guarantee`
     _num_recorded: int = 0  # rounds, with those before a resume
     _track_s: float = 0.0  # is known when a round has been recorded: the next one reports it
 
@@ -182,7 +182,7 @@ class RoundRecorder(RoundListener):
         num_rounds = self.federation.num_rounds
         if self.guarantee is None:  # what the machine has in use may depend on who takes part
             metrics["memory/rss_bytes"] = peak_bytes()
-            metrics |= {} if self.load is None else self.load.sample()
+            metrics |= {} if self.load is None else self.load()
         elif done % max(1, num_rounds // NUM_EPSILONS) == 0 or done == num_rounds:
             metrics |= {EPSILON: self.guarantee.spent(done), DELTA: self.guarantee.delta}
         self.tracker.log_metrics(metrics, step=done)

@@ -5,20 +5,25 @@ Figures are made without pyplot, so nothing is global and no display is needed; 
 readers tell apart. Shapes: M clients, K classes, N images of C channels.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain
+from pipeline.figures.style import GREY, OKABE_ITO, blank_figure, look_of, plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_NUMBERED = 20  # a matrix with more columns shows colours only
 MAX_NAMED = 40  # of more rows or columns some are named, at even distances
-Curve = Sequence[tuple[float, float]]  # (x, y)
+FORGETTING = {  # the panel of each metric, and its vertical axis
+    "forgetting/own": ("own: the new client", "KID above its lowest so far"),
+    "forgetting/global": ("global: existing clients", "KID above its start"),
+    "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
+}
 
 
 def partition_figure(
@@ -41,25 +46,22 @@ def partition_figure(
     return figure
 
 
-def forgetting_figure(own: Mapping[str, Curve], lost: Mapping[str, Curve], title: str) -> "Figure":
-    """Return the forgetting curves, (epoch, KID difference) points by method, in two panels.
+def forgetting_figure(curves: "pd.DataFrame") -> "Figure | None":
+    """Return the forgetting curves in one panel for each kind that any run has.
 
-    `own`: KID on the new client's held-out data above its lowest value so far. `lost`: KID on the
-    pre-training population above its value before adaptation.
+    `curves`: a row for each method, metric and step of a run.
     """
-    figure = blank_figure(7.2, 3.6)
-    panels = figure.subplots(1, 2)
-    texts = ("own: the new client", "global: the pre-training clients")
-    labels = ("KID above its lowest so far", "KID above its start")
-    for axes, curves, text, label in zip(panels, (own, lost), texts, labels, strict=True):
-        _lines(axes, curves, names=[*lost])
+    kinds = [key for key in FORGETTING if (curves.metric == key).any()]
+    if not kinds:
+        return None
+    figure = blank_figure(0.6 + 3.3 * len(kinds), 3.9)
+    for axes, key in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        mean_lines(axes, curves[curves.metric == key], "step", "value")
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-        axes.set(xlabel="epochs of adaptation", ylabel=label)
-        axes.set_title(text, fontsize=10)
-    figure.suptitle(plain(title))
-    lines, labels = panels[1].get_legend_handles_labels()  # each name of `own` is in `lost`
-    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
-    return figure
+        title, ylabel = FORGETTING[key]
+        axes.set(xlabel="epochs of adaptation", ylabel=ylabel)
+        axes.set_title(title, fontsize=10)
+    return with_legend(figure)
 
 
 def matrix_figure(
@@ -97,14 +99,35 @@ def matrix_figure(
     return figure
 
 
-def _lines(axes: "Axes", series: Mapping[str, Curve], names: Sequence[str]) -> None:
-    """Draw the series; a name's colour and marker follow its place in `names`."""
-    for name, points in series.items():
-        i = names.index(name)
-        colour, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
-        x, y = zip(*points, strict=True) if points else ((), ())
-        style = ("-", "--", ":")[i // len(OKABE_ITO) % 3]
-        axes.plot(x, y, style, color=colour, marker=marker, markersize=4.5, label=plain(name))
-    axes.locator_params(axis="x", nbins=8, integer=True, steps=[1, 2, 5, 10])
-    axes.grid(alpha=0.25, linewidth=0.6)
+# --- lines of methods ---
+
+
+def mean_lines(axes: "Axes", rows: "pd.DataFrame", x: str, y: str, has_band: bool = True) -> None:
+    """Draw each method's mean over its runs, with the range over them as a band or as bars.
+
+    With a band, only the places count where all runs of the method are.
+    """
+    for method, own in rows.groupby("method", sort=False):
+        at = own.groupby(x)[y].agg(["mean", "min", "max", "count"])
+        at = at[at["count"] == at["count"].max()] if has_band else at.dropna()
+        look = look_of(str(method)) | {"label": plain(str(method)), "markersize": 5}
+        if has_band:
+            axes.plot(at.index, at["mean"], markevery=max(1, len(at) // 15), **look)
+            axes.fill_between(at.index, at["min"], at["max"], color=look["color"], alpha=0.18, lw=0)
+        else:
+            ends = [at["mean"] - at["min"], at["max"] - at["mean"]]
+            axes.errorbar(at.index, at["mean"], yerr=ends, capsize=3, **look)
+            if len(at) == 1:  # a line across, to compare the others with
+                axes.axhline(at["mean"].iloc[0], color=look["color"], linestyle=":", linewidth=0.9)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def with_legend(figure: "Figure") -> "Figure":
+    """Name every line once, below the figure, in as many columns as fit."""
+    legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+    lines = {name: line for own, names in legends for line, name in zip(own, names, strict=True)}
+    columns = max(1, min(len(lines), int(figure.get_figwidth() / 1.3)))
+    look: dict[str, Any] = {"frameon": False, "fontsize": 9, "loc": "outside lower center"}
+    figure.legend([*lines.values()], [*lines], ncols=columns, **look)
+    return figure

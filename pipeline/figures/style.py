@@ -1,10 +1,13 @@
 """Colours, markers and the empty figure from which every other one starts."""
 
 import io
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from spire_core.config.method import OTHER_METHODS
+from spire_core.methods import METHODS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,16 +35,28 @@ def svg_text(figure: "Figure") -> str:
     return text.getvalue()
 
 
-def ratio_ticks(low: float, high: float) -> list[float]:
-    """Return some round ratios whose natural logarithms lie between `low` and `high`."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
+def log_scale(axes: "Axes", name: Literal["x", "y"]) -> None:
+    """Give an axis a logarithmic scale with plain numbers, also within a decade."""
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    if high - low < math.log(8):
-        ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(math.exp(low), math.exp(high))
-    else:
-        subs = (1.0, 2.0, 5.0) if high - low < math.log(200) else (1.0,)
-        ticks = LogLocator(subs=subs, numticks=9).tick_values(math.exp(low), math.exp(high))
-    return [float(tick) for tick in ticks if tick > 0 and low <= math.log(tick) <= high]
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def method_place(method: str) -> int:
+    """Return a method's place among all: ours, those of other packages, and unknown ones."""
+    known = [*METHODS]
+    known += OTHER_METHODS.names() if method not in known else ()
+    return known.index(method) if method in known else len(known)
+
+
+def look_of(method: str) -> dict[str, Any]:
+    """Return the colour and marker that a method has in every figure."""
+    place = method_place(method)
+    return {"color": OKABE_ITO[place % len(OKABE_ITO)], "marker": MARKERS[place % len(MARKERS)]}
 
 
 def plain(text: str) -> str:

@@ -1,6 +1,5 @@
 """The files of a finished run: the JSON object that it prints, and a grid of images."""
 
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -21,15 +20,10 @@ def write_result(result: Result, preset: str | None) -> None:
 
     What the object vouches for, the model and all numbers, reaches the disk before it.
     """
-    Image.fromarray(samples_grid(result)).save(grid_path(result))
+    Image.fromarray(samples_grid(result)).save(result.run_dir / GRID)
     sync_tree(result.run_dir / MODEL)
     sync_outbox(result.run_dir)
     write_json(result.run_dir / RESULT, result_json(result, preset))
-
-
-def grid_path(result: Result) -> Path:
-    """Return the path of the grid of images."""
-    return result.run_dir / GRID
 
 
 def result_json(result: Result, preset: str | None) -> dict[str, Any]:
@@ -52,7 +46,7 @@ def result_json(result: Result, preset: str | None) -> dict[str, Any]:
         "artifacts": {
             "run_dir": str(result.run_dir),
             "model": str(result.run_dir / MODEL),
-            "samples": str(grid_path(result)),
+            "samples": str(result.run_dir / GRID),
             **({"profile": str(trace)} if trace else {}),
         },
         "ui_command": ui_command(config.tracking) if config.tracking.enabled else None,

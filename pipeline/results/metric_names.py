@@ -61,7 +61,6 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "retrieved": "text/retrieved",
     "copied": "text/copied",
 }
-ADAPT_KID_WORST = "adapt/kid/worst"
 # By the field of a forgetting curve.
 FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced", "prompts": "prompts"}
 

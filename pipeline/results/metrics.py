@@ -63,8 +63,8 @@ def adaptation_metrics(adaptation: Adaptation) -> dict[int, dict[str, float]]:
     for epoch in sorted(set.intersection(*map(set, by_client))) if by_client else []:
         known = pd.DataFrame([points[epoch] for points in by_client]).dropna(axis="columns")
         metrics[epoch] = {name: float(np.mean([*known[name]])) for name in known}
-        if names.ADAPT_KID_WORST in known:
-            metrics[epoch][names.ADAPT_KID_WORST] = float(known[names.ADAPT_KID_WORST].max())
+        if (kid := names.ADAPT_SCORES["own_kid"]) in known:
+            metrics[epoch]["adapt/kid/worst"] = float(known[kid].max())
     return {epoch: found for epoch, found in metrics.items() if found}
 
 
@@ -76,8 +76,6 @@ def _point_metrics(point: AdaptPoint) -> dict[str, float]:
     }
     others = {key: v for key, v in observed.items() if key.startswith(OTHER)}
     metrics |= {f"adapt/{key.removeprefix(OTHER)}/mean": v for key, v in others.items()}
-    if "own_kid" in observed:
-        metrics[names.ADAPT_KID_WORST] = observed["own_kid"]
     losses = {"adapt/train_loss": point.train_loss, "adapt/val_loss": point.val_loss}
     return metrics | {name: loss for name, loss in losses.items() if loss is not None}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 
 from pipeline.config.meaning import fingerprint
 from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
-from pipeline.evaluation.forgetting import mean_over_clients
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
 from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
@@ -91,7 +91,7 @@ def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] 
 
     `tags`: the names of the run's tags, for `params_of`.
     """
-    if not tracker.keeps_files:
+    if not tracker.keeps_all:
         return
     config, data, shown = setting.config, setting.data, setting.partition.shown
     tracker.log_params(params_of(config, tags))
@@ -153,8 +153,8 @@ def log_adaptation(
     tracker: Tracker, setting: FederationSetup, real: RealData, adaptation: Adaptation
 ) -> None:
     """Write the new clients' curves over epochs, tables and figures."""
-    for epoch, metrics in adaptation_metrics(adaptation).items():
-        tracker.log_metrics(metrics, step=epoch)
+    by_epoch = adaptation_metrics(adaptation)
+    tracker.log_points([*by_epoch.items()])
     config = setting.config
     clients = tables.new_clients(adaptation, real, config.eval.kid_subset_size)
     clients = tables.with_worlds(clients, setting, adaptation)
@@ -168,7 +168,7 @@ def log_adaptation(
         controls = tables.image_controls(adaptation, real, setting)
         tracker.log_table(names.CONTROLS_TABLE, controls)
         tracker.log_tags(image_tags(controls, clients))
-    if not tracker.keeps_files:
+    if not tracker.keeps_all:
         return
     for report in adaptation.reports[:CLIENTS]:
         grid, name = image_grid(report.after.images, 8), f"client_{report.client_id}"
@@ -177,13 +177,13 @@ def log_adaptation(
         )
         tracker.log_figure(picture, f"samples/{name}.png")
         tracker.log_image(f"samples/new_{name}", grid, step=0)
-    method, curves = config.method.name, adaptation.curves
-    if curves and setting.has_features:
-        own = {method: mean_over_clients(curves, "own")}
-        lost = {method: mean_over_clients(curves, "lost")}
-        if replaced := mean_over_clients(curves, "replaced"):
-            lost[f"{method}, adapted client alone"] = replaced
-        picture = plots.forgetting_figure(own, lost, "Forgetting during adaptation")
+    rows = [
+        (config.method.name, name, epoch, value)
+        for epoch, metrics in by_epoch.items()
+        for name, value in metrics.items()
+    ]
+    curves = pd.DataFrame(rows, columns=["method", "metric", "step", "value"])
+    if (picture := plots.forgetting_figure(curves)) is not None:
         tracker.log_figure(picture, "plots/forgetting.png")
     if (kid := adaptation.cross_kid) is not None:
         table = tables.cross_clients(kid, "samples_of", "data_of")

@@ -21,6 +21,7 @@ from spire_core.errors import ConfigError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
+    from mlflow.models import ModelSignature
 
 MODEL_TAG = "spire.logged_ms"  # identifies a model when its entry is sent again
 
@@ -45,26 +46,42 @@ def log_model(
     A second call with the same `name` completes a model that the first has left unfinished.
     """
     from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
 
     run, config = client.get_run(run_id), read_object(folder / "config.json")["config"]
     model = _model_of(client, run, name)
+    about = Model(
+        artifact_path=model.artifact_location,
+        run_id=run_id,
+        model_uuid=model.model_id,
+        model_id=model.model_id,
+    )
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # MLflow warns of one of its own type hints, and that there is no input example.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
+        import mlflow.pyfunc  # its log_model needs a process-wide run and URI
+
+        saved = Path(scratch, "model")
         try:
-            code, needs = _linked_code(Path(scratch, "code")), needs_of(config)
-            _save_model(Path(scratch, "model"), folder, model, image_shape, guidance, code, needs)
-            keep_published(Path(scratch, "model", "artifacts", folder.name), config)
+            mlflow.pyfunc.save_model(
+                path=str(saved),
+                python_model=str(PACKAGE / "inference" / "mlflow_generator.py"),
+                artifacts={"run": str(folder)},
+                code_paths=_linked_code(Path(scratch, "code")),
+                pip_requirements=needs_of(config),
+                signature=_signature(image_shape, guidance),
+                mlflow_model=about,
+            )
+            keep_published(saved / "artifacts" / folder.name, config)
         except OSError:
             raise
         except Exception as error:  # only local files are involved, so that it is final
             client.finalize_logged_model(model.model_id, "FAILED")
             raise Refusal(f"the model cannot be saved: {error}") from error
-        client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
+        client.log_model_artifacts(model.model_id, str(saved))
     client.finalize_logged_model(model.model_id, "READY")
-    if run.outputs is None or not any(
-        o.model_id == model.model_id for o in run.outputs.model_outputs
-    ):
+    known = run.outputs.model_outputs if run.outputs else ()
+    if model.model_id not in [one.model_id for one in known]:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
@@ -125,37 +142,15 @@ def _linked_code(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-def _save_model(
-    path: Path,
-    run: Path,
-    model: "LoggedModel",
-    image_shape: tuple[int, ...],
-    guidance: float,
-    code: list[str],
-    needs: list[str],
-) -> None:
-    """Write the model's files to `path`; MLflow's log_model needs a process-wide run and URI."""
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
+def _signature(image_shape: tuple[int, ...], guidance: float) -> "ModelSignature":
+    """Return the types of what the model reads and draws."""
+    from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     params = [ParamSpec("seed", "long", 0), ParamSpec("num_images", "long", 1)]
     params += [ParamSpec("guidance", "double", float(guidance))]
-    mlflow.pyfunc.save_model(
-        path=str(path),
-        python_model=str(PACKAGE / "inference" / "mlflow_generator.py"),
-        artifacts={"run": str(run)},
-        code_paths=code,
-        pip_requirements=needs,
-        signature=ModelSignature(
-            inputs=Schema([ColSpec("long", "client_id")]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),
-            params=ParamSchema(params),
-        ),
-        mlflow_model=Model(
-            artifact_path=model.artifact_location,
-            run_id=model.source_run_id,
-            model_uuid=model.model_id,
-            model_id=model.model_id,
-        ),
+    return ModelSignature(
+        inputs=Schema([ColSpec("long", "client_id")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image_shape))]),
+        params=ParamSchema(params),
     )

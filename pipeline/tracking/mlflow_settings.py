@@ -6,6 +6,7 @@ second, and not every command needs it.
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.config.tracking import TrackingConfig, tracking_uri
@@ -34,32 +35,28 @@ def quiet_mlflow() -> None:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
-class SystemLoad:
-    """Samples MLflow's monitors of processors, memory, disk, network and GPUs.
+def system_load(config: TrackingConfig) -> Callable[[], dict[str, float]] | None:
+    """Return a function that samples this machine, None unless MLflow's own switch is on.
 
-    The samples, one for each round, go through the outbox like every metric, so that a server that
-    does not answer loses none.
+    It returns the metrics since its last call, in MLflow's names and units. The samples, one for
+    each round, go through the outbox like every metric, so that a server that does not answer loses
+    none.
     """
-
-    def __init__(self, uri: str) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._monitor: Any = SystemMetricsMonitor("never started", tracking_uri=uri)
-        self.sample()  # the use of a processor is counted from one sample to the next
-
-    def sample(self) -> dict[str, float]:
-        """Return the metrics since the last sample, in MLflow's names and units."""
-        self._monitor.collect_metrics()
-        sampled = self._monitor.aggregate_metrics()
-        for monitor in self._monitor.monitors:
-            monitor.clear_metrics()
-        return {f"system/{key}": value for key, value in sampled.items()}
-
-
-def system_load(config: TrackingConfig) -> SystemLoad | None:
-    """Return the sampler of this machine, None unless MLflow's own switch is on."""
     if not config.enabled:
         return None
     from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    return SystemLoad(tracking_uri(config)) if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() else None
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        return None
+    monitor: Any = SystemMetricsMonitor("never started", tracking_uri=tracking_uri(config))
+
+    def sample() -> dict[str, float]:
+        monitor.collect_metrics()
+        sampled = monitor.aggregate_metrics()
+        for one in monitor.monitors:
+            one.clear_metrics()
+        return {f"system/{key}": value for key, value in sampled.items()}
+
+    sample()  # the use of a processor is counted from one sample to the next
+    return sample

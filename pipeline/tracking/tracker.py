@@ -48,17 +48,15 @@ _log = logging.getLogger(__name__)
 class Tracker:
     """The record of one run, open until `finish`; a `with` block ends it with the right status.
 
-    `start` and `resume` return one, or a `NullTracker` if tracking is off. Each `log_*` returns as
-    soon as the run's outbox has the entry. Passwords inside URIs are masked. An entry that the
-    store refuses later on is logged as an error and kept in the run's folder.
+    Each `log_*` returns as soon as the run's outbox has the entry. Passwords inside URIs are
+    masked. An entry that the store refuses later on is logged as an error and kept in the run's
+    folder.
 
     `run_id`: 32 hexadecimal digits; `run_dir`: the run's own folder on this machine, for
     checkpoints and other files; `uri`: the store's address without any password, None if there is
-    no store. Without a `sink` the entries wait in the outbox. `keeps_files`: whether anything but
-    metrics is kept, so that pictures are worth drawing.
+    no store. Without a `sink` the entries wait in the outbox. `keeps_all`: False where tracking is
+    off. Then metrics alone are kept, and no picture is worth drawing.
     """
-
-    keeps_files = True
 
     def __init__(
         self,
@@ -67,8 +65,10 @@ class Tracker:
         uri: str | None = None,
         sink: Sink | None = None,
         keeps_model: bool = False,
+        keeps_all: bool = True,
     ) -> None:
         self.run_id, self.run_dir, self.uri = run_id, run_dir, None if uri is None else mask(uri)
+        self.keeps_all = keeps_all
         self._keeps_model, self._is_finished = keeps_model, False
         self._outbox = Outbox(run_dir)
         self._relay = None if sink is None else RelayThread(run_dir, sink)
@@ -93,7 +93,8 @@ class Tracker:
         (tracking_root(config) / RUNS).mkdir(parents=True, exist_ok=True)  # before the run is known
         if not config.enabled:
             run_id = uuid.uuid4().hex
-            return NullTracker(run_id, make_run_dir(config, run_id, run_name, None, kind))
+            run_dir = make_run_dir(config, run_id, run_name, None, kind)
+            return Tracker(run_id, run_dir, keeps_all=False)
         uri = tracking_uri(config)
         with first_contact(uri) as client:
             given = origin_tags() | dict(tags)
@@ -114,7 +115,7 @@ class Tracker:
         """
         record = read_record(run_dir)
         if not record["tracked"] or not config.enabled:
-            return NullTracker(record["run_id"], run_dir)
+            return Tracker(record["run_id"], run_dir, keeps_all=False)
         sink, uri = sink_of(run_dir, config, is_anew), tracking_uri(config)
         tracker = Tracker(read_record(run_dir)["run_id"], run_dir, uri, sink, config.log_model)
         tracker._append("status", status="RUNNING")
@@ -205,15 +206,17 @@ class Tracker:
                 self._append("model", folder=place, image_shape=shape, guidance=guidance)
 
     def _append(self, kind: str, **payload: Any) -> None:
-        self._outbox.append(kind, **payload)
+        if self.keeps_all:
+            self._outbox.append(kind, **payload)
 
     def _append_file(
         self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
     ) -> None:
-        path = self.run_dir / ARTIFACTS / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-        self._append(kind, file=file, **payload)
+        if self.keeps_all:
+            path = self.run_dir / ARTIFACTS / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            self._append(kind, file=file, **payload)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -246,20 +249,6 @@ class Tracker:
             self.finish("KILLED" if is_stopped else "FAILED")
         except (OSError, RunError) as error:  # must not hide the error that ended the run
             _log.warning("the end of run %s is not recorded: %s", self.run_id, error)
-
-
-class NullTracker(Tracker):
-    """Keeps the metrics of a run in its folder, and nothing else."""
-
-    keeps_files = False
-
-    def _append(self, kind: str, **payload: Any) -> None:
-        """Keep nothing."""
-
-    def _append_file(
-        self, kind: str, file: str, write: Callable[[Path], object], **payload: Any
-    ) -> None:
-        """Write nothing."""
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:

@@ -41,11 +41,7 @@ def gaussian_delta(epsilon: float, noise_multiplier: float) -> float:
 
 
 def sampled_epsilon(
-    noise_multiplier: float,
-    num_steps: int,
-    sampling_rate: float,
-    delta: float,
-    width: float = FINE,
+    noise: float, num_steps: int, sampling_rate: float, delta: float, width: float = FINE
 ) -> float:
     """Return the epsilon of steps that take each vector with a chance.
 
@@ -58,7 +54,7 @@ def sampled_epsilon(
         "the account of sampled steps cannot tell smaller ones from its rounding, so raise "
         "privacy.adapt.delta or privacy.rounds.delta, or sample nothing",
     )
-    loss = _step_loss(noise_multiplier, sampling_rate, width)
+    loss = _step_loss(noise, sampling_rate, width)
     return float(loss.self_compose(num_steps).get_epsilon_for_delta(delta))
 
 

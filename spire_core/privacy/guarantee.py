@@ -164,9 +164,7 @@ def guarantee_of(
     num_steps = 1 if settings.mechanism == "one_release" else settings.steps
     num_steps += NUM_COUNTS if num_embs > 1 else 0
     rate = settings.sampling_rate(num_images)
-    noise = _noise(
-        "privacy.adapt", IMAGE_UNIT, settings.epsilon, delta, num_images, num_steps, rate
-    )
+    noise = _noise("privacy.adapt", settings.epsilon, delta, num_images, num_steps, rate)
     return Guarantee(
         unit=IMAGE_UNIT,
         mechanism=settings.mechanism,
@@ -204,9 +202,7 @@ def rounds_guarantee(
     delta = num_clients**-1.1 if settings.delta is None else settings.delta
     noise_cohort = settings.noise_cohort or cohort_size
     rate = noise_cohort / num_clients
-    noise = _noise(
-        "privacy.rounds", CLIENT_UNIT, settings.epsilon, delta, num_clients, num_rounds, rate
-    )
+    noise = _noise("privacy.rounds", settings.epsilon, delta, num_clients, num_rounds, rate)
     most = 2 * COUNT_NOISE * noise_cohort
     require(
         settings.clip_quantile is None or noise < most,
@@ -233,13 +229,7 @@ def rounds_guarantee(
 
 
 def _noise(
-    group: str,
-    unit: str,
-    epsilon: float,
-    delta: float,
-    num_units: int,
-    num_steps: int,
-    sampling_rate: float,
+    group: str, epsilon: float, delta: float, num_units: int, num_steps: int, sampling_rate: float
 ) -> float:
     """Return the noise multiplier of a budget; `group` is that of its settings.
 
@@ -250,7 +240,7 @@ def _noise(
         delta < 1 / num_units,
         f"{group}.delta below 1/{num_units}",
         f"{delta:g}",
-        f"at that delta {unit} of {num_units} may be published as it is, so leave it null",
+        f"at that delta one of {num_units} may be published as it is, so leave it null",
     )
     noise = noise_for(epsilon, delta, num_steps, sampling_rate)
     require(

@@ -98,8 +98,7 @@ def best_settings(
     """Return the runs at the best setting of each group: of each method in each task.
 
     It has the best mean of the metric (default: `score_of` the task), out of the settings with
-    the most seeds, over the seeds that these share, or over their own if they share none. Of
-    equals it is the one whose pre-training clients draw best.
+    the most seeds, over the seeds that these share, or over their own if they share none.
     """
     metrics = {task: metric or score_of(own) for task, own in runs.groupby("task")}
     chosen = [
@@ -111,19 +110,12 @@ def best_settings(
 
 def _best(runs: pd.DataFrame, metric: str) -> str:
     """Return the best setting of one method's runs."""
-    scores, kids = (
-        runs.pivot_table(index="pair", columns="setting", values=key, dropna=False, sort=False)
-        if key in runs
-        else pd.DataFrame()
-        for key in (metric, TUNED_KID)
-    )
-    if scores.count().max() == 0 or scores.empty:
+    if metric not in runs or runs[metric].isna().all():
         return runs.setting.iloc[0]
+    scores = runs.pivot_table(metric, index="pair", columns="setting", dropna=False, sort=False)
     most = scores.loc[:, scores.count() == scores.count().max()]
     means = (most if most.dropna().empty else most.dropna()).mean()
-    order = pd.DataFrame({"mean": -means if metric in HIGHER_IS_BETTER else means})
-    order["kid"] = kids.mean().reindex(order.index)
-    return str(order.sort_values(["mean", "kid"], kind="stable").index[0])
+    return str(means.idxmax() if metric in HIGHER_IS_BETTER else means.idxmin())
 
 
 def by_pair(runs: pd.DataFrame, metric: str) -> pd.Series:

@@ -1,4 +1,4 @@
-"""The five kinds of figures of a report: rounds, axes, forgetting, new clients, comparisons.
+"""The figures of a report: rounds, axes, new clients, comparisons.
 
 Lines are means over seeds, with the lowest and the highest seed. A method keeps its colour and
 marker in every figure.
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.figures.style import GREY, MARKERS, OKABE_ITO, blank_figure, plain, ratio_ticks
+from pipeline.figures.plots import mean_lines, with_legend
+from pipeline.figures.style import GREY, OKABE_ITO, blank_figure, log_scale, look_of, plain
 from sweeps.report.compare import SAME, score_of
-from sweeps.report.runs import KID_ROUNDS, SCORES, method_place
+from sweeps.report.runs import KID_ROUNDS, SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +25,6 @@ NAMES = {  # of axes
     "federation.local_epochs": "local epochs [passes]",
     "adapt.lr": "learning rate of adaptation",
     "adapt.epochs": "length of adaptation [epochs]",
-}
-FORGETTING = {  # the panel of each metric, and its vertical axis
-    "forgetting/own": ("own: the new client", "KID above its lowest so far"),
-    "forgetting/global": ("global: existing clients", "KID above its start"),
-    "forgetting/replaced": ("replaced: the new client alone", "KID above the population's"),
 }
 CLIENT_SCORES = {  # the first that any client has is drawn
     "style_distance": "distance to the true images",
@@ -47,25 +43,10 @@ def rounds_figure(curves: pd.DataFrame, floor: float = math.nan) -> "Figure | No
         return None
     figure = blank_figure(5.6, 3.9)
     axes = figure.subplots()
-    _lines(axes, own, "step", "value", has_band=True)
+    mean_lines(axes, own, "step", "value")
     _scale_scores(axes, own.value, floor)
     axes.set(xlabel="round (one synchronization)", ylabel="KID, mean over pre-training clients")
-    return _with_legend(figure)
-
-
-def forgetting_figure(curves: pd.DataFrame) -> "Figure | None":
-    """Return the forgetting curves in one panel for each kind that any run has."""
-    kinds = [key for key in FORGETTING if (curves.metric == key).any()]
-    if not kinds:
-        return None
-    figure = blank_figure(0.6 + 3.3 * len(kinds), 3.9)
-    for axes, key in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        _lines(axes, curves[curves.metric == key], "step", "value", has_band=True)
-        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-        title, ylabel = FORGETTING[key]
-        axes.set(xlabel="epochs of adaptation", ylabel=ylabel)
-        axes.set_title(title, fontsize=10)
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
@@ -73,21 +54,18 @@ def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
     score, at = score_of(here), pd.to_numeric(here["at"], errors="coerce")
     figure = blank_figure(3.9, 3.1)
     axes = figure.subplots()
-    if at.isna().any():  # words stand side by side
-        words = [*here["at"].unique()]
-        at = here["at"].map(words.index).astype(float)
-        axes.set_xticks(range(len(words)), [plain(str(word)) for word in words])
+    has_words = at.isna().any()  # they stand side by side
+    at = here["at"].map(plain) if has_words else at
+    mean_lines(axes, here.assign(at=at), "at", score, has_band=False)
+    if has_words:
         axes.margins(x=0.15)
-    else:
-        if at.min() > 0 and at.max() >= 4 * at.min():
-            axes.set_xscale("log")
-        if at.nunique() <= MAX_TICKS:
-            axes.set_xticks(sorted(at.unique()), [f"{place:g}" for place in sorted(at.unique())])
-            axes.minorticks_off()
-    _lines(axes, here.assign(at=at), "at", score, has_band=False)
+    elif at.min() > 0 and at.max() >= 4 * at.min():
+        log_scale(axes, "x")
+    if not has_words and at.nunique() <= MAX_TICKS:
+        axes.set_xticks(sorted(at.unique()), [f"{place:g}" for place in sorted(at.unique())])
     _scale_scores(axes, here[score])
     axes.set(xlabel=plain(NAMES.get(key, key)), ylabel=SCORES[score])
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def dots_figure(clients: pd.DataFrame) -> "Figure | None":
@@ -102,7 +80,7 @@ def dots_figure(clients: pd.DataFrame) -> "Figure | None":
     figure = blank_figure(max(4.6, 1.4 + 0.8 * len(methods)), 3.6)
     axes = figure.subplots()
     for place, method in enumerate(methods):
-        own, colour = clients[clients.method == method], _look(method)["color"]
+        own, colour = clients[clients.method == method], look_of(method)["color"]
         left, right = place + LEFT, place + RIGHT
         axes.plot([left, right], own[[before, after]].T, color=GREY, linewidth=0.5, alpha=0.35)
         axes.scatter([left] * len(own), own[before], s=14, color=GREY, alpha=0.45, linewidth=0)
@@ -130,45 +108,22 @@ def comparisons_figure(rows: pd.DataFrame, is_ratio: bool) -> "Figure":
     figure = blank_figure(7.4, 1.1 + 0.34 * len(rows))
     axes = figure.subplots()
     ends, places = rows[["low", "middle", "high"]].astype(float), range(len(rows))
-    ends = ends.apply(np.log) if is_ratio else ends.div(rows.margin, axis=0)
-    limits = np.log1p(rows.margin) if is_ratio else 1.0
+    ends = ends if is_ratio else ends.div(rows.margin, axis=0)
+    high = 1 + rows.margin if is_ratio else 1.0
+    low, middle = (1 / high, 1) if is_ratio else (-1.0, 0)
     colours = [GREY if verdict == SAME else OKABE_ITO[0] for verdict in rows.verdict]
-    axes.hlines(places, -limits, limits, color=GREY, linewidth=9, alpha=0.18)
+    axes.hlines(places, low, high, color=GREY, linewidth=9, alpha=0.18)
     axes.hlines(places, ends.low, ends.high, color=colours, linewidth=1.6)
     axes.scatter(ends.middle, places, s=25, color=colours, zorder=3)
-    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.axvline(middle, color=GREY, linewidth=0.8, zorder=0)
     names = [plain(f"{row.task}: {row.comparison}".strip(": ")) for row in rows.itertuples()]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     if is_ratio:
-        ticks = ratio_ticks(*axes.get_xlim())
-        axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
+        log_scale(axes, "x")
     axes.set_xlabel("ratio" if is_ratio else "difference, in margins")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _look(method: str) -> dict[str, Any]:
-    place = method_place(method)
-    return {"color": OKABE_ITO[place % len(OKABE_ITO)], "marker": MARKERS[place % len(MARKERS)]}
-
-
-def _lines(axes: "Axes", rows: pd.DataFrame, x: str, y: str, has_band: bool) -> None:
-    """Draw each method's mean over seeds, where all its seeds are, with the range over them."""
-    for method, own in rows.groupby("method", sort=False):
-        at = own.groupby(x)[y].agg(["mean", "min", "max", "count"])
-        at = at[at["count"] == at["count"].max()] if has_band else at.dropna()
-        look = _look(str(method)) | {"label": plain(str(method)), "markersize": 5}
-        if has_band:
-            axes.plot(at.index, at["mean"], markevery=max(1, len(at) // 15), **look)
-            axes.fill_between(at.index, at["min"], at["max"], color=look["color"], alpha=0.18, lw=0)
-        else:
-            ends = [at["mean"] - at["min"], at["max"] - at["mean"]]
-            axes.errorbar(at.index, at["mean"], yerr=ends, capsize=3, **look)
-            if len(at) == 1:  # a line across, to compare the others with
-                axes.axhline(at["mean"].iloc[0], color=look["color"], linestyle=":", linewidth=0.9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
 
 
 def _scale_scores(axes: "Axes", values: Any, floor: float = math.nan) -> None:
@@ -178,17 +133,4 @@ def _scale_scores(axes: "Axes", values: Any, floor: float = math.nan) -> None:
         axes.axhline(floor, color=GREY, linestyle="--", label="floor (real against real)")
         low = min(low, floor)
     if low > 0 and high > LOG_RATIO * low:
-        axes.set_yscale("log")
-        ticks = ratio_ticks(*(math.log(end) for end in axes.get_ylim()))
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-
-
-def _with_legend(figure: "Figure") -> "Figure":
-    """Name every line once, below the figure, in as many columns as fit."""
-    legends = [axes.get_legend_handles_labels() for axes in figure.axes]
-    lines = {name: line for own, names in legends for line, name in zip(own, names, strict=True)}
-    columns = max(1, min(len(lines), int(figure.get_figwidth() / 1.3)))
-    look: dict[str, Any] = {"frameon": False, "fontsize": 9, "loc": "outside lower center"}
-    figure.legend([*lines.values()], [*lines], ncols=columns, **look)
-    return figure
+        log_scale(axes, "y")

@@ -3,8 +3,8 @@
 import base64
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.cli.tables import aligned, duration
 from pipeline.config.load import read_text
 from pipeline.config.tracking import TrackingConfig, run_address, tracking_root
 from pipeline.evaluation.diagnosis import ADVICE, DIAGNOSIS
+from pipeline.figures.plots import FORGETTING, forgetting_figure
 from pipeline.figures.style import svg_text
 from pipeline.files.atomic import write_whole
 from pipeline.files.paths import lasting
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 SWEEP_FILE = "config/sweep.yaml"  # an artifact of a sweep's own run
 TRIALS_FILE = "config/trials.yaml"  # likewise: the ids of its trials, as it began
-CURVES = (KID_ROUNDS, UP, DOWN, DROPPED, ROUND_S, *figures.FORGETTING)
+CURVES = (KID_ROUNDS, UP, DOWN, DROPPED, ROUND_S, *FORGETTING)
 SPREAD = "Lines: mean over seeds; shaded or barred: from the lowest to the highest seed."
 NO_KID = "no KID, which needs features: eval.extractor=none"
 FLOOR = "final/pretrain_kid_floor"
@@ -73,9 +74,9 @@ class Picture:
 class Report:
     """What a report says, and where it lies; `parent_id` is the sweep that it is attached to.
 
-    `runs`: the finished experiments, `clients`: new clients at each method's best setting.
-    `answers`: a sentence for each axis and for the methods of each task. `axes`: a figure for each
-    of these axes. `samples`: PNG pictures by title. `links`: pages in MLflow's UI, by run id.
+    `clients`: new clients at each method's best setting. `answers`: a sentence for each axis and
+    for the methods of each task. `axes`: a figure for each of these axes. `samples`: PNG pictures
+    by title. `links`: pages in MLflow's UI, by run id.
     """
 
     name: str
@@ -89,10 +90,9 @@ class Report:
     pictures: list[Picture]
     tables: dict[str, pd.DataFrame]
     samples: dict[str, bytes]
-    runs: pd.DataFrame
     clients: pd.DataFrame
-    links: dict[str, str] = field(default_factory=dict)
-    sweep_file: str = ""
+    links: dict[str, str]
+    sweep_file: str
 
     @property
     def html(self) -> Path:
@@ -100,9 +100,6 @@ class Report:
 
     def values(self) -> dict[str, Any]:
         """Return the report as plain values without NaN."""
-        plain = {
-            name: json.loads(own.to_json(orient="records")) for name, own in self.tables.items()
-        }
         files = [str(self.folder / "tables" / f"{name}.csv") for name in self.tables]
         return {
             "name": self.name,
@@ -111,7 +108,7 @@ class Report:
             "answers": self.answers,
             "facts": self.facts,
             "notes": self.notes,
-            "tables": plain,
+            "tables": {k: json.loads(t.to_json(orient="records")) for k, t in self.tables.items()},
             "artifacts": {"folder": str(self.folder), "html": str(self.html), "tables": files},
         }
 
@@ -197,7 +194,7 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
     planned = _planned(config, parent, runs)
     found = compare.comparisons(primaries(recorded.get("primary", ())), planned)
     told = compare.differences(chosen)
-    axes = _axis_pictures(runs)
+    axes = [*_axis_pictures(runs)]
     answers = [f"{picture.title}: {picture.caption}" for picture in axes]
     answers += [
         _of_task(task, said)
@@ -228,10 +225,9 @@ def make_report(config: TrackingConfig, words: Sequence[str], out: Path | None =
         notes=_notes(runs, chosen),
         answers=answers,
         axes=axes,
-        pictures=_pictures(found, clients, chosen, curves),
+        pictures=[*_pictures(found, clients, chosen, curves)],
         tables={name: frame for name, frame in frames.items() if not frame.empty},
         samples=read_samples(config, chosen, clients),
-        runs=runs,
         clients=clients,
         links=_links(config, parent, asked),
         sweep_file=sweep_file,
@@ -263,56 +259,50 @@ def _of_task(task: object, text: str) -> str:
     return f"{task}: {text}" if task else text
 
 
-def _axis_pictures(runs: pd.DataFrame) -> list[Picture]:
-    pictures = []
+def _axis_pictures(runs: pd.DataFrame) -> Iterator[Picture]:
     for key in compare.axes(runs):
         for task, here in compare.along(runs, key).groupby("task", sort=False):
             if here.groupby("method")["at"].nunique().max() > 1:
                 sentence, figure = compare.axis_sentence(here), figures.axis_figure(here, key)
-                pictures.append(Picture(_of_task(task, short(key)), sentence, figure))
-    return pictures
+                yield Picture(_of_task(task, short(key)), sentence, figure)
 
 
 def _pictures(
     found: pd.DataFrame, clients: pd.DataFrame, chosen: pd.DataFrame, curves: pd.DataFrame
-) -> list[Picture]:
-    """Return all figures but those of axes: of the written-down comparisons, then of each task."""
+) -> Iterator[Picture]:
+    """Yield all figures but those of axes: of the written-down comparisons, then of each task."""
     text = (
         "Interval: 95 %, over paired seeds. Grey bar: the margin within which methods match. Left: "
         "the first method's score is lower. Grey: no difference was found after Holm's correction."
     )
-    pictures = [
-        Picture(
-            f"Comparisons of the sweep's file ({scale})",
-            text,
-            figures.comparisons_figure(rows, scale == "ratio"),
-        )
-        for scale, rows in found[found.low.notna()].groupby("scale", sort=False)
-    ]
+    for scale, rows in found[found.low.notna()].groupby("scale", sort=False):
+        figure = figures.comparisons_figure(rows, scale == "ratio")
+        yield Picture(f"Comparisons of the sweep's file ({scale})", text, figure)
     for task, own in chosen.groupby("task", sort=False):
         here = curves[curves.task == task]
-        drawn = {
-            "New clients, one by one": (
+        floor = own.get(FLOOR, pd.Series(dtype=float)).mean()
+        for figure, title, caption in (
+            (
                 figures.dots_figure(clients[clients.task == task]),
+                "New clients, one by one",
                 "Every new client of every seed, before adaptation (grey) and after (coloured). "
                 "Bar: mean over seeds, from the lowest to the highest. Lower is better.",
             ),
-            "KID over rounds": (
-                figures.rounds_figure(here, own.get(FLOOR, pd.Series(dtype=float)).mean()),
+            (
+                figures.rounds_figure(here, floor),
+                "KID over rounds",
                 f"{SPREAD} Lower is better.",
             ),
-            "Forgetting during adaptation": (
-                figures.forgetting_figure(here),
+            (
+                forgetting_figure(here),
+                "Forgetting during adaptation",
                 f"{SPREAD} Own: noise alone lifts it above 0. Global: lost for existing clients. "
                 "Replaced: lost if only the adapted client is kept.",
             ),
-        }
-        pictures += [
-            Picture(_of_task(task, title), f"Each method at its best setting. {caption}", figure)
-            for title, (figure, caption) in drawn.items()
-            if figure is not None
-        ]
-    return pictures
+        ):
+            if figure is not None:
+                said = f"Each method at its best setting. {caption}"
+                yield Picture(_of_task(task, title), said, figure)
 
 
 def _links(config: TrackingConfig, parent: "Run | None", runs: pd.DataFrame) -> dict[str, str]:

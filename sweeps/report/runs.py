@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.config.data import DATASETS
 from pipeline.config.meaning import reads
 from pipeline.config.tracking import TrackingConfig
+from pipeline.figures.style import method_place
 from pipeline.results import metric_names as names
 from pipeline.results.params import default_params
 from pipeline.tracking.mlflow_queries import (
@@ -20,8 +21,7 @@ from pipeline.tracking.mlflow_queries import (
     sweep_runs,
     table_rows,
 )
-from spire_core.config.method import OTHER_METHODS, find_method
-from spire_core.methods import METHODS
+from spire_core.config.method import find_method
 from sweeps.primary import HELDOUT, TASK
 
 if TYPE_CHECKING:
@@ -142,13 +142,6 @@ def _labels(runs: pd.DataFrame, keys: list[str]) -> pd.Series:
 def short(key: str) -> str:
     """Return a setting's name as the report shows it."""
     return key.removeprefix("federation.")
-
-
-def method_place(method: str) -> int:
-    """Return a method's place among all: ours, those of other packages, and unknown ones."""
-    known = [*METHODS]
-    known += OTHER_METHODS.names() if method not in known else ()
-    return known.index(method) if method in known else len(known)
 
 
 def sortable(column: pd.Series) -> pd.Series:

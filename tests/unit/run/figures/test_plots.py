@@ -3,17 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pipeline.figures.image_grids import image_grid, labelled_grids
-from pipeline.figures.plots import (
-    forgetting_figure,
-    matrix_figure,
-    partition_figure,
-)
+from pipeline.figures.plots import forgetting_figure, matrix_figure, partition_figure
 from pipeline.figures.style import OKABE_ITO
 from spire_core.errors import DataError
 
@@ -27,6 +24,11 @@ def drawn(figure: Figure, path: Path) -> list[Axes]:
 
 def legend_of(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def curves(points: list[tuple[str, str, float, float]]) -> pd.DataFrame:
+    frame = pd.DataFrame(points, columns=["method", "metric", "step", "value"])
+    return frame.assign(metric="forgetting/" + frame.metric)
 
 
 def test_a_partition_names_new_clients_and_shows_its_counts(tmp_path: Path) -> None:
@@ -47,15 +49,17 @@ def test_a_figure_of_many_classes_is_no_wider_than_one_of_forty(num_classes: int
     assert figure.get_figwidth() == pytest.approx(1.8 + 0.55 * 40)
 
 
-def test_a_method_has_one_colour_in_both_forgetting_panels(tmp_path: Path) -> None:
-    own = {"spire": [(0, 0.0), (1, 0.1)]}
-    lost = {"alone": [(0, 0.0), (1, 0.5)], "spire": [(0, 0.0), (1, 0.2)]}
-    figure = forgetting_figure(own, lost, "forgetting")
+def test_a_method_has_one_colour_in_all_forgetting_panels(tmp_path: Path) -> None:
+    points = [("spire", "own", 0, 0.0), ("spire", "own", 1, 0.1), ("local", "global", 0, 0.0)]
+    points += [("local", "global", 1, 0.5), ("spire", "global", 0, 0.0), ("spire", "kid", 0, 7.0)]
+    figure = forgetting_figure(curves(points))
     left, right = drawn(figure, tmp_path)
-    assert left.lines[0].get_color() == right.lines[1].get_color() == OKABE_ITO[1]
-    assert np.asarray(right.lines[0].get_xydata()).tolist() == [[0, 0.0], [1, 0.5]]
-    assert legend_of(figure) == ["alone", "spire"]
+    lines = {str(line.get_label()): line for line in right.lines}
+    assert left.lines[0].get_color() == lines["spire"].get_color() == OKABE_ITO[0]
+    assert lines["local"].get_xydata().tolist() == [[0, 0.0], [1, 0.5]]
+    assert legend_of(figure) == ["spire", "local"]
     assert left.get_xlabel() == "epochs of adaptation"
+    assert forgetting_figure(curves([("spire", "kid", 0, 7.0)])) is None
 
 
 @pytest.mark.parametrize(("num", "num_texts"), [(12, 144), (21, 0)])
@@ -93,11 +97,10 @@ def test_floats_from_minus_one_to_one_become_bytes() -> None:
 
 @pytest.mark.parametrize("name", [r"a$\bad{$", "$x$", "caf\udce9"])
 def test_a_name_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
-    counts, points = np.array([[1, 2]]), [(1.0, 2.0)]
+    counts = np.array([[1, 2]])
     grid = [(name, np.zeros((1, 1, 2, 2), np.uint8))]
     figures = [
         partition_figure(counts, [name, "b"], 1),
-        forgetting_figure({name: points}, {name: points}, name),
         matrix_figure(counts, [name], [name, "b"], name, name, (name, name)),
         labelled_grids(grid, 1),
     ]

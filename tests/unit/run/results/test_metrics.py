@@ -11,7 +11,6 @@ from pipeline.config.load import load_config
 from pipeline.evaluation.forgetting import (
     ForgettingCurve,
     forgetting_curve,
-    mean_over_clients,
     population_kid,
 )
 from pipeline.evaluation.scores import Evaluation, RealData
@@ -90,16 +89,6 @@ def test_existing_clients_lose_what_the_adapted_backbone_draws_worse() -> None:
 def test_only_epochs_that_were_looked_at_are_in_a_curve() -> None:
     curve = forgetting_curve(report(7, seen_every=2), MethodConfig("fedavg_ft"), 4.5)
     assert (curve.epochs, curve.own, curve.lost) == ((0, 2), (0.0, 0.0), (0.0, 3.0))
-
-
-def test_a_mean_of_curves_is_over_epochs_that_all_clients_reached() -> None:
-    curves = [
-        ForgettingCurve(1, (0, 1, 3), (0.0, 2.0, 9.0), None, None),
-        ForgettingCurve(2, (0, 1, 2), (0.0, 4.0, 9.0), None, None),
-    ]
-    assert mean_over_clients(curves, "own") == [(0, 0.0), (1, 3.0)]
-    assert mean_over_clients(curves, "lost") == []
-    assert mean_over_clients([], "own") == []
 
 
 def evaluation(round_idx: int, kids: tuple[float, float]) -> Evaluation:

@@ -35,7 +35,7 @@ from pipeline.tracking.mlflow_model import (
     needs_of,
 )
 from pipeline.tracking.outbox import read_points
-from pipeline.tracking.tracker import NullTracker, Tracker, check_store, drop_runs
+from pipeline.tracking.tracker import Tracker, check_store, drop_runs
 from spire_core.errors import ClusterError, RunError
 from spire_core.network.flat_model import FlatModel
 
@@ -185,14 +185,14 @@ def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> 
         tracker.log_metrics({"a": 1.0}, 0)
         tracker.log_dict({}, "a.json")
         tracker.log_model(tmp_path, (1, 8, 8))
-    assert isinstance(tracker, NullTracker)
+    assert not tracker.keeps_all
     assert read_points(tracker.run_dir) == [(0, {"a": 1.0})]
     assert not (tracker.run_dir / "artifacts").exists()
     assert tracker.uri is None
     assert len(tracker.run_id) == 32
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
     assert find_run("quiet", config) == tracker.run_dir
-    assert isinstance(Tracker.resume(config, tracker.run_dir), NullTracker)
+    assert not Tracker.resume(config, tracker.run_dir).keeps_all
 
 
 # ------------------------------------------------------------------------------------- the model
