@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.checkpoint.checkpointer import Checkpointer
-from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
 from pipeline.checkpoint.remote import mirror_of
-from pipeline.checkpoint.snapshots import go_back
+from pipeline.checkpoint.snapshots import go_back, load_evaluations, save_evaluation
 from pipeline.clients.memory import peak_bytes
 from pipeline.config.federation import FederationConfig
 from pipeline.evaluation.diagnosis import divergence
@@ -29,7 +28,7 @@ from pipeline.results.metrics import round_metrics
 from pipeline.results.recording import log_diagnoses, log_evaluation, log_profile
 from pipeline.results.result import Pretraining
 from pipeline.runs.layout import PROFILE
-from pipeline.tracking.mlflow_settings import system_load
+from pipeline.tracking.mlflow_session import system_load
 from pipeline.tracking.outbox import read_points
 from pipeline.tracking.tracker import Tracker
 from spire_core.diffusion.process import Diffusion

@@ -12,8 +12,7 @@ from functools import partial
 from operator import index
 from pathlib import Path
 
-from pipeline.checkpoint.evaluation_store import load_evaluations
-from pipeline.checkpoint.snapshots import checkpoints, go_back, newest_checkpoint
+from pipeline.checkpoint.snapshots import checkpoints, go_back, load_evaluations, newest_checkpoint
 from pipeline.clients.store import ClientStore
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config

@@ -36,12 +36,14 @@ def svg_text(figure: "Figure") -> str:
 
 
 def log_scale(axes: "Axes", name: Literal["x", "y"]) -> None:
-    """Give an axis a logarithmic scale with plain numbers, also within a decade."""
+    """Give an axis of what is drawn a logarithmic scale with plain numbers at round places."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set(**{f"{name}scale": "log"})
     axis = axes.xaxis if name == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    subs = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0) if high < 8 * low else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 

@@ -3,15 +3,19 @@
 Who types a command decides where a run's record goes: the store of the present settings gets the
 entries of a run that it knows, and of another run only with `--anew`, as a new run. The store that
 a run's record names is told to the user, no more.
+
+Here and in the other files of this folder mlflow is imported only inside functions: it takes a
+second, and not every command needs it.
 """
 
 import contextlib
+import logging
 import os
 import platform
 import shlex
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +32,6 @@ from pipeline.config.tracking import (
 )
 from pipeline.files.paths import error_line, git_revision, is_ray_job, mask
 from pipeline.runs.record import read_record, update_record
-from pipeline.tracking.mlflow_settings import quiet_mlflow
 from pipeline.tracking.mlflow_sink import MlflowSink
 from pipeline.tracking.outbox import write_cursor
 from spire_core.errors import RunError, StoreError
@@ -42,7 +45,30 @@ UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 FIRST_S = 5.0  # for a server's first sign of life
 PACKAGES = {"spire": "spire-diffusion", "torch": "torch", "ray": "ray", "mlflow": "mlflow"}
 
+DEFAULTS = {  # of the environment; what the user has set stays
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A request that fails is repeated at once; the relay has the longer pauses.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+}
+
 # --- the store ------------------------------------------------------------------------------------
+
+
+def quiet_mlflow() -> None:
+    """Import mlflow with our defaults, and without messages about creating a database."""
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    import mlflow  # noqa: F401  (it sets its loggers' levels when it is imported)
+
+    for name in ("mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+    # These repeat what is raised as well, or is mended by the next try.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -190,3 +216,33 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # a checkout that is not installed
             found[name] = "unknown"
     return found
+
+
+# --- the machine's load ---------------------------------------------------------------------------
+
+
+def system_load(config: TrackingConfig) -> Callable[[], dict[str, float]] | None:
+    """Return a function that samples this machine, None unless MLflow's own switch is on.
+
+    It returns the metrics since its last call, in MLflow's names and units. The samples, one for
+    each round, go through the outbox like every metric, so that a server that does not answer loses
+    none.
+    """
+    if not config.enabled:
+        return None
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        return None
+    monitor: Any = SystemMetricsMonitor("never started", tracking_uri=tracking_uri(config))
+
+    def sample() -> dict[str, float]:
+        monitor.collect_metrics()
+        sampled = monitor.aggregate_metrics()
+        for one in monitor.monitors:
+            one.clear_metrics()
+        return {f"system/{key}": value for key, value in sampled.items()}
+
+    sample()  # the use of a processor is counted from one sample to the next
+    return sample

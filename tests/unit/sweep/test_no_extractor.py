@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint.evaluation_store import load_evaluations
+from pipeline.checkpoint.snapshots import load_evaluations
 from pipeline.tracking.outbox import read_points
 from sweeps.cli import main
 

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.checkpointer import (
-    ENDING_UPLOAD_S,
-    LAST_UPLOAD_S,
-    Checkpointer,
-)
+from pipeline.checkpoint.checkpointer import Checkpointer
 from pipeline.checkpoint.snapshots import kept_rounds
 from pipeline.config.load import load_config
 from pipeline.federation.round_loop import RoundListener, run_rounds
@@ -58,9 +54,9 @@ class FakeDriver:
         return written
 
 
-def checkpointer(run_dir: Path, every: int = 1, mirror: Any = None) -> Checkpointer:
+def checkpointer(run_dir: Path, every: int = 1) -> Checkpointer:
     words = [f"tracking.checkpoint_every={every}", "federation.num_rounds=9"]
-    return Checkpointer(run_dir, load_config("smoke", words), mirror)
+    return Checkpointer(run_dir, load_config("smoke", words))
 
 
 def after(taker: Checkpointer, driver: Any, done: int) -> None:
@@ -134,42 +130,14 @@ def test_an_interrupt_is_kept_though_an_earlier_checkpoint_has_failed(
     assert caplog.messages == [NO_ROOM]
 
 
-class ClosedMirror:
-    """Notes for how long an upload is waited for."""
-
-    pinned_rounds = ()
-
-    def __init__(self) -> None:
-        self.limits_s: list[float] = []
-
-    def begin(self, num_rounds_done: int) -> None:
-        pass
-
-    def close(self, limit_s: float) -> None:
-        self.limits_s.append(limit_s)
-
-
-@pytest.mark.parametrize(
-    ("fault", "error", "raised", "limit_s"),
-    [
-        (None, None, None, LAST_UPLOAD_S),
-        (RunError(NO_ROOM), None, RunError, ENDING_UPLOAD_S),
-        (ClusterError("lost"), KeyboardInterrupt(), KeyboardInterrupt, ENDING_UPLOAD_S),
-    ],
-)
-def test_the_end_of_the_rounds_tells_the_error_that_matters_and_waits_for_the_upload(
-    fault: Exception | None,
-    error: BaseException | None,
-    raised: type[BaseException] | None,
-    limit_s: float,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_a_lost_checkpoint_is_an_error_of_the_end_or_told_beside_the_one_that_caused_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mirror, driver = ClosedMirror(), FakeDriver({} if fault is None else {1: fault})
-    taker: Any = checkpointer(tmp_path, mirror=mirror)
-    with contextlib.nullcontext() if raised is None else pytest.raises(raised), ending(taker):
-        after(taker, driver, 1)
-        if error is not None:
-            raise error
-    assert mirror.limits_s == [limit_s]
-    assert caplog.messages == ([str(fault)] if fault is not None and error is not None else [])
+    taker = checkpointer(tmp_path)
+    after(taker, FakeDriver({1: RunError(NO_ROOM)}), 1)
+    with pytest.raises(RunError, match=NO_ROOM):
+        taker.end_rounds(None)
+    assert caplog.messages == []
+    after(taker, FakeDriver({1: ClusterError("lost")}), 1)
+    taker.end_rounds(KeyboardInterrupt())
+    assert caplog.messages == ["lost"]

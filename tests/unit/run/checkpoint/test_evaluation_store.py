@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint.evaluation_store import load_evaluations, save_evaluation
+from pipeline.checkpoint.snapshots import load_evaluations, save_evaluation
 from pipeline.evaluation.scores import Evaluation
 from pipeline.federation.messages import GeneratedSamples, HeldoutLosses
 from spire_core.evaluation.kid import KidScore

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import Crash, Crasher, crashed, fingerprint_of, finished, small
 
-from pipeline.checkpoint.evaluation_store import load_evaluations
+from pipeline.checkpoint.snapshots import load_evaluations
 from pipeline.clients.store import ClientStore
 from pipeline.config.schema import Config
 from pipeline.experiment.run import resume_experiment

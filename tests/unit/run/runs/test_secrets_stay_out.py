@@ -108,10 +108,3 @@ def test_a_failed_trials_record_and_traceback_have_no_secret(tmp_path: Path) -> 
     study.fail("trial", f"no answer from {ADDRESS}", f"ConnectionError: {ADDRESS}")
     assert files_with_the_secret(tmp_path) == []
     assert "ConnectionError" in study.trial_file("trial", "error.txt").read_text()
-
-
-def test_a_mistyped_address_is_not_repeated(root: Path) -> None:
-    ended = spire("run", f"tracking.uri={ADDRESS}", ADDRESS, "smoke")
-    assert ended.code == 2
-    assert "postgresql://me:***@" in ended.text
-    assert SECRET not in ended.text

@@ -387,11 +387,8 @@ def test_the_ui_command_is_exact_and_hides_passwords(monkeypatch: pytest.MonkeyP
     training = "?workflowType=machine_learning"
     assert ui_command(TrackingConfig()) == f"https://me:***@host:1/x/#/experiments{training}"
     assert ui_text(TrackingConfig(), "7") == f"https://me:***@host:1/x/#/experiments/7{training}"
-    assert "--backend-store-uri sqlite:////a.db" in ui_command(
-        TrackingConfig(uri="sqlite:////a.db")
-    )
     command, _, opened = ui_text(TrackingConfig(uri="sqlite:////a.db"), "7").partition("\n")
-    assert command == ui_command(TrackingConfig(uri="sqlite:////a.db"))
+    assert "--backend-store-uri sqlite:////a.db" in command
     assert opened == f"  and open http://127.0.0.1:5000/#/experiments/7{training}"
 
 

@@ -179,6 +179,13 @@ def test_everything_is_attached_to_the_sweep(
 # ---------------------------------------------------------------------------------- other sweeps
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but it takes them seconds to become pictures."""
+    monkeypatch.setattr("sweeps.report.make.svg_text", lambda figure: "<svg/>")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
     with Tracker.start(store, "axes", {"spire.kind": "sweep"}) as tracker:
         for d_emb, kid in ((4, 3.0), (64, 1.0)):
@@ -198,6 +205,7 @@ def test_an_axis_has_a_picture_and_a_sentence(store: TrackingConfig) -> None:
     assert report.notes[0] == "2 seeds: too few to tell."
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_trials_that_were_added_later_decide_nothing(store: TrackingConfig) -> None:
     recorded = {"seeds": [0, 1, 2], "primary": [{"method": "shared_rep"}]}
     with Tracker.start(store, "planned", {"spire.kind": "sweep"}) as tracker:
@@ -215,6 +223,7 @@ def test_trials_that_were_added_later_decide_nothing(store: TrackingConfig) -> N
     assert [*report.tables["differences"].n] == [3]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_samples_controls_and_prompts_are_shown(store: TrackingConfig, tmp_path: Path) -> None:
     picture = tmp_path / "client.png"
     Image.new("RGB", (32, 8)).save(picture)
@@ -240,6 +249,7 @@ def test_samples_controls_and_prompts_are_shown(store: TrackingConfig, tmp_path:
     assert "new_clients" not in report.tables, "scores of prompts have a table of their own"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_report_leaves_no_table_of_the_first_and_no_file_of_others(
     store: TrackingConfig, parent: str, tmp_path: Path
 ) -> None:
