@@ -143,6 +143,7 @@ def test_rounds_lost_with_the_power_and_computed_again_are_there_once(
     with Tracker.start(store, "power", {}) as tracker:
         for step in range(6):
             tracker.log_metrics({"a": float(step)}, step)
+        tracker.log_params({"same": 1})
         tracker.log_image("samples/all", image, 5)
     before = contents(store, tracker.run_dir)
     kept = (tracker.run_dir / OUTBOX).read_bytes().splitlines(keepends=True)[:3]
@@ -151,10 +152,13 @@ def test_rounds_lost_with_the_power_and_computed_again_are_there_once(
     with Tracker.resume(store, tracker.run_dir) as resumed:
         for step in range(3, 7):
             resumed.log_metrics({"a": step + 0.5}, step)
+        resumed.log_params({"same": 1, "new": 4})
         resumed.log_image("samples/all", image, 5)
     found = [(step, value) for _, step, value in history(store, tracker.run_dir)["a"]]
     assert found == [*((step, float(step)) for step in range(6)), (6, 6.5)]
-    assert contents(store, tracker.run_dir)["files"] == before["files"]
+    after = contents(store, tracker.run_dir)
+    assert (after["files"], after["end"][0]) == (before["files"], "FINISHED")
+    assert after["params"] == {"same": "1", "new": "4"}
 
 
 LOG = """

@@ -150,34 +150,6 @@ def test_all_that_is_logged_comes_back(
     assert json.loads(given.dataset.profile) == {"num_examples": 5, "sha256": sha256}
 
 
-def test_a_resumed_run_repeats_nothing(store: TrackingConfig) -> None:
-    image = np.zeros((4, 5, 3), np.uint8)
-    with Tracker.start(store, "stops", {}) as tracker:
-        tracker.log_metrics({"a": 0.0, "b": 0.0}, 0)
-        tracker.log_metrics({"a": 1.0}, 1)
-        tracker.log_params({"same": 1})
-        tracker.log_image("samples/all", image, 1)
-        tracker.finish("KILLED")
-    with Tracker.resume(store, tracker.run_dir) as resumed:
-        resumed.log_metrics({"a": 1.5, "b": 1.0}, 1)
-        resumed.log_metrics({"a": 2.0, "b": 2.0}, 2)
-        resumed.log_params({"same": 1, "new": 4})
-        resumed.log_image("samples/all", image, 1)
-        resumed.log_image("samples/all", image, 2)
-    assert (resumed.run_id, resumed.run_dir) == (tracker.run_id, tracker.run_dir)
-    client = client_of(store)
-    histories = [client.get_metric_history(tracker.run_id, key) for key in "ab"]
-    assert [[(m.step, m.value) for m in h] for h in histories] == [
-        [(0, 0.0), (1, 1.0), (2, 2.0)],
-        [(0, 0.0), (1, 1.0), (2, 2.0)],
-    ]
-    images = [a.path for a in client.list_artifacts(tracker.run_id, "images")]
-    assert sorted(p.split("+")[2] for p in images if p.endswith(".png")) == ["1", "2"]
-    run = read_run(store, resumed)
-    assert run.data.params == {"same": "1", "new": "4"}
-    assert run.info.status == "FINISHED"
-
-
 def test_without_tracking_there_is_a_folder_and_nothing_else(tmp_path: Path) -> None:
     config = TrackingConfig(enabled=False, root=str(tmp_path))
     with Tracker.start(config, "quiet", {}) as tracker:
