@@ -181,40 +181,41 @@ def _unexplained(
 
 def attack_messages(model: FlatModel, rounds: Sequence[ObservedRound], max_t: int) -> MessageLeak:
     """Return what the messages of these rounds give away; the model's weights are overwritten."""
-    found: list[tuple[int, int, dict[str, list[float]]]] = []
-    chances, members, others = [], [], []
+    found, chances, members, others = [], [], [], []
     for one in rounds:
         server = CuriousServer(model, one.broadcast, max_t)
         embs = np.stack([message.client_embs for message in one.messages])  # (clients, M, D_emb)
         everybody = np.concatenate([embs, one.others])
         looked_at = one.messages[:1] if one.is_summed else one.messages  # a sum is one for all
-        directions = [server.directions(message) for message in looked_at]
+        near = [_nearness(server.directions(message), everybody) for message in looked_at]
         for row, message in enumerate(one.messages):
-            by_attack = directions[0 if one.is_summed else row]
-            near = {
-                name: [max(abs_cos(d, emb) for emb in own) for own in everybody]
-                for name, d in by_attack.items()
-            }
-            found.append((message.update.client_id, row, near))
+            found.append((message.update.client_id, row, near[0 if one.is_summed else row]))
         chances.append(chance_cos(everybody))
         total, flat = server.summed(one.messages), embs.reshape(-1, embs.shape[-1])
         members.append(span_shares(total, len(flat), flat))
         others.append(span_shares(total, len(flat), one.others.reshape(-1, embs.shape[-1])))
     clients = tuple(
-        ClientLeak(client_id, {name: cos[row] for name, cos in near.items()})
-        for client_id, row, near in found
+        ClientLeak(client_id, dict(zip(ATTACKS, cos[:, row].tolist(), strict=True)))
+        for client_id, row, cos in found
     )
-    medians = {name: float(np.median([c.cos[name] for c in clients])) for name in ATTACKS}
-    best = max(ATTACKS, key=medians.__getitem__)
-    own = [near[best][row] >= max(near[best]) > 0 for _, row, near in found]
+    medians = np.median([cos[:, row] for _, row, cos in found], axis=0)
+    best = int(medians.argmax())
+    own = [cos[best, row] >= cos[best].max() > 0 for _, row, cos in found]
     return MessageLeak(
         clients=clients,
-        best=best,
-        cos=medians[best],
+        best=ATTACKS[best],
+        cos=float(medians[best]),
         chance=max(chances),
         identified=float(np.mean(own)),
         span_members=float(np.concatenate(members).mean()),
         span_others=float(np.concatenate(others).mean()) if len(rounds[0].others) else math.nan,
         cohort_size=len(rounds[0].messages),
         d_emb=rounds[0].messages[0].client_embs.shape[-1],
+    )
+
+
+def _nearness(directions: Mapping[str, np.ndarray | None], embs: np.ndarray) -> np.ndarray:
+    """Return the largest |cos| of each attack's direction and each client's embeddings (A, K)."""
+    return np.array(
+        [[max(abs_cos(d, emb) for emb in own) for own in embs] for d in directions.values()]
     )
