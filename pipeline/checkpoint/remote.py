@@ -5,16 +5,14 @@ there by name: the files of a checkpoint, artifacts, the record, the outbox, and
 Keys, the list of scored clients, locks and profiles never do. The file systems are pyarrow's.
 """
 
-import io
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.checkpointer import in_background
 from pipeline.checkpoint.snapshots import checkpoint_names, folder_of, kept_names, kept_rounds
@@ -179,7 +177,7 @@ class Mirror:
         for name in (*names, *(path.relative_to(self.run_dir).as_posix() for path in artifacts)):
             self._send_file(name)
         for name, content in growing.items():
-            self._send(name, io.BytesIO(content))
+            self._send(name, content)
         self._send_file(manifest)
         self.last_done = num_rounds_done
         self._prune()
@@ -187,17 +185,16 @@ class Mirror:
     def _send_file(self, name: str) -> None:
         """Send a file unless it is there."""
         if name not in self._sent:
-            with (self.run_dir / name).open("rb") as source:
-                self._send(name, source)
+            self._send(name, (self.run_dir / name).read_bytes())
             self._sent.add(name)
 
-    def _send(self, name: str, source: IO[bytes]) -> None:
+    def _send(self, name: str, content: bytes) -> None:
         target, is_object = f"{self.folder}/{name}", self.storage.type_name in OBJECT_STORES
         if not is_object:
             self.storage.create_dir(target.rpartition("/")[0], recursive=True)
         part = target if is_object else f"{target}.part"
         with self.storage.open_output_stream(part) as stream:
-            shutil.copyfileobj(source, stream)
+            stream.write(content)
         if not is_object:
             self.storage.move(part, target)
 

@@ -213,10 +213,10 @@ def load_evaluations(run_dir: Path, num_rounds_done: int) -> Iterator[Evaluation
     """Yield the evaluations after at most so many rounds, in order; RunError if one is damaged."""
     for done in evaluated_rounds(run_dir):
         if done <= num_rounds_done:
-            yield _load(evaluation_path(run_dir, done))
+            yield _load_evaluation(evaluation_path(run_dir, done))
 
 
-def _load(path: Path) -> Evaluation:
+def _load_evaluation(path: Path) -> Evaluation:
     arrays, texts = read_arrays(path)
     values = json.loads(texts["evaluation"])
     drawn = [
