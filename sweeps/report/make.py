@@ -146,9 +146,7 @@ class Report:
         """Return the page. Every text is escaped, because names may come from strangers."""
         from jinja2 import Environment, StrictUndefined  # needed by reports alone
 
-        environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
+        environment = Environment(autoescape=True, undefined=StrictUndefined)
         environment.filters |= {
             "svg": lambda figure: _data_uri("svg+xml", svg_text(figure).encode()),
             "png": lambda data: _data_uri("png", data),
@@ -288,11 +286,7 @@ def _pictures(
                 "Every new client of every seed, before adaptation (grey) and after (coloured). "
                 "Bar: mean over seeds, from the lowest to the highest. Lower is better.",
             ),
-            (
-                figures.rounds_figure(here, floor),
-                "KID over rounds",
-                f"{SPREAD} Lower is better.",
-            ),
+            (figures.rounds_figure(here, floor), "KID over rounds", f"{SPREAD} Lower is better."),
             (
                 forgetting_figure(here),
                 "Forgetting during adaptation",
