@@ -122,11 +122,15 @@ class RoundWorker:
         """Train clients together, add their updates to this round's sum, return their reports.
 
         A client that is in the sum already stays there once. Where the sum alone may be seen, a
-        report has no loss.
+        report has no loss. The noise of a private round stands in the place of a client.
         """
         form = self.settings.update_format(plan, broadcast) if plan.hides_updates else None
         new_sum = functools.partial(self.settings.new_sum, plan, broadcast)
         total, reports = self._running(plan.round_idx, new_sum), list[ClientReport]()
+        if tuple(client_ids) == (NOISE,):
+            if isinstance(form, ClippedFormat) and NOISE not in total.client_ids:
+                total.add(NOISE, 0, form.noise(self.noise, plan.round_idx))
+            return reports
         for update in self.train(client_ids, broadcast, plan):
             client_id, loss, num_bytes = update.client_id, update.loss, update.num_bytes
             weight = 1 if plan.private else update.num_examples
@@ -240,27 +244,25 @@ class RoundWorker:
             self._sum = (name, new_sum())
         return self._sum[1]
 
-    def sum_of(self, name: int | str) -> Any:
-        """Return the sum of this name, None if this process has none."""
-        return None if self._sum is None or self._sum[0] != name else self._sum[1]
+    def summed(self, name: int | str) -> list[int]:
+        """Return the clients in the sum of this name here."""
+        return self._sum[1].client_ids if self._sum and self._sum[0] == name else []
+
+    def merged(self, name: int | str, others: Any) -> Any:
+        """Return the sum of this name here with that of other workers; None is that of nobody.
+
+        The one here then has the other clients as well.
+        """
+        own = self._sum[1] if self._sum and self._sum[0] == name else None
+        if own is None:
+            return others
+        if others is not None:
+            own.merge(others)
+        return own
 
     def forget_sum(self) -> None:
         """Drop the running sum."""
         self._sum = None
-
-    def hidden_total(
-        self, parts: Sequence[HiddenSum | None], broadcast: Broadcast, plan: RoundPlan
-    ) -> HiddenSum:
-        """Return the sum of all workers' sums of a round, with the noise of a private one."""
-        form = self.settings.update_format(plan, broadcast)
-        total = HiddenSum.of(parts, form.size)
-        if isinstance(form, ClippedFormat):
-            total.add(NOISE, 0, form.noise(self.noise, plan.round_idx))
-        return total
-
-    def vector_total(self, parts: Sequence[HiddenSum | None], size: int) -> HiddenSum:
-        """Return the sum of all workers' sums of vectors (size,)."""
-        return HiddenSum.of(parts, size)
 
     def add_parts(
         self, client_ids: Sequence[int], name: str, part: str, weights: np.ndarray, num_all: int

@@ -105,15 +105,6 @@ class HiddenSum:
         self.client_ids.append(client_id)
         self.num_examples += num_examples
 
-    @classmethod
-    def of(cls, parts: Sequence["HiddenSum | None"], size: int) -> "HiddenSum":
-        """Return the sum of sums over different clients; None is that of nobody."""
-        total = cls(size)
-        for part in parts:
-            if part is not None:
-                total.merge(part)
-        return total
-
     def merge(self, other: "HiddenSum") -> None:
         """Add a sum over other clients."""
         self.numbers += other.numbers
