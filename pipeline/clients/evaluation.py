@@ -49,6 +49,8 @@ from spire_core.evaluation.prompted_images import (
     pixel_distances,
     retrieval_rank,
 )
+from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition
 from spire_core.rng import torch_generator
@@ -59,7 +61,6 @@ from spire_core.training.several import drawn
 
 SAMPLE = "sample"  # the purpose of drawings that are scored
 NUM_OF_EACH = 8  # images that are drawn with each of several embeddings
-Scale = float | None  # of a client's guidance; None is that of the run
 
 
 class ClientEvaluator:
@@ -74,19 +75,21 @@ class ClientEvaluator:
         """The feature extractor, loaded on first use."""
         return make_extractor(self.extractor_name, self.context.config.eval.extractor_weights)
 
-    def real_features(self, client: ClientData) -> Tensor:
-        """Return features (n, D) of a client's held-out images."""
-        return self._features(client.test_images())
-
     def reference_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of the real images that a client's samples are scored against."""
-        return self._features(client.reference_images(self.context.config.seed))
+        return self.features(client.reference_images(self.context.config.seed))
 
-    def _features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Return features (n, D) of real uint8 images (n, C, H, W), cached."""
         return cached_features(self.extractor, to_float(images), self.cache)
 
-    def reference(self, backbone: Tensor) -> FlatModel | None:
+    @functools.cached_property
+    def _impersonal(self) -> FlatModel:
+        """A second network, for guidance away from what the backbone draws."""
+        config, shape = self.context.config, self.context.image_shape
+        return FlatModel(config.model, config.method, shape[0], self.context.device)
+
+    def _reference(self, backbone: Tensor) -> FlatModel | None:
         """Return the reference network of guidance for methods without an embedding.
 
         A method without pre-training, of its own or of others, has none: its initial network
@@ -96,42 +99,37 @@ class ClientEvaluator:
         has_embedding = config.method.record.has_embedding
         if not config.is_guided or has_embedding or not config.has_backbone:
             return None
-        channels, device = self.context.image_shape[0], self.context.device
-        reference = FlatModel(config.model, config.method, channels, device)
-        reference.load(backbone)
-        return reference
+        self._impersonal.load(backbone)
+        return self._impersonal
 
-    def generate(
-        self,
-        client: ClientData,
-        emb: Tensor | None,
-        reference: FlatModel | None = None,
-        scale: Scale = None,
-    ) -> Tensor:
-        """Return the images (n, C, H, W) of `generate_all` of a single client."""
-        embs = None if emb is None else [emb]
-        return self.generate_all([client], embs, reference, [scale])[0]
-
-    def generate_all(
+    def draw(
         self,
         clients: Sequence[ClientData],
-        embs: Sequence[Tensor] | None,
-        reference: FlatModel | None = None,
-        scales: Sequence[Scale] | None = None,
+        states: Sequence[PrivateState],
+        backbone: Tensor,
         purpose: str = SAMPLE,
     ) -> list[Tensor]:
-        """Return images (n, C, H, W) of each of these clients, drawn for its held-out captions.
+        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
 
-        Clients differ by their embeddings (D_emb,) alone, and share batches. `reference`: the
-        network to guide away from, of a method without embeddings. `scales`: each client's
-        guidance. `purpose`: that of the noise, which differs by it.
+        They are drawn for its held-out captions, with its own guidance if it has one. Clients that
+        differ by their embeddings alone share batches. `purpose`: that of the noise, which differs
+        by it.
         """
+        if len(clients) > 1 and any(set(state.parts) != {CLIENT_EMB} for state in states):
+            pairs = zip(clients, states, strict=True)
+            return [self.draw([one], [own], backbone, purpose)[0] for one, own in pairs]
         context, config = self.context, self.context.config.eval
+        embs = [load_client(context.model, backbone, state) for state in states]
+        own_embs = [
+            self._drawn_emb(client, emb, purpose)
+            for client, emb in zip(clients, embs, strict=True)
+            if emb is not None
+        ]
         prompts = [client.prompts(config.num_images) for client in clients]
         guided = context.diffusion.guided_timesteps(config.guidance_interval)
-        own = scales or [None] * len(clients)
+        own = [state.guidance for state in states]
         factors = [config.guidance if scale is None else scale for scale in own]
-        own_embs = [] if embs is None else self._drawn_embs(clients, embs, purpose)
+        reference = self._reference(backbone)
 
         def denoise_as(who: Tensor, at: slice) -> Denoiser:
             own_rows = [own_embs[i][at] for i in dict.fromkeys(who.tolist())] if own_embs else []
@@ -155,15 +153,11 @@ class ClientEvaluator:
             config.batch_size,
         )
 
-    def _drawn_embs(
-        self, clients: Sequence[ClientData], embs: Sequence[Tensor], purpose: str
-    ) -> list[Tensor]:
-        """Return the embedding (n, D_emb) of each image that these clients draw."""
-        device, config, found = self.context.device, self.context.config, list[Tensor]()
-        for client, emb in zip(clients, embs, strict=True):
-            chance = torch_generator(config.seed, f"{purpose} embeddings", client.client_id)
-            found.append(drawn(emb.to(device), config.eval.num_images, chance))
-        return found
+    def _drawn_emb(self, client: ClientData, emb: Tensor, purpose: str) -> Tensor:
+        """Return the embedding (n, D_emb) of each image that a client draws."""
+        config = self.context.config
+        chance = torch_generator(config.seed, f"{purpose} embeddings", client.client_id)
+        return drawn(emb, config.eval.num_images, chance)
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W).
@@ -283,7 +277,7 @@ class ClientEvaluator:
         images of each class that the client shows.
         """
         reference, seed = self.reference_features(client), self.context.config.seed
-        shown, labels = self._features(client.train_images()), client.reference_labels(seed)
+        shown, labels = self.features(client.train_images()), client.reference_labels(seed)
         scores = {"fld": fld(samples.features, shown, reference)}
         if labels is None or client.labels is None:
             return scores

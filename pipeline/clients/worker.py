@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.evaluation import ClientEvaluator, Scale, control_images
+from pipeline.clients.evaluation import ClientEvaluator, control_images
 from pipeline.clients.rounds import RoundWorker
 from pipeline.federation.messages import (
     NEAREST_DRAWS,
@@ -31,11 +31,10 @@ from pipeline.federation.messages import (
     GeneratedSamples,
     HeldoutLosses,
     Look,
-    LookAt,
 )
 from pipeline.runs.layout import PROFILE_TABLE, TRACE_SUFFIX
 from pipeline.runs.model_files import save_client
-from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings, num_trained
+from spire_core.adaptation.adapt import adapt_client, adapt_embeddings, num_trained
 from spire_core.adaptation.adapt_privately import (
     NOBODY,
     Protection,
@@ -47,7 +46,7 @@ from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.evaluation.kid import kernel_distance
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
-from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
+from spire_core.network.flat_model import initial_weights, tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
@@ -77,7 +76,7 @@ class ClientWorker(RoundWorker):
 
     def real_features(self, client_id: int) -> Tensor:
         """Return features (n, D) of a client's held-out images."""
-        return self.evaluator.real_features(self.client_data(client_id))
+        return self.evaluator.features(self.client_data(client_id).test_images())
 
     def reference_features(self, client_id: int) -> Tensor:
         """Return features (n, D) of the real images that a client's samples are scored against."""
@@ -88,32 +87,9 @@ class ClientWorker(RoundWorker):
         self.forget_sum()  # the last round's sum is collected; its memory is needed now
         clients = [self.client_data(client_id) for client_id in client_ids]
         states = [self.private_state(client_id) for client_id in client_ids]
-        drawn = self._images_as(clients, states, self.context.on_device(weights))
+        drawn = self.evaluator.draw(clients, states, self.context.on_device(weights))
         pairs = zip(clients, drawn, strict=True)
         return [self.evaluator.samples(client, images) for client, images in pairs]
-
-    def _images_as(
-        self,
-        clients: Sequence[ClientData],
-        states: Sequence[PrivateState],
-        backbone: Tensor,
-        scales: Sequence[Scale] | None = None,
-    ) -> list[Tensor]:
-        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
-
-        Clients that differ by their embeddings alone are computed as one batch.
-        """
-        evaluator, model, images = self.evaluator, self.context.model, list[Tensor]()
-        scales = scales or [None] * len(clients)
-        if all(set(state.parts) == {CLIENT_EMB} for state in states):
-            model.load(backbone)
-            embs = [state.parts[CLIENT_EMB] for state in states]
-            return evaluator.generate_all(clients, embs, scales=scales)
-        reference = evaluator.reference(backbone)
-        for client, state, scale in zip(clients, states, scales, strict=True):
-            emb = load_client(model, backbone, state)
-            images.append(evaluator.generate(client, emb, reference, scale))
-        return images
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
         """Return a client's held-out losses with its own, zero and another client's embedding.
@@ -151,7 +127,7 @@ class ClientWorker(RoundWorker):
         start, model, objective = context.on_device(weights), context.model, context.objective()
         own = context.for_training(client)
         tuned = adapt_client(model, start, own, state, settings, objective, lambda *_: {}).state
-        [images] = self._images_as([client], [tuned], start)
+        [images] = self.evaluator.draw([client], [tuned], start)
         loss = self.evaluator.heldout_mean(client, load_client(model, start, tuned))
         samples = self.evaluator.samples(client, images)
         return samples, HeldoutLosses(client_id, loss, None, None)
@@ -214,26 +190,15 @@ class ClientWorker(RoundWorker):
         clients = [self.client_data(client_id) for client_id in client_ids]
         inputs = [context.for_training(client) for client in clients]
         starts = [self.start_state(client_id, plan.mean_emb) for client_id in client_ids]
-        start = context.on_device(plan.weights)
-        if not plan.is_together:
-            start = self.start_weights(client_ids[0], plan.weights)
-        reference, looks = self.evaluator.reference(start), list[Look]()
+        start, looks = self.start_weights(client_ids[0], plan.weights), list[Look]()
         snapshots: dict[int, dict[int, Tensor]] = {client_id: {} for client_id in client_ids}
 
-        def observe(
-            client: ClientData, epoch: int, _: FlatModel, emb: Tensor | None
-        ) -> dict[str, float]:
-            emb = None if emb is None else emb.detach()
+        def observe(client: ClientData, epoch: int, state: PrivateState) -> dict[str, float]:
             if plan.is_together:
-                assert emb is not None  # embeddings alone share a batch
-                snapshots[client.client_id][epoch] = emb.cpu().clone()
-                return {}
-            began = time.monotonic()
-            images = self.evaluator.generate(client, emb, reference)
-            looks.append(
-                self._seen(client, images, emb, plan, LookAt(client.client_id, epoch), began)
-            )
-            return looks[-1].scores
+                snapshots[client.client_id][epoch] = state.parts[CLIENT_EMB]
+            else:
+                looks.extend(self._looks([client], [state], [epoch], plan, start))
+            return {}  # a report has the scores
 
         watches = [functools.partial(observe, client) for client in clients]
         fit_began, protection = time.monotonic(), None
@@ -250,7 +215,7 @@ class ClientWorker(RoundWorker):
             adapted = [adapt_client(model, start, client, own, settings, objective, watch)]
         looks_s = sum(look.duration_s for look in looks)
         fit_s = (time.monotonic() - fit_began - looks_s) / len(clients)
-        scales = self.choose_guidance(clients, [one.state for one in adapted], start, reference)
+        scales = self.choose_guidance(clients, [one.state for one in adapted], start)
         total_s = (time.monotonic() - began - looks_s) / len(clients)
         results = []
         for one, client, scale in zip(adapted, inputs, scales, strict=True):
@@ -266,18 +231,13 @@ class ClientWorker(RoundWorker):
                 guarantee=protection and protection.guarantee(len(client.images)),
                 guidance=scale,
                 looks=tuple(looks),
-                asked=_asked(client.client_id, one, scale, plan.is_together),
             )
             results.append(fitted)
         return results
 
     def choose_guidance(
-        self,
-        clients: Sequence[ClientData],
-        states: Sequence[PrivateState],
-        start: Tensor,
-        reference: FlatModel | None,
-    ) -> list[Scale]:
+        self, clients: Sequence[ClientData], states: Sequence[PrivateState], start: Tensor
+    ) -> list[float | None]:
         """Return for each fitted client the scale whose drawings are nearest to what it set aside.
 
         Nearest by KID's MMD, in the extractor's features. Drawings are for the captions of what was
@@ -287,71 +247,69 @@ class ClientWorker(RoundWorker):
         scales = config.adapt.guidance
         if scales is None or not config.method.record.adapt_parts:
             return [None] * len(clients)
-        for state in states:  # a single one, or embeddings alone
-            load_client(self.context.model, start, state)
-        embs = [state.parts[CLIENT_EMB] for state in states if CLIENT_EMB in state.parts] or None
         own = [replace(one, split=set_aside_split(one.split, config.seed)) for one in clients]
-        reals, distances = [evaluator.real_features(client) for client in own], []
+        reals, distances = [evaluator.features(client.test_images()) for client in own], []
         for scale in scales:
-            drawn = evaluator.generate_all(own, embs, reference, [scale] * len(own), CHOICE)
+            scaled = [replace(state, guidance=scale) for state in states]
+            drawn = evaluator.draw(own, scaled, start, CHOICE)
             fakes = [evaluator.extractor.features(images) for images in drawn]
             distances.append([kernel_distance(*pair) for pair in zip(reals, fakes, strict=True)])
         return [scales[at] for at in np.argmin(distances, axis=0)]
 
     # --- looks ---
 
-    def look(self, client_ids: Sequence[int], plan: FitPlan, asked: Sequence[LookAt]) -> list[Look]:
-        """Return looks at a fitted new client as it was after an epoch, or at several's embeddings.
+    def look(
+        self, client_ids: Sequence[int], plan: FitPlan, epochs: Sequence[int | None]
+    ) -> list[Look]:
+        """Return looks at fitted new clients, each as it was after an epoch, or as it is kept.
 
-        `asked` correspond to `client_ids`, which may repeat a client.
+        `epochs` correspond to `client_ids`, which may repeat a client.
         """
-        began, backbone, looks = time.monotonic(), self.context.on_device(plan.weights), []
-        clients = [self.client_data(client_id) for client_id in client_ids]
-        kept = [self.private_state(client_id) for client_id in client_ids]
-        states = [
-            own if ask.is_kept else PrivateState({CLIENT_EMB: own.snapshots[ask.epoch]})
-            for own, ask in zip(kept, asked, strict=True)
-        ]
-        drawn = self._images_as(clients, states, backbone, [ask.guidance for ask in asked])
-        drawing_s = (time.monotonic() - began) / len(clients)
-        for client, state, images, ask in zip(clients, states, drawn, asked, strict=True):
-            began = time.monotonic() - drawing_s
-            emb = load_client(self.context.model, backbone, state)
-            looks.append(self._seen(client, images, emb, plan, ask, began))
-        return looks
+        clients, states = [self.client_data(client_id) for client_id in client_ids], []
+        for client_id, epoch in zip(client_ids, epochs, strict=True):
+            kept = self.private_state(client_id)
+            states.append(
+                kept if epoch is None else PrivateState({CLIENT_EMB: kept.snapshots[epoch]})
+            )
+        return self._looks(clients, states, epochs, plan, self.context.on_device(plan.weights))
 
-    def _seen(
+    def _looks(
         self,
-        client: ClientData,
-        images: Tensor,
-        emb: Tensor | None,
+        clients: Sequence[ClientData],
+        states: Sequence[PrivateState],
+        epochs: Sequence[int | None],
         plan: FitPlan,
-        ask: LookAt,
-        began: float,
-    ) -> Look:
-        """Return a look at a client, of images (n, C, H, W) that were drawn as it since `began`."""
-        evaluator, config, distances, near = self.evaluator, self.setup.config, None, None
-        fitted = client.as_fitted(config)
-        samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
-        scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
-        if (ask.is_kept or ask.epoch == 0) and config.has_controls:
-            scores |= evaluator.novel_scores(fitted, images, samples)
-            if config.has_backbone:  # else there is nothing in common before the fit
-                scores |= evaluator.bits(client, emb)
-        if ask.is_kept:
-            distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
-            if emb is not None and is_table(emb):
-                samples = replace(samples, of_each=evaluator.drawn_with_each(client, emb))
-        return Look(
-            epoch=ask.epoch,
-            guidance=ask.guidance,
-            scores=scores,
-            heldout=heldout,
-            duration_s=time.monotonic() - began,
-            drawn=samples if ask.is_kept or ask.epoch == 0 else None,  # others are not read
-            distances=distances,
-            neighbours=near,
-        )
+        backbone: Tensor,
+    ) -> list[Look]:
+        """Return looks at clients in these states on the backbone (P,)."""
+        began, evaluator, config, looks = time.monotonic(), self.evaluator, self.setup.config, []
+        drawn = evaluator.draw(clients, states, backbone)
+        drawing_s = (time.monotonic() - began) / len(clients)
+        for client, state, epoch, images in zip(clients, states, epochs, drawn, strict=True):
+            began, is_kept, distances, near = time.monotonic(), epoch is None, None, None
+            fitted, emb = client.as_fitted(config), load_client(self.context.model, backbone, state)
+            samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
+            scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
+            if (is_kept or epoch == 0) and config.has_controls:
+                scores |= evaluator.novel_scores(fitted, images, samples)
+                if config.has_backbone:  # else there is nothing in common before the fit
+                    scores |= evaluator.bits(client, emb)
+            if is_kept:
+                distances = evaluator.distances(fitted, images)
+                near = evaluator.near(fitted, images)
+                if emb is not None and is_table(emb):
+                    samples = replace(samples, of_each=evaluator.drawn_with_each(client, emb))
+            look = Look(
+                epoch=epoch,
+                scores=scores,
+                heldout=heldout,
+                duration_s=drawing_s + time.monotonic() - began,
+                drawn=samples if is_kept or epoch == 0 else None,  # others are not read
+                distances=distances,
+                neighbours=near,
+            )
+            looks.append(look)
+        return looks
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the text scores of what each control draws for a new client's prompts."""
@@ -371,7 +329,7 @@ class ClientWorker(RoundWorker):
         if plan.drawn_as is not None:
             other, own = self.client_data(plan.drawn_as), self.private_state(plan.drawn_as)
             backbone = self.context.on_device(weights)
-            [images[NEAREST_DRAWS]] = self._images_as([other], [own], backbone)
+            [images[NEAREST_DRAWS]] = self.evaluator.draw([other], [own], backbone)
         return {name: self.evaluator.control_scores(client, own) for name, own in images.items()}
 
     # --- own parts of any client ---
@@ -420,15 +378,3 @@ class ClientWorker(RoundWorker):
         if self.running is not None:
             self.running.stop()
             self.running = None
-
-
-def _asked(client_id: int, adapted: Adapted, scale: Scale, is_together: bool) -> tuple[LookAt, ...]:
-    """Return the looks at a fitted client: in a group those of its curve, then that of its parts.
-
-    Without a scale of its own, the curve has the look at these parts as well.
-    """
-    kept = LookAt(client_id, adapted.kept_epoch, scale, is_kept=True)
-    seen = {point.epoch for point in adapted.curve if point.observed is not None}
-    of_curve = seen - ({kept.epoch} if scale is None else set()) if is_together else set()
-    asked = [*(LookAt(client_id, epoch) for epoch in of_curve), kept]
-    return tuple(sorted(asked, key=lambda ask: (ask.guidance is not None, ask.epoch)))

@@ -109,12 +109,12 @@ def adapt(
     by_group = pool.run_all("adapt", groups, handle)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
 
-    asked = [ask for one in fitted for ask in one.asked]
-    batches = in_groups(asked, config.eval.clients_per_batch if is_together else 1)
-    units = [tuple(ask.client_id for ask in batch) for batch in batches]
-    by_batch = pool.run_all("look", units, handle, per_unit=[(batch,) for batch in batches])
-    later = iter([look for batch in by_batch for look in batch])
-    reports = [report_of(one, [*one.looks, *(next(later) for _ in one.asked)]) for one in fitted]
+    size = config.eval.clients_per_batch if is_together else 1
+    units = in_groups([one.client_id for one in fitted for _ in one.asked], size)
+    epochs = in_groups([epoch for one in fitted for epoch in one.asked], size)
+    by_unit = pool.run_all("look", units, handle, per_unit=[(own,) for own in epochs])
+    later = iter([look for looks in by_unit for look in looks])
+    reports = [report_of(one, [next(later) for _ in one.asked]) for one in fitted]
     reports = [_testable(setting, report.client_id, report) for report in reports]
 
     curves = [forgetting_curve(report, config.method, before) for report in reports]

@@ -123,8 +123,7 @@ def adapt_arrival(
             worker.noise = SecretNoise(key_for(privacy), is_simulated=is_simulated)
             plan = replace(plan, clip_norm=worker.clip_norm(client_id, plan))
         [fitted] = worker.adapt([client_id], plan)
-        looks = worker.look([client_id], plan, fitted.asked)
-        report = report_of(fitted, [*fitted.looks, *looks])
+        report = report_of(fitted, worker.look([client_id], plan, fitted.asked))
         parts = worker.private_state(client_id).parts
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, parts, texts, report.guidance)

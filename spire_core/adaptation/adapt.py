@@ -53,7 +53,8 @@ class AdaptPoint:
     observed: dict[str, float] | None
 
 
-Observe = Callable[[int, FlatModel, Tensor | None], dict[str, float]]
+Observe = Callable[[int, PrivateState], dict[str, float]]
+"""Called with an epoch and the client's parts after it, as it would keep them."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,20 @@ def adapt_client(
 ) -> Adapted:
     """Fit one new client on its images, from the backbone `weights` (P,) and its own `start`.
 
-    `observe(epoch, model, client_emb)` is called before adaptation, every `eval_every` epochs and
-    after the last; it must not change the model.
+    `observe` is called before adaptation, every `eval_every` epochs and after the last. It may load
+    the model with the parts that it is given, and with no others.
     """
     one = _Fit(model, weights, client, start, config, objective, observe)
-    if not model.method.record.adapt_parts:
-        return one.result()
     if config.pull > 0:
         pull = ProximalTerm(config.pull, weights)
         objective = replace(objective, terms=(*objective.terms, pull))
-    for epoch in range(1, config.epochs + 1):
+
+    def fit_epoch(_: Sequence[_Fit], epoch: int) -> list[float]:
         image_batches, noise = epoch_streams(one.client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):
-            loss = fit(model, one.client_emb, image_batches, one.descent, objective, noise)
-        if one.end_epoch(epoch, loss):
-            break
-    return one.result()
+            return [fit(model, one.client_emb, image_batches, one.descent, objective, noise)]
+
+    return _fitted([one], config, fit_epoch)[0]
 
 
 def adapt_embeddings(
@@ -122,13 +121,21 @@ def adapt_embeddings(
         _Fit(model, weights, client, start, config, objective, observe)
         for client, start, observe in zip(clients, starts, observers, strict=True)
     ]
-    active = fits
+    return _fitted(
+        fits, config, lambda active, epoch: _fit_epoch(model, active, config, objective, epoch)
+    )
+
+
+def _fitted(
+    fits: Sequence["_Fit"],
+    config: AdaptConfig,
+    fit_epoch: Callable[[Sequence["_Fit"], int], list[float]],
+) -> list[Adapted]:
+    """Return the results of fits; `fit_epoch` returns the mean loss of each that goes on."""
+    active = [one for one in fits if one.descent.leaves]
     for epoch in range(1, config.epochs + 1):
-        losses = _fit_epoch(model, active, config, objective, epoch)
-        ended = [one.end_epoch(epoch, loss) for one, loss in zip(active, losses, strict=True)]
-        active = [one for one, is_last in zip(active, ended, strict=True) if not is_last]
-        if not active:
-            break
+        losses = zip(active, fit_epoch(active, epoch) if active else (), strict=True)
+        active = [one for one, loss in losses if not one.end_epoch(epoch, loss)]
     return [one.result() for one in fits]
 
 
@@ -227,7 +234,7 @@ class _Fit:
         self.descent = Descent(leaves, config.lr or record.adapt_lr, config, self.client)
         self.observe = observe
         self.best, self.best_epoch, self.best_loss = self._parts(), 0, self._val_loss()
-        observed = observe(0, model, self.client_emb)
+        observed = observe(0, self.best)
         self.curve = [AdaptPoint(0, None, self.best_loss, observed)]
 
     def _assign(self, table: nn.Parameter, assignment: Assignment) -> None:
@@ -248,7 +255,7 @@ class _Fit:
                 self.best, self.best_epoch, self.best_loss = self._parts(), epoch, val_loss
             stops = epoch == config.epochs or epoch - self.best_epoch >= PATIENCE
             is_observed = stops or epoch % config.eval_every == 0
-            observed = self.observe(epoch, self.model, self.client_emb) if is_observed else None
+            observed = self.observe(epoch, self._parts()) if is_observed else None
         self.curve.append(AdaptPoint(epoch, train_loss, val_loss, observed))
         return stops
 
@@ -276,7 +283,7 @@ class _Fit:
         return PrivateState(parts)
 
 
-class Descent:
+class Descent(Adam):
     """Steps the parts of one new client, and averages them over its last steps.
 
     mean_k = mean_{k-1} + (iterate_k - mean_{k-1}) / k over the steps of the average, k from 1 on.
@@ -290,34 +297,24 @@ class Descent:
         client: ClientContext,
     ) -> None:
         """Take the parts that train, and the client with its training images alone."""
-        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {})
+        super().__init__(leaves, dict.fromkeys(leaves, lr), {})
         self._num_steps = config.epochs * steps_per_epoch(len(client.images), config.batch_size)
         self._first_averaged = self._num_steps - config.num_averaged(self._num_steps)
         self._config, self._num_taken = config, 0
         self._means: dict[str, Tensor] = {}
 
-    @property
-    def leaves(self) -> Mapping[str, nn.Parameter]:
-        """The parts that train."""
-        return self._optimizer.leaves
-
-    def zero_grad(self) -> None:
-        """Set the gradients of all parts to zero, in place."""
-        self._optimizer.zero_grad()
-
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, scale: float = 1.0) -> None:
         """Take one step at the rate that is its turn, and average its iterate if it is a last."""
-        self._optimizer.step(self._config.lr_scale(self._num_taken, self._num_steps))
+        super().step(scale * self._config.lr_scale(self._num_taken, self._num_steps))
         self._num_taken += 1
         num_averaged = self._num_taken - self._first_averaged
         if num_averaged < 1:
             return
         for part, leaf in self.leaves.items():
-            if part in self._means:
-                self._means[part].lerp_(leaf, 1 / num_averaged)
-            else:
+            if part not in self._means:
                 self._means[part] = leaf.detach().clone()
+            self._means[part].lerp_(leaf, 1 / num_averaged)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

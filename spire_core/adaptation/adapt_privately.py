@@ -190,14 +190,14 @@ class PrivateFit:
 
     def result(self) -> Adapted:
         """Return the part that is published, and the curve; the kept step is the last."""
-        state = PrivateState({self.part: self._whole().detach().cpu().clone()})
-        return Adapted(state, tuple(self.curve), self.curve[-1].epoch)
+        return Adapted(self._state(), tuple(self.curve), self.curve[-1].epoch)
 
-    def _whole(self) -> Tensor:
+    def _state(self) -> PrivateState:
         """Return the part as it is published: of several embeddings, the table with weights."""
-        if self.weights is None:
-            return self.published
-        return torch.cat([self.published.view(len(self.weights), -1), self.weights[:, None]], 1)
+        part = self.published
+        if self.weights is not None:
+            part = torch.cat([part.view(len(self.weights), -1), self.weights[:, None]], 1)
+        return PrivateState({self.part: part.detach().cpu().clone()})
 
     def _new_sum(self, size: int, clip_norm: float) -> BoundedSum:
         return BoundedSum(size, clip_norm, self.iterate.device)
@@ -212,12 +212,9 @@ class PrivateFit:
 
     def record(self, step: int, is_observed: bool) -> None:
         """Add a point, which holds no loss of private images; put what is published in place."""
-        observed, emb = None, self._whole()
-        if is_observed:
-            if self.part != CLIENT_EMB:
-                self.model.weights[self.model.layout.parts[self.part]] = self.published
-                emb = None
-            observed = self.observe(step, self.model, emb)
+        if is_observed and self.part != CLIENT_EMB:
+            self.model.weights[self.model.layout.parts[self.part]] = self.published
+        observed = self.observe(step, self._state()) if is_observed else None
         self.curve.append(AdaptPoint(step, None, None, observed))
 
 

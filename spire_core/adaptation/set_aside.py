@@ -15,11 +15,6 @@ from spire_core.training.context import ClientContext
 VALIDATION_FRACTION = 0.2
 
 
-def num_set_aside(num_images: int) -> int:
-    """Return how many of a client's images are set aside for a choice."""
-    return min(num_images - 1, max(1, round(VALIDATION_FRACTION * num_images)))
-
-
 def split_validation(client_id: int, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the positions of a new client's training and of its validation images, one at least.
 
@@ -31,7 +26,7 @@ def split_validation(client_id: int, num_images: int, seed: int) -> tuple[Tensor
             f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
         )
     order = torch.randperm(num_images, generator=torch_generator(seed, "validation", client_id))
-    num_val = num_set_aside(num_images)
+    num_val = min(num_images - 1, max(1, round(VALIDATION_FRACTION * num_images)))
     return order[num_val:], order[:num_val]
 
 

@@ -162,16 +162,16 @@ def test_a_fit_is_timed_without_the_looks_at_it(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = worker_of(tmp_path, *SMALL, f"method={method}", num_images=16, extractor="mnist-cnn")
-    generate = worker.evaluator.generate_all
+    draw = worker.evaluator.draw
 
     def slowly(*args: Any, **kwargs: Any) -> Any:
         time.sleep(LOOK_S)
-        return generate(*args, **kwargs)
+        return draw(*args, **kwargs)
 
-    monkeypatch.setattr(worker.evaluator, "generate_all", slowly)
+    monkeypatch.setattr(worker.evaluator, "draw", slowly)
     plan = FitPlan(first_weights(worker), worker.real_features(10))
     [fitted] = worker.adapt([10], plan)
-    report = report_of(fitted, [*fitted.looks, *worker.look([10], plan, fitted.asked)])
+    report = report_of(fitted, worker.look([10], plan, fitted.asked))
     assert 0 < report.fit_duration_s <= report.duration_s - 2 * LOOK_S  # before, and after
     if method == "spire":  # side by side
         began = time.monotonic()

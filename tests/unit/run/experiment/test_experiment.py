@@ -336,8 +336,8 @@ def test_a_pretraining_client_trains_on_from_its_own_part(
     tuned = adapt_client(model, weights, *more).state
     assert tuned.parts.keys() == {part}
     assert not torch.equal(tuned.parts[part], own.parts[part])
+    [drawn] = worker.evaluator.draw([client], [tuned], weights)
     emb = load_client(model, weights, tuned)
-    drawn = worker.evaluator.generate(client, emb)
     assert torch.equal(samples.features, worker.evaluator.samples(client, drawn).features)
     assert losses.own == worker.evaluator.heldout_mean(client, emb)
     [stored] = worker.private_state(3).parts.values()
@@ -355,13 +355,13 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     client_id, pooled = setting.new_ids[0], worker.real_features(0)
     plan = FitPlan(weights.numpy(), pooled)
     [fitted] = worker.adapt((client_id,), plan)
-    [last] = worker.look([client_id], plan, fitted.asked)
-    report = report_of(fitted, [*fitted.looks, last])
+    report = report_of(fitted, worker.look([client_id], plan, fitted.asked))
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
     client, evaluator = worker.client_data(client_id), worker.evaluator
-    emb = load_client(worker.context.model, weights, worker.private_state(client_id))
-    images = evaluator.generate(client, emb)
+    own = worker.private_state(client_id)
+    [images] = evaluator.draw([client], [own], weights)
+    emb = load_client(worker.context.model, weights, own)
     assert torch.equal(report.after.features, evaluator.samples(client, images).features)
     heldout = evaluator.heldout(client, emb)
     scores = evaluator.scores(client, images, report.after, heldout, pooled)

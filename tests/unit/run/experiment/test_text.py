@@ -13,7 +13,7 @@ from small_runs import finished, small
 from pipeline.audit.audit import audit_run, audit_worker
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
-from pipeline.federation.messages import FitPlan, LookAt, WorkerSetup
+from pipeline.federation.messages import FitPlan, WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
@@ -123,7 +123,7 @@ def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: P
     new, pooled = setting.new_ids[0], worker.real_features(0)
     fits = FitPlan(weights, pooled, is_together=True)
     content += pickle.dumps(worker.adapt((new,), fits))
-    content += pickle.dumps(worker.look((new,), fits, [LookAt(new, 0, 2.0, is_kept=True)]))
+    content += pickle.dumps(worker.look((new,), fits, [None]))
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either
