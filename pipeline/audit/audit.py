@@ -88,7 +88,7 @@ def audit_run(
             )
         rounds = observe_rounds(worker, state, num_rounds)
         times = audited.diffusion.num_timesteps
-        messages = attack_messages(worker.context.model, rounds, times)
+        messages = attack_messages(worker.model, rounds, times)
     if method.adapt_parts and setting.new_ids:
         say(f"attacking the models of {len(setting.new_ids)} new clients")
         weights = saved.weights.numpy()

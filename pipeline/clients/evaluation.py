@@ -1,7 +1,7 @@
 """The evaluation of one client: drawn images, their scores, and held-out losses.
 
 A client's embedding is None for a method without one. Where a function takes no weights, the
-context's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
+worker's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
+from pipeline.clients.rounds import RoundWorker
 from pipeline.federation.messages import OTHER, ControlScores, GeneratedSamples
 from pipeline.federation.setup import score
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
@@ -41,7 +41,6 @@ from spire_core.evaluation.memorisation import (
 )
 from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.evaluation.prompted_images import (
-    Gallery,
     mean_images,
     nearest_images,
     owner_distances,
@@ -66,18 +65,19 @@ NUM_OF_EACH = 8  # images that are drawn with each of several embeddings
 class ClientEvaluator:
     """Generates images as a client and measures them, and measures its held-out losses."""
 
-    def __init__(self, context: ModelContext, extractor: str, cache: Path) -> None:
-        """Take an extractor's name and a folder for features of real images."""
-        self.context, self.extractor_name, self.cache = context, extractor, cache
+    def __init__(self, worker: RoundWorker, cache: Path) -> None:
+        """Take a worker, whose network and settings are used, and a folder for features."""
+        self.worker, self.config, self.cache = worker, worker.config, cache
+        self.extractor_name = worker.setup.extractor
 
     @functools.cached_property
     def extractor(self) -> Extractor:
         """The feature extractor, loaded on first use."""
-        return make_extractor(self.extractor_name, self.context.config.eval.extractor_weights)
+        return make_extractor(self.extractor_name, self.config.eval.extractor_weights)
 
     def reference_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of the real images that a client's samples are scored against."""
-        return self.features(client.reference_images(self.context.config.seed))
+        return self.features(client.reference_images(self.config.seed))
 
     def features(self, images: Tensor) -> Tensor:
         """Return features (n, D) of real uint8 images (n, C, H, W), cached."""
@@ -86,8 +86,8 @@ class ClientEvaluator:
     @functools.cached_property
     def _impersonal(self) -> FlatModel:
         """A second network, for guidance away from what the backbone draws."""
-        config, shape = self.context.config, self.context.image_shape
-        return FlatModel(config.model, config.method, shape[0], self.context.device)
+        config, shape = self.config, self.worker.image_shape
+        return FlatModel(config.model, config.method, shape[0], self.worker.device)
 
     def _reference(self, backbone: Tensor) -> FlatModel | None:
         """Return the reference network of guidance for methods without an embedding.
@@ -95,7 +95,7 @@ class ClientEvaluator:
         A method without pre-training, of its own or of others, has none: its initial network
         predicts zero, and guidance away from zero would only scale the prediction.
         """
-        config = self.context.config
+        config = self.config
         has_embedding = config.method.record.has_embedding
         if not config.is_guided or has_embedding or not config.has_backbone:
             return None
@@ -118,15 +118,15 @@ class ClientEvaluator:
         if len(clients) > 1 and any(set(state.parts) != {CLIENT_EMB} for state in states):
             pairs = zip(clients, states, strict=True)
             return [self.draw([one], [own], backbone, purpose)[0] for one, own in pairs]
-        context, config = self.context, self.context.config.eval
-        embs = [load_client(context.model, backbone, state) for state in states]
+        worker, config = self.worker, self.config.eval
+        embs = [load_client(worker.model, backbone, state) for state in states]
         own_embs = [
             self._drawn_emb(client, emb, purpose)
             for client, emb in zip(clients, embs, strict=True)
             if emb is not None
         ]
         prompts = [client.prompts(config.num_images) for client in clients]
-        guided = context.diffusion.guided_timesteps(config.guidance_interval)
+        guided = worker.diffusion.guided_timesteps(config.guidance_interval)
         own = [state.guidance for state in states]
         factors = [config.guidance if scale is None else scale for scale in own]
         reference = self._reference(backbone)
@@ -136,26 +136,26 @@ class ClientEvaluator:
             emb = torch.cat(own_rows) if own_rows else None
             asked = [prompts[i] for i in dict.fromkeys(who.tolist())]
             text = [tokens[at] for tokens in asked if tokens is not None]
-            tokens = torch.cat(text).to(context.device) if text else None
+            tokens = torch.cat(text).to(worker.device) if text else None
             rows = [factors[i] for i in who.tolist()]
             guidance = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=who.device)
-            impersonal, of_text = reference and reference.net, context.config.text_guidance
+            impersonal, of_text = reference and reference.net, self.config.text_guidance
             return client_denoiser(
-                context.model.net, emb, guidance, impersonal, tokens, of_text, guided
+                worker.model.net, emb, guidance, impersonal, tokens, of_text, guided
             )
 
         return draw_together(
             denoise_as,
-            context.diffusion,
-            context.image_shape,
+            worker.diffusion,
+            worker.image_shape,
             config.num_images,
-            [torch_generator(context.config.seed, purpose, one.client_id) for one in clients],
+            [torch_generator(self.config.seed, purpose, one.client_id) for one in clients],
             config.batch_size,
         )
 
     def _drawn_emb(self, client: ClientData, emb: Tensor, purpose: str) -> Tensor:
         """Return the embedding (n, D_emb) of each image that a client draws."""
-        config = self.context.config
+        config = self.config
         chance = torch_generator(config.seed, f"{purpose} embeddings", client.client_id)
         return drawn(emb, config.eval.num_images, chance)
 
@@ -164,7 +164,7 @@ class ClientEvaluator:
 
         Images that were drawn for captions have no histogram: the captions decide their classes.
         """
-        config, predicted = self.context.config, self.extractor.class_predictions(images)
+        config, predicted = self.config, self.extractor.class_predictions(images)
         histogram = None
         # The classifier of another data set has features, but not these classes.
         has_classes = is_classifier_of(self.extractor_name, config.data.name)
@@ -178,26 +178,26 @@ class ClientEvaluator:
         self, client: ClientData, table: Tensor
     ) -> tuple[tuple[float, np.ndarray], ...]:
         """Return the weight of each of a client's embeddings, and images (8, C, H, W) of it."""
-        found, context = list[tuple[float, np.ndarray]](), self.context
+        found, worker = list[tuple[float, np.ndarray]](), self.worker
         for row in table:
-            own = torch_generator(context.config.seed, "each embedding", client.client_id)
-            denoise = client_denoiser(context.model.net, row[:-1])
-            images = draw(denoise, context.diffusion, context.image_shape, NUM_OF_EACH, own)
+            own = torch_generator(self.config.seed, "each embedding", client.client_id)
+            denoise = client_denoiser(worker.model.net, row[:-1])
+            images = draw(denoise, worker.diffusion, worker.image_shape, NUM_OF_EACH, own)
             found.append((float(row[-1]), images.numpy()))
         return tuple(found)
 
     def heldout(self, client: ClientData, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""
-        images, context = self._for_losses(client), self.context
-        return heldout_losses(context.model, emb, images, context.diffusion).cpu()
+        images, worker = self._for_losses(client), self.worker
+        return heldout_losses(worker.model, emb, images, worker.diffusion).cpu()
 
     def bits(self, client: ClientData, emb: Tensor | None) -> dict[str, float]:
         """Return the `elbo` of a client's held-out images: negative, in bits a dimension."""
-        images, context = self._for_losses(client), self.context
-        return {"elbo": float(heldout_bits(context.model, emb, images, context.diffusion).mean())}
+        images, worker = self._for_losses(client), self.worker
+        return {"elbo": float(heldout_bits(worker.model, emb, images, worker.diffusion).mean())}
 
     def _for_losses(self, client: ClientData) -> ClientContext:
-        config = self.context.config
+        config = self.config
         positions = client.split.test[: config.eval.num_loss_images]
         return client.with_images_at(positions, config.seed)
 
@@ -228,7 +228,7 @@ class ClientEvaluator:
         if (tv := self.tv(client, samples)) is not None:
             scores["tv"] = tv
         scores |= self.text_scores(client, images)
-        for name in self.context.config.eval.metrics:
+        for name in self.config.eval.metrics:
             real = to_float(client.test_images())
             scores[f"{OTHER}{name}"] = score(name, images.clone(), real)
         return scores
@@ -240,7 +240,7 @@ class ClientEvaluator:
     @property
     def kid_sizes(self) -> tuple[int, int, int]:
         """The arguments of `kid` after the features."""
-        config = self.context.config
+        config = self.config
         return config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed
 
     def tv(self, client: ClientData, samples: GeneratedSamples) -> float | None:
@@ -251,7 +251,7 @@ class ClientEvaluator:
 
     def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
         """Return the `text_scores` of images (n, C, H, W) drawn for prompts; empty without text."""
-        has_classes = is_classifier_of(self.extractor_name, self.context.config.data.name)
+        has_classes = is_classifier_of(self.extractor_name, self.config.data.name)
         return text_scores(client, images, self.extractor if has_classes else None)
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:
@@ -276,7 +276,7 @@ class ClientEvaluator:
         `samples` are those of the images (n, C, H, W). Novel KID needs a reference with enough
         images of each class that the client shows.
         """
-        reference, seed = self.reference_features(client), self.context.config.seed
+        reference, seed = self.reference_features(client), self.config.seed
         shown, labels = self.features(client.train_images()), client.reference_labels(seed)
         scores = {"fld": fld(samples.features, shown, reference)}
         if labels is None or client.labels is None:
@@ -293,7 +293,7 @@ class ClientEvaluator:
 
     def control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
         """Return the scores of images (n, C, H, W), as if the client had drawn them."""
-        samples, config = self.samples(client, images), self.context.config
+        samples, config = self.samples(client, images), self.config
         own = self.kid_against(self.reference_features(client), samples).mean
         fitted = client.as_fitted(config)
         near, scores = self.near(fitted, images), self.novel_scores(fitted, images, samples)
@@ -307,22 +307,6 @@ class ClientEvaluator:
 
 # A new client's prompts are the captions of its held-out images, so that each has a true image. The
 # other clients' images, which the clients' side of a simulation has, tell whose style was drawn.
-
-
-def gallery_of(
-    partition: Partition, images: np.ndarray, tokens: np.ndarray | None
-) -> Gallery | None:
-    """Return all clients' images (N, C, H, W) with their captions' kinds, by tokens (N, L).
-
-    None without captions, and where clients are not those of the data.
-    """
-    if tokens is None or not partition.names:
-        return None
-    _, kinds = np.unique(tokens, axis=0, return_inverse=True)
-    owner = np.full(len(images), -1)
-    for client in (*partition.train_clients, *partition.new_clients):
-        owner[client.train] = owner[client.test] = client.client_id
-    return Gallery(images, kinds.reshape(-1), owner)
 
 
 def text_scores(

@@ -63,14 +63,14 @@ class ClientWorker(RoundWorker):
     @functools.cached_property
     def evaluator(self) -> ClientEvaluator:
         """What draws as a client and scores it."""
-        return ClientEvaluator(self.context, self.setup.extractor, self.cache)
+        return ClientEvaluator(self, self.cache)
 
     running: profile | None = None  # torch's profiler of this process
 
     def _loaded(self, client_id: int, weights: np.ndarray) -> Tensor | None:
         """Load a client's model on the backbone (P,); return its embedding (D_emb,)."""
-        state, backbone = self.private_state(client_id), self.context.on_device(weights)
-        return load_client(self.context.model, backbone, state)
+        state, backbone = self.private_state(client_id), self.on_device(weights)
+        return load_client(self.model, backbone, state)
 
     # --- evaluations of pre-training clients, whether they have trained or not ---
 
@@ -87,7 +87,7 @@ class ClientWorker(RoundWorker):
         self.forget_sum()  # the last round's sum is collected; its memory is needed now
         clients = [self.client_data(client_id) for client_id in client_ids]
         states = [self.private_state(client_id) for client_id in client_ids]
-        drawn = self.evaluator.draw(clients, states, self.context.on_device(weights))
+        drawn = self.evaluator.draw(clients, states, self.on_device(weights))
         pairs = zip(clients, drawn, strict=True)
         return [self.evaluator.samples(client, images) for client, images in pairs]
 
@@ -101,11 +101,11 @@ class ClientWorker(RoundWorker):
         loss = functools.partial(self.evaluator.heldout_mean, client)
         if emb is None:
             return HeldoutLosses(client_id, loss(None), None, None)
-        nobody = torch.zeros(self.setup.config.model.d_emb, device=self.context.device)
+        nobody = torch.zeros(self.config.model.d_emb, device=self.device)
         own, zero, swapped = loss(emb), loss(nobody), None
         other = self.private_state(swap_with).client_emb
         if other is not None and swap_with != client_id:
-            swapped = loss(other.to(self.context.device))
+            swapped = loss(other.to(self.device))
         return HeldoutLosses(client_id, own, zero, swapped)
 
     def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
@@ -121,11 +121,11 @@ class ClientWorker(RoundWorker):
         It trains what a new client would, in `adapt.tune_epochs` passes over all its images, from
         the backbone (P,) and its own parts. Nothing is kept of the tuning.
         """
-        context, config = self.context, self.setup.config.adapt
+        config = self.config.adapt
         settings = replace(config, epochs=config.tune_epochs, early_stopping=False, guidance=None)
         client, state = self.client_data(client_id), self.private_state(client_id)
-        start, model, objective = context.on_device(weights), context.model, context.objective()
-        own = context.for_training(client)
+        start, model, objective = self.on_device(weights), self.model, self.objective
+        own = self.for_training(client)
         tuned = adapt_client(model, start, own, state, settings, objective, lambda *_: {}).state
         [images] = self.evaluator.draw([client], [tuned], start)
         loss = self.evaluator.heldout_mean(client, load_client(model, start, tuned))
@@ -136,11 +136,11 @@ class ClientWorker(RoundWorker):
 
     def start_state(self, client_id: int, mean_emb: Tensor | None = None) -> PrivateState:
         """Return a new client's first state, as `adapt.init` says."""
-        config = self.setup.config
+        config = self.config
         if not config.method.record.has_embedding:
             return PrivateState()
         if config.adapt.init == "random":
-            return self.context.new_state(client_id)
+            return self.new_state(client_id)
         embs = torch.zeros(config.model.num_embs, config.model.d_emb)
         if config.privacy.adapt.is_on and len(embs) > 1:  # equal ones would stay equal
             own = torch_generator(config.seed, "private_start", client_id)
@@ -150,12 +150,12 @@ class ClientWorker(RoundWorker):
 
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
-        context, config = self.context, self.setup.config
+        config = self.config
         if config.has_backbone:
-            return context.on_device(weights)
-        channels, seed = context.image_shape[0], config.seed
+            return self.on_device(weights)
+        channels, seed = self.image_shape[0], config.seed
         own = initial_weights(config.model, config.method, channels, seed, client_id)
-        return own.to(context.device)
+        return own.to(self.device)
 
     def clip_norm(self, _: int, plan: FitPlan) -> float:
         """Return the clip norm of all private fits, whoever is asked.
@@ -163,14 +163,14 @@ class ClientWorker(RoundWorker):
         It is the given one or, without any client's image, that of images that the backbone
         generates.
         """
-        context, config = self.context, self.setup.config
+        config = self.config
         private, lr = config.privacy.adapt, config.private_lr
         if private.clip_norm is not None:
             return private.clip_norm
         assert lr is not None  # a method that trains nothing is refused with a budget
-        model, objective = context.model, context.objective()
-        backbone = context.on_device(plan.weights)
-        nobody = generated_client(model, backbone, objective, context.image_shape, config.seed)
+        model, objective = self.model, self.objective
+        backbone = self.on_device(plan.weights)
+        nobody = generated_client(model, backbone, objective, self.image_shape, config.seed)
         start = self.start_state(NOBODY, plan.mean_emb)
         return public_clip_norm(model, backbone, nobody, start, private, objective, lr)
 
@@ -183,12 +183,12 @@ class ClientWorker(RoundWorker):
         each epoch to look at. `look` takes the looks that are asked for.
         """
         self.forget_sum()
-        began, context, config = time.monotonic(), self.context, self.setup.config
-        settings, model, objective = config.adapt, context.model, context.objective()
+        began, config = time.monotonic(), self.config
+        settings, model, objective = config.adapt, self.model, self.objective
         if not config.has_backbone:
             settings = replace(settings, pull=0.0)  # there is nothing shared to be pulled to
         clients = [self.client_data(client_id) for client_id in client_ids]
-        inputs = [context.for_training(client) for client in clients]
+        inputs = [self.for_training(client) for client in clients]
         starts = [self.start_state(client_id, plan.mean_emb) for client_id in client_ids]
         start, looks = self.start_weights(client_ids[0], plan.weights), list[Look]()
         snapshots: dict[int, dict[int, Tensor]] = {client_id: {} for client_id in client_ids}
@@ -243,7 +243,7 @@ class ClientWorker(RoundWorker):
         Nearest by KID's MMD, in the extractor's features. Drawings are for the captions of what was
         set aside. All None where the settings name no scales, or the method trains nothing.
         """
-        evaluator, config = self.evaluator, self.setup.config
+        evaluator, config = self.evaluator, self.config
         scales = config.adapt.guidance
         if scales is None or not config.method.record.adapt_parts:
             return [None] * len(clients)
@@ -271,7 +271,7 @@ class ClientWorker(RoundWorker):
             states.append(
                 kept if epoch is None else PrivateState({CLIENT_EMB: kept.snapshots[epoch]})
             )
-        return self._looks(clients, states, epochs, plan, self.context.on_device(plan.weights))
+        return self._looks(clients, states, epochs, plan, self.on_device(plan.weights))
 
     def _looks(
         self,
@@ -282,12 +282,12 @@ class ClientWorker(RoundWorker):
         backbone: Tensor,
     ) -> list[Look]:
         """Return looks at clients in these states on the backbone (P,)."""
-        began, evaluator, config, looks = time.monotonic(), self.evaluator, self.setup.config, []
+        began, evaluator, config, looks = time.monotonic(), self.evaluator, self.config, []
         drawn = evaluator.draw(clients, states, backbone)
         drawing_s = (time.monotonic() - began) / len(clients)
         for client, state, epoch, images in zip(clients, states, epochs, drawn, strict=True):
             began, is_kept, distances, near = time.monotonic(), epoch is None, None, None
-            fitted, emb = client.as_fitted(config), load_client(self.context.model, backbone, state)
+            fitted, emb = client.as_fitted(config), load_client(self.model, backbone, state)
             samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
             scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
             if (is_kept or epoch == 0) and config.has_controls:
@@ -313,7 +313,7 @@ class ClientWorker(RoundWorker):
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the text scores of what each control draws for a new client's prompts."""
-        client, num_images = self.client_data(client_id), self.setup.config.eval.num_images
+        client, num_images = self.client_data(client_id), self.config.eval.num_images
         drawn = control_images(client, num_images, self.setup.partition)
         return {name: self.evaluator.text_scores(client, own) for name, own in drawn.items()}
 
@@ -328,7 +328,7 @@ class ClientWorker(RoundWorker):
         images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
         if plan.drawn_as is not None:
             other, own = self.client_data(plan.drawn_as), self.private_state(plan.drawn_as)
-            backbone = self.context.on_device(weights)
+            backbone = self.on_device(weights)
             [images[NEAREST_DRAWS]] = self.evaluator.draw([other], [own], backbone)
         return {name: self.evaluator.control_scores(client, own) for name, own in images.items()}
 
@@ -339,7 +339,7 @@ class ClientWorker(RoundWorker):
 
         The file of a new client's part says what is promised about its privacy.
         """
-        state, config, guarantee = self.private_state(client_id), self.setup.config, None
+        state, config, guarantee = self.private_state(client_id), self.config, None
         if state.parts:
             if client_id >= config.federation.num_clients:
                 num_images = len(self.setup.partition.split(client_id).train)
@@ -355,7 +355,7 @@ class ClientWorker(RoundWorker):
     def start_profile(self) -> None:
         """Start torch's profiler on this process, and on its GPU."""
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no lines of its own on stderr
-        gpu = [ProfilerActivity.CUDA] if self.context.device.type == "cuda" else []
+        gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
         self.running = profile(activities=[ProfilerActivity.CPU, *gpu], acc_events=True)
         self.running.start()
 
@@ -367,7 +367,7 @@ class ClientWorker(RoundWorker):
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
         recorded.export_chrome_trace(str(folder / f"{name}{TRACE_SUFFIX}"))
-        order = f"self_{'cpu' if self.context.device.type == 'cpu' else 'device'}_time_total"
+        order = f"self_{'cpu' if self.device.type == 'cpu' else 'device'}_time_total"
         averages = recorded.key_averages()
         table = averages.table(sort_by=order, row_limit=NUM_OPERATORS, max_name_column_width=60)
         (folder / PROFILE_TABLE).write_text(f"{name}, sorted by {order}\n{table}")

@@ -64,4 +64,4 @@ class ClientActor:
         self.worker = ClientWorker(setup, images, device)
         need = self.worker.measure_step().peak_bytes if measures else 0
         node = ray.get_runtime_context().get_node_id()
-        return room_of(node, self.worker.context.device, need)
+        return room_of(node, self.worker.device, need)

@@ -97,7 +97,7 @@ def measure(config: Config) -> StepCosts:
     nowhere = Path(os.devnull)  # no client has a state in it
     worker = RoundWorker(WorkerSetup(config, {}, partition, NO_EXTRACTOR, nowhere), images)
     if worker.encode is not None:  # once for all clients
-        x = worker.context.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
+        x = worker.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
         worker.encode = lambda own: x[: len(own)]
     return worker.measure_step()
 

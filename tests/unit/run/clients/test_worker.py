@@ -70,7 +70,7 @@ def test_a_profile_names_clients_unless_the_round_is_private(
     plan = RoundPlan(2, 1.0, shares_local=True, tau=1, private=private)
     worker.start_profile()
     for group in groups:
-        worker.train(group, Broadcast(first_weights(worker)), plan)
+        worker.trained(group, 0, Broadcast(first_weights(worker)), plan)
     assert worker.save_profile(tmp_path, "rounds")
     [trace] = tmp_path.glob("*.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
@@ -128,7 +128,7 @@ def test_clients_train_by_the_settings(
             RoundPlan(0, 1.0, shares_local=True, tau=3),
             Broadcast(first_weights(worker, 0.02)),
         )
-        return np.stack([u.weights for group in groups for u in worker.train(group, sent, plan)])
+        return np.stack([u.weights for g in groups for u, _ in worker.trained(g, 0, sent, plan)])
 
     plain = trained("plain")
     assert np.array_equal(plain, trained("again"))

@@ -104,7 +104,7 @@ def test_an_audit_trains_with_captions(result: Result) -> None:
     """Each simulated round shows those of its clients."""
     began, _ = load_start(result.run_dir)
     worker = audit_worker(prepare(began), result.run_dir)
-    assert worker.context.for_training(worker.client_data(0)).tokens is not None
+    assert worker.for_training(worker.client_data(0)).tokens is not None
     assert audit_run(result.run_dir, began, began, (), 1, print).messages is not None
 
 
@@ -117,7 +117,7 @@ def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: P
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, 0).numpy()
     plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=3)
-    content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
+    content = pickle.dumps([one for one, _ in worker.trained((0, 1), 0, Broadcast(weights), plan)])
     content += pickle.dumps(worker.fit((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
     new, pooled = setting.new_ids[0], worker.real_features(0)

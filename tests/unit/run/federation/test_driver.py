@@ -38,8 +38,7 @@ class AddingWorker:
     ) -> list[ClientReport]:
         self.plans.append(plan)
         if self.total is None or self.total[0] != plan.round_idx:
-            shape = self.settings.update_shape(plan, broadcast.weights.size)
-            self.total = (plan.round_idx, UpdateSum(broadcast, shape))
+            self.total = (plan.round_idx, UpdateSum(broadcast, plan.num_examples))
         for c in client_ids:
             self.asked[c] += 1
             self.trouble(c, self.asked[c])
