@@ -16,7 +16,7 @@ from spire_core.adaptation.set_aside import set_aside
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
 from spire_core.training.adam import Adam
 from spire_core.training.batches import Batch, client_batches
@@ -146,7 +146,7 @@ def _fit_epoch(
     objective: TrainingObjective,
     epoch: int,
 ) -> list[float]:
-    """Take every client once through its images; return the mean loss of each.
+    """Take every client once through its images, all in one batch; return the mean loss of each.
 
     Clients with fewer batches finish earlier.
     """
@@ -154,43 +154,26 @@ def _fit_epoch(
     losses = [list[Tensor]() for _ in fits]
     while True:
         step = [
-            (i, batch, noise)
-            for i, (batches, noise) in enumerate(streams)
+            (i, batch, stream)
+            for i, (batches, stream) in enumerate(streams)
             if (batch := next(batches, None)) is not None
         ]
         if not step:
             return [float(torch.stack(own).mean()) for own in losses]
         embs = [fits[i].descent.leaves[CLIENT_EMB] for i, _, _ in step]
-        batches, noises = [batch for _, batch, _ in step], [noise for _, _, noise in step]
-        means = _embedding_losses(model, embs, batches, noises, objective)
-        for emb in embs:
+        x0s = [to_float(batch.images.to(model.weights.device)) for _, batch, _ in step]
+        draws, rows = [], []
+        for emb, x0, (_, batch, stream) in zip(embs, x0s, step, strict=True):
+            draws.append(objective.draw_noise(x0.shape, emb, stream, batch.tokens))
+            rows.append(shown(emb, batch.rows).expand(len(x0), -1))
             emb.grad = None
+        noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
+        whole = objective.losses(model.net, torch.cat(rows), torch.cat(x0s), noise)
+        means = torch.stack([own.mean() for own in whole.split([len(x0) for x0 in x0s])])
         means.sum().backward()
         for (i, _, _), loss in zip(step, means.detach(), strict=True):
             losses[i].append(loss)
             fits[i].descent.step()
-
-
-def _embedding_losses(
-    model: FlatModel,
-    embs: Sequence[nn.Parameter],
-    batches: Sequence[Batch],
-    noises: Sequence[torch.Generator],
-    objective: TrainingObjective,
-) -> Tensor:
-    """Return each client's mean loss (clients,) on its own batch, in one pass."""
-    x0s = [to_float(batch.images.to(model.weights.device)) for batch in batches]
-    draws = [
-        objective.draw_noise(x0.shape, emb, noise, batch.tokens)
-        for x0, emb, batch, noise in zip(x0s, embs, batches, noises, strict=True)
-    ]
-    noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
-    rows = [
-        shown(emb, batch.rows).expand(len(batch.images), -1)
-        for emb, batch in zip(embs, batches, strict=True)
-    ]
-    losses = objective.losses(model.net, torch.cat(rows), torch.cat(x0s), noise)
-    return torch.stack([own.mean() for own in losses.split([len(x0) for x0 in x0s])])
 
 
 def epoch_streams(
@@ -274,13 +257,11 @@ class _Fit:
 
     def _parts(self) -> PrivateState:
         """Return copies of the parts that this method's new clients own."""
-        model, parts = self.model, dict[str, Tensor]()
-        for part in model.method.record.adapt_parts:
-            if part in NETWORK_PARTS:
-                parts[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
+        model, own = self.model, self.model.method.record.adapt_parts
+        parts = {p: model.weights[at] for p, at in model.layout.parts.items() if p in own}
         if self.client_emb is not None:
-            parts[CLIENT_EMB] = self.client_emb.detach().cpu().clone()
-        return PrivateState(parts)
+            parts[CLIENT_EMB] = self.client_emb
+        return PrivateState({part: value.detach().cpu().clone() for part, value in parts.items()})
 
 
 class Descent(Adam):
