@@ -16,8 +16,7 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.partitioning import held_back
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, held_back, prepare
 from pipeline.files.atomic import write_json
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP

@@ -22,7 +22,7 @@ from pipeline.evaluation.controls import MAX_OLD
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.participants import public_representatives
+from pipeline.federation.setup import public_representatives
 from spire_core.config.client import ClientConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.evaluation.extractors import NO_EXTRACTOR

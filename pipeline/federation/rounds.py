@@ -10,7 +10,7 @@ from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
 from spire_core.federated.sums import SecureFormat
-from spire_core.privacy.guarantee import RoundsGuarantee
+from spire_core.privacy.guarantee import RoundsGuarantee, rounds_guarantee
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,21 @@ class RoundSettings:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
         return float(sum(plan.num_steps(self.num_examples[c], batch_size) for c in client_ids))
+
+
+def promise_to_clients(config: Config) -> RoundsGuarantee | None:
+    """Return what the rounds promise to the clients, None without a budget.
+
+    Raises ConfigError if the budget cannot be kept.
+    """
+    federation, privacy = config.federation, config.privacy
+    return rounds_guarantee(
+        privacy.rounds,
+        federation.num_clients,
+        federation.cohort_size,
+        federation.num_rounds,
+        privacy.noise_key is not None,
+    )
 
 
 def clip_norm_of(guarantee: RoundsGuarantee, state: ServerState) -> float:

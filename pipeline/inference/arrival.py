@@ -24,8 +24,7 @@ from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.messages import AdaptReport, FitPlan, WorkerSetup, report_of
-from pipeline.federation.participants import public_representatives
-from pipeline.federation.setup import extractor_of
+from pipeline.federation.setup import extractor_of, public_representatives
 from pipeline.figures.image_grids import image_grid
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun

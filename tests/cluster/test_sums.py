@@ -14,9 +14,8 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.pools import open_pool
 from pipeline.federation.driver import Driver
-from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.rounds import RoundSettings, promise_to_clients
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.noise_key import keep_noise_key
 from spire_core.federated.server import ServerState

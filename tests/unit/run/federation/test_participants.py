@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.federation.participants import (
+from pipeline.federation.setup import (
     NUM_REPRESENTATIVES,
     first_participants,
     has_secret_cohorts,

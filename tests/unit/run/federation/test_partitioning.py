@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config.load import load_config
-from pipeline.federation.partitioning import partitioned
+from pipeline.federation.setup import partitioned
 from spire_core.errors import DataError
 
 
