@@ -118,30 +118,32 @@ class ClientEvaluator:
         if len(clients) > 1 and any(set(state.parts) != {CLIENT_EMB} for state in states):
             pairs = zip(clients, states, strict=True)
             return [self.draw([one], [own], backbone, purpose)[0] for one, own in pairs]
-        worker, config = self.worker, self.config.eval
-        embs = [load_client(worker.model, backbone, state) for state in states]
-        own_embs = [
-            self._drawn_emb(client, emb, purpose)
-            for client, emb in zip(clients, embs, strict=True)
-            if emb is not None
-        ]
-        prompts = [client.prompts(config.num_images) for client in clients]
-        guided = worker.diffusion.guided_timesteps(config.guidance_interval)
+        worker, config, seed = self.worker, self.config.eval, self.config.seed
+        embs, prompts = list[Tensor](), list[Tensor]()  # of each image; none without either
+        for client, state in zip(clients, states, strict=True):
+            emb, tokens = (
+                load_client(worker.model, backbone, state),
+                client.prompts(config.num_images),
+            )
+            chance = torch_generator(seed, f"{purpose} embeddings", client.client_id)
+            embs += [] if emb is None else [drawn(emb, config.num_images, chance)]
+            prompts += [] if tokens is None else [tokens.to(worker.device)]
         own = [state.guidance for state in states]
         factors = [config.guidance if scale is None else scale for scale in own]
+        guided = worker.diffusion.guided_timesteps(config.guidance_interval)
         reference = self._reference(backbone)
 
         def denoise_as(who: Tensor, at: slice) -> Denoiser:
-            own_rows = [own_embs[i][at] for i in dict.fromkeys(who.tolist())] if own_embs else []
-            emb = torch.cat(own_rows) if own_rows else None
-            asked = [prompts[i] for i in dict.fromkeys(who.tolist())]
-            text = [tokens[at] for tokens in asked if tokens is not None]
-            tokens = torch.cat(text).to(worker.device) if text else None
-            rows = [factors[i] for i in who.tolist()]
-            guidance = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=who.device)
-            impersonal, of_text = reference and reference.net, self.config.text_guidance
+            present = list(dict.fromkeys(who.tolist()))
+            scales = [factors[i] for i in who.tolist()]
             return client_denoiser(
-                worker.model.net, emb, guidance, impersonal, tokens, of_text, guided
+                worker.model.net,
+                torch.cat([embs[i][at] for i in present]) if embs else None,
+                scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=who.device),
+                reference and reference.net,
+                torch.cat([prompts[i][at] for i in present]) if prompts else None,
+                self.config.text_guidance,
+                guided,
             )
 
         return draw_together(
@@ -149,15 +151,9 @@ class ClientEvaluator:
             worker.diffusion,
             worker.image_shape,
             config.num_images,
-            [torch_generator(self.config.seed, purpose, one.client_id) for one in clients],
+            [torch_generator(seed, purpose, client.client_id) for client in clients],
             config.batch_size,
         )
-
-    def _drawn_emb(self, client: ClientData, emb: Tensor, purpose: str) -> Tensor:
-        """Return the embedding (n, D_emb) of each image that a client draws."""
-        config = self.config
-        chance = torch_generator(config.seed, f"{purpose} embeddings", client.client_id)
-        return drawn(emb, config.eval.num_images, chance)
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W).
