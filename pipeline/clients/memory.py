@@ -77,7 +77,7 @@ def kept_positions(rooms: Sequence[Room], server_node: str, server_bytes: int) -
 
 
 def server_bytes(config: Config, num_weights: int) -> int:
-    """Return the memory of a driver: its vectors, its sum, and that of one actor at a time."""
+    """Return the memory of a driver: its vectors, the total of the sums, and one on its way."""
     if not config.method.record.is_federated:
         return 0
     arrays = 3 if config.client.opt_state == "average" else 1
