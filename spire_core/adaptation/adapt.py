@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from spire_core.adaptation.set_aside import set_aside
+from spire_core.adaptation.set_aside import split_validation
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
@@ -207,7 +207,11 @@ class _Fit:
         record = model.method.record
         emb = load_client(model, weights, start)
         self.client_emb = None if emb is None else nn.Parameter(emb.clone())
-        self.client, self.val = set_aside(client, config) if record.adapt_parts else (client, None)
+        self.client, self.val = client, None
+        if config.sets_aside and record.adapt_parts:
+            train, val = split_validation(client.client_id, len(client.images), client.seed)
+            self.client = client.chosen(train)
+            self.val = client.chosen(val) if config.early_stopping else None
         self.model, self.config, self.diffusion = model, config, objective.diffusion
         self.assignment: Assignment | None = None
         if self.client_emb is not None and is_table(self.client_emb):
@@ -305,10 +309,8 @@ class Descent(Adam):
         """
         iterates = {part: self.leaves[part].detach().clone() for part in self._means}
         self._put(self._means)
-        try:
-            yield
-        finally:
-            self._put(iterates)
+        yield
+        self._put(iterates)
 
     @torch.no_grad()
     def _put(self, parts: Mapping[str, Tensor]) -> None:
