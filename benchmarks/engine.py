@@ -23,7 +23,7 @@ from benchmarks.peers.ours_rounds import opened_driver
 from benchmarks.peers.plain import train_clients
 from benchmarks.peers.run import prepare_data
 from benchmarks.peers.work import WORKS, Work, first_weights, kept
-from pipeline.clients.context import keep_freed_memory
+from pipeline.clients.memory import keep_freed_memory
 from pipeline.config.load import load_config
 from spire_core.adaptation.adapt import adapt_client, adapt_embeddings
 from spire_core.config.adapt import AdaptConfig

@@ -16,8 +16,7 @@ from pipeline.clients.worker import ClientWorker
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.partitioning import held_back
-from pipeline.federation.setup import FederationSetup, prepare
+from pipeline.federation.setup import FederationSetup, held_back, prepare
 from pipeline.files.atomic import write_json
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import AUDITED_TABLE, FINAL_STEP
@@ -88,7 +87,7 @@ def audit_run(
             )
         rounds = observe_rounds(worker, state, num_rounds)
         times = audited.diffusion.num_timesteps
-        messages = attack_messages(worker.context.model, rounds, times)
+        messages = attack_messages(worker.model, rounds, times)
     if method.adapt_parts and setting.new_ids:
         say(f"attacking the models of {len(setting.new_ids)} new clients")
         weights = saved.weights.numpy()

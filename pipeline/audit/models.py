@@ -71,26 +71,26 @@ def client_scores(
     The model before adaptation is one that anybody can have: with an embedding, the network with a
     zero embedding.
     """
-    context, config = worker.context, worker.context.config
+    config = worker.config
     client = worker.client_data(client_id)
     split = client.as_fitted(config).split
     members = split.train[:MAX_IMAGES]
     others = split.test[: len(members)]
     images = client.images_at(np.concatenate([members, others]))
-    x0 = to_float(client.as_shown(images)).to(context.device)
+    x0 = to_float(client.as_shown(images)).to(worker.device)
 
     def losses(emb: Tensor | None) -> Tensor:
         if emb is not None and is_table(emb):
             return sum((row[-1] * losses(row[:-1]) for row in emb), torch.zeros(()))
-        denoise = client_denoiser(context.model.net, emb)
-        return denoising_losses(denoise, context.diffusion, x0, LOSS_TIMES, config.seed)
+        denoise = client_denoiser(worker.model.net, emb)
+        return denoising_losses(denoise, worker.diffusion, x0, LOSS_TIMES, config.seed)
 
-    context.model.load(worker.start_weights(client_id, weights))
+    worker.model.load(worker.start_weights(client_id, weights))
     has_embedding = config.method.record.has_embedding
     before = losses(
-        torch.zeros(config.model.d_emb, device=context.device) if has_embedding else None
+        torch.zeros(config.model.d_emb, device=worker.device) if has_embedding else None
     )
-    gains = before - losses(load_client(context.model, context.on_device(weights), state))
+    gains = before - losses(load_client(worker.model, worker.on_device(weights), state))
     n = len(members)
     return [ClientScores(gain[:n].numpy(), gain[n:].numpy()) for gain in gains]
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.clients.worker import ClientWorker
-from pipeline.federation.partitioning import promise_to_clients
-from pipeline.federation.rounds import clip_norm_of
+from pipeline.federation.rounds import clip_norm_of, promise_to_clients
 from spire_core.federated.messages import Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.participation import choose_cohort
 from spire_core.federated.server import ServerState

@@ -292,7 +292,7 @@ def show(words: Words, out: str | None) -> Answer:
     """
     from pipeline.cli.texts import partition_json, partition_text
     from pipeline.data.fetch import fetch_for
-    from pipeline.federation.partitioning import partitioned
+    from pipeline.federation.setup import partitioned
     from spire_core.network.words import words_in
 
     config = load_typed(*preset_and_settings(words))

@@ -14,7 +14,7 @@ from pipeline.config.schema import Config
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.evaluation.prompted_images import Gallery
 from spire_core.evaluation.reference_split import ReferenceSplit
-from spire_core.partition.split import ClientSplit
+from spire_core.partition.split import ClientSplit, Partition
 from spire_core.training.context import ClientContext
 
 
@@ -106,3 +106,19 @@ class ClientData:
 
     def _text(self, positions: np.ndarray) -> Tensor | None:
         return None if self.tokens is None else torch.from_numpy(self.tokens[positions])
+
+
+def gallery_of(
+    partition: Partition, images: np.ndarray, tokens: np.ndarray | None
+) -> Gallery | None:
+    """Return all clients' images (N, C, H, W) with their captions' kinds, by tokens (N, L).
+
+    None without captions, and where clients are not those of the data.
+    """
+    if tokens is None or not partition.names:
+        return None
+    _, kinds = np.unique(tokens, axis=0, return_inverse=True)
+    owner = np.full(len(images), -1)
+    for client in (*partition.train_clients, *partition.new_clients):
+        owner[client.train] = owner[client.test] = client.client_id
+    return Gallery(images, kinds.reshape(-1), owner)

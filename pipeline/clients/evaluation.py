@@ -1,7 +1,7 @@
 """The evaluation of one client: drawn images, their scores, and held-out losses.
 
 A client's embedding is None for a method without one. Where a function takes no weights, the
-context's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
+worker's network holds those of the client. n: images, D: features, D_emb: numbers of an embedding.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
+from pipeline.clients.rounds import RoundWorker
 from pipeline.federation.messages import OTHER, ControlScores, GeneratedSamples
 from pipeline.federation.setup import score
 from spire_core.diffusion.generation import client_denoiser, draw, draw_together
@@ -41,7 +41,6 @@ from spire_core.evaluation.memorisation import (
 )
 from spire_core.evaluation.precision_recall import per_client, some
 from spire_core.evaluation.prompted_images import (
-    Gallery,
     mean_images,
     nearest_images,
     owner_distances,
@@ -49,6 +48,8 @@ from spire_core.evaluation.prompted_images import (
     pixel_distances,
     retrieval_rank,
 )
+from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel
 from spire_core.partition.split import Partition
 from spire_core.rng import torch_generator
@@ -59,118 +60,107 @@ from spire_core.training.several import drawn
 
 SAMPLE = "sample"  # the purpose of drawings that are scored
 NUM_OF_EACH = 8  # images that are drawn with each of several embeddings
-Scale = float | None  # of a client's guidance; None is that of the run
 
 
 class ClientEvaluator:
     """Generates images as a client and measures them, and measures its held-out losses."""
 
-    def __init__(self, context: ModelContext, extractor: str, cache: Path) -> None:
-        """Take an extractor's name and a folder for features of real images."""
-        self.context, self.extractor_name, self.cache = context, extractor, cache
+    def __init__(self, worker: RoundWorker, cache: Path) -> None:
+        """Take a worker, whose network and settings are used, and a folder for features."""
+        self.worker, self.config, self.cache = worker, worker.config, cache
+        self.extractor_name = worker.setup.extractor
 
     @functools.cached_property
     def extractor(self) -> Extractor:
         """The feature extractor, loaded on first use."""
-        return make_extractor(self.extractor_name, self.context.config.eval.extractor_weights)
-
-    def real_features(self, client: ClientData) -> Tensor:
-        """Return features (n, D) of a client's held-out images."""
-        return self._features(client.test_images())
+        return make_extractor(self.extractor_name, self.config.eval.extractor_weights)
 
     def reference_features(self, client: ClientData) -> Tensor:
         """Return features (n, D) of the real images that a client's samples are scored against."""
-        return self._features(client.reference_images(self.context.config.seed))
+        return self.features(client.reference_images(self.config.seed))
 
-    def _features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Return features (n, D) of real uint8 images (n, C, H, W), cached."""
         return cached_features(self.extractor, to_float(images), self.cache)
 
-    def reference(self, backbone: Tensor) -> FlatModel | None:
+    @functools.cached_property
+    def _impersonal(self) -> FlatModel:
+        """A second network, for guidance away from what the backbone draws."""
+        config, shape = self.config, self.worker.image_shape
+        return FlatModel(config.model, config.method, shape[0], self.worker.device)
+
+    def _reference(self, backbone: Tensor) -> FlatModel | None:
         """Return the reference network of guidance for methods without an embedding.
 
         A method without pre-training, of its own or of others, has none: its initial network
         predicts zero, and guidance away from zero would only scale the prediction.
         """
-        config = self.context.config
+        config = self.config
         has_embedding = config.method.record.has_embedding
         if not config.is_guided or has_embedding or not config.has_backbone:
             return None
-        channels, device = self.context.image_shape[0], self.context.device
-        reference = FlatModel(config.model, config.method, channels, device)
-        reference.load(backbone)
-        return reference
+        self._impersonal.load(backbone)
+        return self._impersonal
 
-    def generate(
-        self,
-        client: ClientData,
-        emb: Tensor | None,
-        reference: FlatModel | None = None,
-        scale: Scale = None,
-    ) -> Tensor:
-        """Return the images (n, C, H, W) of `generate_all` of a single client."""
-        embs = None if emb is None else [emb]
-        return self.generate_all([client], embs, reference, [scale])[0]
-
-    def generate_all(
+    def draw(
         self,
         clients: Sequence[ClientData],
-        embs: Sequence[Tensor] | None,
-        reference: FlatModel | None = None,
-        scales: Sequence[Scale] | None = None,
+        states: Sequence[PrivateState],
+        backbone: Tensor,
         purpose: str = SAMPLE,
     ) -> list[Tensor]:
-        """Return images (n, C, H, W) of each of these clients, drawn for its held-out captions.
+        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
 
-        Clients differ by their embeddings (D_emb,) alone, and share batches. `reference`: the
-        network to guide away from, of a method without embeddings. `scales`: each client's
-        guidance. `purpose`: that of the noise, which differs by it.
+        They are drawn for its held-out captions, with its own guidance if it has one. Clients that
+        differ by their embeddings alone share batches. `purpose`: that of the noise, which differs
+        by it.
         """
-        context, config = self.context, self.context.config.eval
-        prompts = [client.prompts(config.num_images) for client in clients]
-        guided = context.diffusion.guided_timesteps(config.guidance_interval)
-        own = scales or [None] * len(clients)
+        if len(clients) > 1 and any(set(state.parts) != {CLIENT_EMB} for state in states):
+            pairs = zip(clients, states, strict=True)
+            return [self.draw([one], [own], backbone, purpose)[0] for one, own in pairs]
+        worker, config, seed = self.worker, self.config.eval, self.config.seed
+        embs, prompts = list[Tensor](), list[Tensor]()  # of each image; none without either
+        for client, state in zip(clients, states, strict=True):
+            emb, tokens = (
+                load_client(worker.model, backbone, state),
+                client.prompts(config.num_images),
+            )
+            chance = torch_generator(seed, f"{purpose} embeddings", client.client_id)
+            embs += [] if emb is None else [drawn(emb, config.num_images, chance)]
+            prompts += [] if tokens is None else [tokens.to(worker.device)]
+        own = [state.guidance for state in states]
         factors = [config.guidance if scale is None else scale for scale in own]
-        own_embs = [] if embs is None else self._drawn_embs(clients, embs, purpose)
+        guided = worker.diffusion.guided_timesteps(config.guidance_interval)
+        reference = self._reference(backbone)
 
         def denoise_as(who: Tensor, at: slice) -> Denoiser:
-            own_rows = [own_embs[i][at] for i in dict.fromkeys(who.tolist())] if own_embs else []
-            emb = torch.cat(own_rows) if own_rows else None
-            asked = [prompts[i] for i in dict.fromkeys(who.tolist())]
-            text = [tokens[at] for tokens in asked if tokens is not None]
-            tokens = torch.cat(text).to(context.device) if text else None
-            rows = [factors[i] for i in who.tolist()]
-            guidance = rows[0] if len(set(rows)) == 1 else torch.tensor(rows, device=who.device)
-            impersonal, of_text = reference and reference.net, context.config.text_guidance
+            present = list(dict.fromkeys(who.tolist()))
+            scales = [factors[i] for i in who.tolist()]
             return client_denoiser(
-                context.model.net, emb, guidance, impersonal, tokens, of_text, guided
+                worker.model.net,
+                torch.cat([embs[i][at] for i in present]) if embs else None,
+                scales[0] if len(set(scales)) == 1 else torch.tensor(scales, device=who.device),
+                reference and reference.net,
+                torch.cat([prompts[i][at] for i in present]) if prompts else None,
+                self.config.text_guidance,
+                guided,
             )
 
         return draw_together(
             denoise_as,
-            context.diffusion,
-            context.image_shape,
+            worker.diffusion,
+            worker.image_shape,
             config.num_images,
-            [torch_generator(context.config.seed, purpose, one.client_id) for one in clients],
+            [torch_generator(seed, purpose, client.client_id) for client in clients],
             config.batch_size,
         )
-
-    def _drawn_embs(
-        self, clients: Sequence[ClientData], embs: Sequence[Tensor], purpose: str
-    ) -> list[Tensor]:
-        """Return the embedding (n, D_emb) of each image that these clients draw."""
-        device, config, found = self.context.device, self.context.config, list[Tensor]()
-        for client, emb in zip(clients, embs, strict=True):
-            chance = torch_generator(config.seed, f"{purpose} embeddings", client.client_id)
-            found.append(drawn(emb.to(device), config.eval.num_images, chance))
-        return found
 
     def samples(self, client: ClientData, images: Tensor) -> GeneratedSamples:
         """Return features, class histogram and first few of a client's images (n, C, H, W).
 
         Images that were drawn for captions have no histogram: the captions decide their classes.
         """
-        config, predicted = self.context.config, self.extractor.class_predictions(images)
+        config, predicted = self.config, self.extractor.class_predictions(images)
         histogram = None
         # The classifier of another data set has features, but not these classes.
         has_classes = is_classifier_of(self.extractor_name, config.data.name)
@@ -184,26 +174,26 @@ class ClientEvaluator:
         self, client: ClientData, table: Tensor
     ) -> tuple[tuple[float, np.ndarray], ...]:
         """Return the weight of each of a client's embeddings, and images (8, C, H, W) of it."""
-        found, context = list[tuple[float, np.ndarray]](), self.context
+        found, worker = list[tuple[float, np.ndarray]](), self.worker
         for row in table:
-            own = torch_generator(context.config.seed, "each embedding", client.client_id)
-            denoise = client_denoiser(context.model.net, row[:-1])
-            images = draw(denoise, context.diffusion, context.image_shape, NUM_OF_EACH, own)
+            own = torch_generator(self.config.seed, "each embedding", client.client_id)
+            denoise = client_denoiser(worker.model.net, row[:-1])
+            images = draw(denoise, worker.diffusion, worker.image_shape, NUM_OF_EACH, own)
             found.append((float(row[-1]), images.numpy()))
         return tuple(found)
 
     def heldout(self, client: ClientData, emb: Tensor | None) -> Tensor:
         """Return the loss (n,) on each of a client's held-out images."""
-        images, context = self._for_losses(client), self.context
-        return heldout_losses(context.model, emb, images, context.diffusion).cpu()
+        images, worker = self._for_losses(client), self.worker
+        return heldout_losses(worker.model, emb, images, worker.diffusion).cpu()
 
     def bits(self, client: ClientData, emb: Tensor | None) -> dict[str, float]:
         """Return the `elbo` of a client's held-out images: negative, in bits a dimension."""
-        images, context = self._for_losses(client), self.context
-        return {"elbo": float(heldout_bits(context.model, emb, images, context.diffusion).mean())}
+        images, worker = self._for_losses(client), self.worker
+        return {"elbo": float(heldout_bits(worker.model, emb, images, worker.diffusion).mean())}
 
     def _for_losses(self, client: ClientData) -> ClientContext:
-        config = self.context.config
+        config = self.config
         positions = client.split.test[: config.eval.num_loss_images]
         return client.with_images_at(positions, config.seed)
 
@@ -234,7 +224,7 @@ class ClientEvaluator:
         if (tv := self.tv(client, samples)) is not None:
             scores["tv"] = tv
         scores |= self.text_scores(client, images)
-        for name in self.context.config.eval.metrics:
+        for name in self.config.eval.metrics:
             real = to_float(client.test_images())
             scores[f"{OTHER}{name}"] = score(name, images.clone(), real)
         return scores
@@ -246,7 +236,7 @@ class ClientEvaluator:
     @property
     def kid_sizes(self) -> tuple[int, int, int]:
         """The arguments of `kid` after the features."""
-        config = self.context.config
+        config = self.config
         return config.eval.kid_subset_size, config.eval.kid_num_subsets, config.seed
 
     def tv(self, client: ClientData, samples: GeneratedSamples) -> float | None:
@@ -257,7 +247,7 @@ class ClientEvaluator:
 
     def text_scores(self, client: ClientData, images: Tensor) -> dict[str, float]:
         """Return the `text_scores` of images (n, C, H, W) drawn for prompts; empty without text."""
-        has_classes = is_classifier_of(self.extractor_name, self.context.config.data.name)
+        has_classes = is_classifier_of(self.extractor_name, self.config.data.name)
         return text_scores(client, images, self.extractor if has_classes else None)
 
     def distances(self, client: ClientData, images: Tensor) -> tuple[float, float]:
@@ -282,8 +272,8 @@ class ClientEvaluator:
         `samples` are those of the images (n, C, H, W). Novel KID needs a reference with enough
         images of each class that the client shows.
         """
-        reference, seed = self.reference_features(client), self.context.config.seed
-        shown, labels = self._features(client.train_images()), client.reference_labels(seed)
+        reference, seed = self.reference_features(client), self.config.seed
+        shown, labels = self.features(client.train_images()), client.reference_labels(seed)
         scores = {"fld": fld(samples.features, shown, reference)}
         if labels is None or client.labels is None:
             return scores
@@ -299,7 +289,7 @@ class ClientEvaluator:
 
     def control_scores(self, client: ClientData, images: Tensor) -> ControlScores:
         """Return the scores of images (n, C, H, W), as if the client had drawn them."""
-        samples, config = self.samples(client, images), self.context.config
+        samples, config = self.samples(client, images), self.config
         own = self.kid_against(self.reference_features(client), samples).mean
         fitted = client.as_fitted(config)
         near, scores = self.near(fitted, images), self.novel_scores(fitted, images, samples)
@@ -313,22 +303,6 @@ class ClientEvaluator:
 
 # A new client's prompts are the captions of its held-out images, so that each has a true image. The
 # other clients' images, which the clients' side of a simulation has, tell whose style was drawn.
-
-
-def gallery_of(
-    partition: Partition, images: np.ndarray, tokens: np.ndarray | None
-) -> Gallery | None:
-    """Return all clients' images (N, C, H, W) with their captions' kinds, by tokens (N, L).
-
-    None without captions, and where clients are not those of the data.
-    """
-    if tokens is None or not partition.names:
-        return None
-    _, kinds = np.unique(tokens, axis=0, return_inverse=True)
-    owner = np.full(len(images), -1)
-    for client in (*partition.train_clients, *partition.new_clients):
-        owner[client.train] = owner[client.test] = client.client_id
-    return Gallery(images, kinds.reshape(-1), owner)
 
 
 def text_scores(

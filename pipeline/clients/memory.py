@@ -1,9 +1,11 @@
-"""The memory that is free, and the actors that have room to work in it.
+"""The memory that is free, the actors that have room to work in it, and what a process keeps.
 
 Free is what the machine has, and what the limits of its containers leave: those of control groups
 (Linux, versions 1 and 2), which the machine's own number does not know.
 """
 
+import ctypes
+import platform
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,9 @@ from spire_core.federated.exact_sum import BYTES
 if TYPE_CHECKING:
     import torch
 
+KEPT_BYTES = 2**28  # 256 MiB
+LARGEST_BYTES = 2**25  # 32 MiB, the most that every glibc takes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 SERVER_ARRAYS = 10  # of eight bytes (P,): both states with moments, and the step between them
 MEMBERSHIP, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 GROUP_FILES = (  # of each version: limit, use, and the key of the part that can be reclaimed
@@ -72,7 +77,7 @@ def kept_positions(rooms: Sequence[Room], server_node: str, server_bytes: int) -
 
 
 def server_bytes(config: Config, num_weights: int) -> int:
-    """Return the memory of a driver: its vectors, its sum, and that of one actor at a time."""
+    """Return the memory of a driver: its vectors, the total of the sums, and one on its way."""
     if not config.method.record.is_federated:
         return 0
     arrays = 3 if config.client.opt_state == "average" else 1
@@ -115,3 +120,16 @@ def container_room(membership: Path, mount: Path) -> Iterator[int]:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next step, instead of returning it at once.
+
+    Each step frees all memory that it allocates. By default glibc returns that to the system, which
+    clears every page before it hands it out again: a sixth of a small network's training time.
+    Without glibc this function does nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(_MMAP_THRESHOLD, LARGEST_BYTES)

@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.profiler import record_function
 
-from pipeline.clients.client_data import ClientData
-from pipeline.clients.context import ModelContext
-from pipeline.clients.evaluation import gallery_of
-from pipeline.clients.memory import peak_bytes, resident_bytes
+from pipeline.clients.client_data import ClientData, gallery_of
+from pipeline.clients.memory import keep_freed_memory, peak_bytes, resident_bytes
 from pipeline.clients.store import ClientStore
 from pipeline.federation.messages import WorkerSetup
 from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS
 from pipeline.runs.noise_key import read_noise
+from spire_core.config.client import ClientConfig
+from spire_core.diffusion.process import Diffusion
+from spire_core.evaluation.extractors import cached
 from spire_core.evaluation.prompted_images import Gallery
 from spire_core.federated.client import train_client
 from spire_core.federated.client_group import train_group
@@ -37,16 +39,24 @@ from spire_core.federated.messages import (
     RoundPlan,
 )
 from spire_core.federated.participation import secret_cohort
-from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.federated.private_state import PrivateState, load_client, new_private_state
 from spire_core.federated.private_updates import NOISE, ClippedFormat
 from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
+from spire_core.network.flat_model import FlatModel
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.pretrained.folder import check_same
 from spire_core.privacy.noise import SecretNoise
-from spire_core.training.fit import to_float
+from spire_core.training.context import ClientContext
+from spire_core.training.fit import TrainingObjective, to_float
 from spire_core.training.heldout import losses_by_row
-from spire_core.training.several import EVERY, first_assignment, is_table, with_weights
+from spire_core.training.several import (
+    EVERY,
+    first_assignment,
+    is_table,
+    rows_by_class,
+    with_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -67,18 +77,28 @@ class RoundWorker:
     def __init__(self, setup: WorkerSetup, images: np.ndarray, device: str = "cpu") -> None:
         """Take the setup and all clients' uint8 images (N, C, H, W), possibly in shared memory.
 
-        ConfigError if this machine has another pre-trained model than the run.
+        The process that computes is prepared here. ConfigError if this machine has another
+        pre-trained model than the run.
         """
-        if (backbone := setup.config.model.backbone) is not None and setup.backbone_hash:
+        self.setup, self.images, self.config, config = setup, images, setup.config, setup.config
+        if (backbone := config.model.backbone) is not None and setup.backbone_hash:
             check_same(backbone, setup.backbone_hash)
-        self.setup, self.images = setup, images
+        keep_freed_memory()
+        self.device, (channels, height, width) = torch.device(device), images.shape[1:]
+        self.image_shape = (channels, height, width)
+        prepare_torch(config.client, self.device)
+        self.diffusion = Diffusion.of(config.diffusion, self.device, backbone)
+        self.model = FlatModel(config.model, config.method, channels, self.device)
+        self.objective = TrainingObjective(self.diffusion, precision=config.client.precision)
         self.store = ClientStore(setup.folder / CLIENTS)
-        self.context = ModelContext.start(setup.config, images.shape[1:], device)
         self.cache = setup.folder.parent / "cache"  # of all runs
-        self.encode = self.context.encoder(self.cache)
-        shared_size = self.context.model.layout.num_without_local
-        self.settings = RoundSettings(setup.config, setup.partition.train_sizes, shared_size)
+        shared_size = self.model.layout.num_without_local
+        self.settings = RoundSettings(config, setup.partition.train_sizes, shared_size)
         self._sum: tuple[int | str, Any] | None = None  # of a round, or a mean, by its name
+
+    def on_device(self, weights: np.ndarray) -> Tensor:
+        """Return a copy of the weights (P,) on the device."""
+        return torch.tensor(weights, device=self.device)
 
     # --- what a client has ---
 
@@ -97,6 +117,28 @@ class RoundWorker:
         )
 
     @functools.cached_property
+    def encode(self) -> Callable[[Tensor], Tensor] | None:
+        """The function from uint8 images (n, C, H, W) to latents (n, c, h, w) on the CPU.
+
+        None for a process of pixels. Each image is encoded once, on the clients' side, where later
+        rounds read its latent. The server sees none.
+        """
+        codec = self.diffusion.codec
+        if codec is None:
+            return None
+        return lambda images: cached(codec.encode, codec.name, to_float(images), self.cache)
+
+    def for_training(self, client: ClientData) -> ClientContext:
+        """Return a client with its training images, and with their embeddings if classes tell.
+
+        Classes tell nothing of a client that arrives with images alone.
+        """
+        positions, model, rows = client.split.train, self.config.model, None
+        if model.num_embs > 1 and model.assign == "classes" and client.labels is not None:
+            rows = rows_by_class(client.labels[positions], model.num_embs)
+        return replace(client.with_images_at(positions, self.config.seed), rows=rows)
+
+    @functools.cached_property
     def gallery(self) -> Gallery | None:
         """All clients' images with their captions, where prompts are scored."""
         return gallery_of(self.setup.partition, self.images, self.setup.tokens)
@@ -107,12 +149,19 @@ class RoundWorker:
         A pre-training client that has never trained has a new one.
         """
         stored = self.store.load(client_id, num_rounds_done)
-        return self.context.new_state(client_id) if stored is None else stored
+        return self.new_state(client_id) if stored is None else stored
+
+    def new_state(self, client_id: int) -> PrivateState:
+        """Return the private state of a client before its first round; its embedding is random."""
+        config, sizes = self.config, self.config.model
+        return new_private_state(
+            self.model, config.client, sizes.d_emb, config.seed, client_id, sizes.num_embs
+        )
 
     @functools.cached_property
     def noise(self) -> SecretNoise:
         """The private noise of the run, by its secret key."""
-        return read_noise(self.setup.folder, self.setup.config.privacy)
+        return read_noise(self.setup.folder, self.config.privacy)
 
     # --- rounds of pre-training ---
 
@@ -122,14 +171,24 @@ class RoundWorker:
         """Train clients together, add their updates to this round's sum, return their reports.
 
         A client that is in the sum already stays there once. Where the sum alone may be seen, a
-        report has no loss.
+        report has no loss. The noise of a private round stands in the place of a client.
         """
         form = self.settings.update_format(plan, broadcast) if plan.hides_updates else None
-        new_sum = functools.partial(self.settings.new_sum, plan, broadcast)
-        total, reports = self._running(plan.round_idx, new_sum), list[ClientReport]()
-        for update in self.train(client_ids, broadcast, plan):
+        name, reports = plan.round_idx, list[ClientReport]()
+
+        def new_sum() -> UpdateSum | HiddenSum:
+            return HiddenSum(form.size) if form else UpdateSum(broadcast, plan.num_examples)
+
+        if tuple(client_ids) == (NOISE,):
+            total = self._running(name, new_sum)
+            if isinstance(form, ClippedFormat) and NOISE not in total.client_ids:
+                total.add(NOISE, 0, form.noise(self.noise, plan.round_idx))
+            return reports
+        for update, state in self.trained(client_ids, plan.round_idx, broadcast, plan):
+            if not state.is_empty:
+                self.store.save(update.client_id, plan.round_idx + 1, state, plan.kept_rounds)
             client_id, loss, num_bytes = update.client_id, update.loss, update.num_bytes
-            weight = 1 if plan.private else update.num_examples
+            weight, total = 1 if plan.private else update.num_examples, self._running(name, new_sum)
             if form is not None:
                 loss, num_bytes = None, 8 * form.size
             reports.append(ClientReport(client_id, weight, update.num_steps, loss, num_bytes))
@@ -145,17 +204,6 @@ class RoundWorker:
                 raise
         return reports
 
-    def train(
-        self, client_ids: Sequence[int], broadcast: Broadcast, plan: RoundPlan
-    ) -> list[ClientUpdate]:
-        """Train clients together and return their updates; the new private states stay here."""
-        updates, done = [], plan.round_idx + 1
-        for update, state in self.trained(client_ids, plan.round_idx, broadcast, plan):
-            if not state.is_empty:
-                self.store.save(update.client_id, done, state, plan.kept_rounds)
-            updates.append(update)
-        return updates
-
     def trained(
         self, client_ids: Sequence[int], num_rounds_done: int, broadcast: Broadcast, plan: RoundPlan
     ) -> list[tuple[ClientUpdate, PrivateState]]:
@@ -163,18 +211,16 @@ class RoundWorker:
 
         Returns each one's update, as it arrives, and its new state.
         """
-        context, settings, results = self.context, self.setup.config.client, []
+        settings, results = self.config.client, []
         clients = [self.client_data(client_id) for client_id in client_ids]
         states = [self.private_state(client_id, num_rounds_done) for client_id in client_ids]
         states = [self._assigned(*pair, broadcast) for pair in zip(clients, states, strict=True)]
         inputs = [
-            replace(context.for_training(client), rows=state.rows)
+            replace(self.for_training(client), rows=state.rows)
             for client, state in zip(clients, states, strict=True)
         ]
         objective = replace(
-            context.objective(),
-            emb_dropout=settings.emb_dropout,
-            text_dropout=settings.text_dropout,
+            self.objective, emb_dropout=settings.emb_dropout, text_dropout=settings.text_dropout
         )
         span = f"round {plan.round_idx + 1}"
         if plan.private is None:  # of which a profile names nobody
@@ -187,7 +233,7 @@ class RoundWorker:
             else:
                 [one], [own] = inputs, states
                 finished = [
-                    train_client(context.model, broadcast, one, own, settings, objective, plan)
+                    train_client(self.model, broadcast, one, own, settings, objective, plan)
                 ]
         for before, (update, after) in zip(states, finished, strict=True):
             arrived, residual = lossy(update, broadcast, before.residual, settings)
@@ -198,10 +244,9 @@ class RoundWorker:
     @functools.cached_property
     def group(self) -> FlatGroup:
         """The networks of the clients that are computed together, made on first use."""
-        context, config = self.context, self.setup.config
+        config, channels = self.config, self.image_shape[0]
         largest = config.client.largest_group(config.federation.cohort_size)
-        channels, device = context.image_shape[0], context.device
-        return FlatGroup(config.model, config.method, channels, largest, device)
+        return FlatGroup(config.model, config.method, channels, largest, self.device)
 
     def _assigned(
         self, client: ClientData, state: PrivateState, broadcast: Broadcast
@@ -211,16 +256,16 @@ class RoundWorker:
         Of a client with several embeddings, all its images belong to one of these: at first by
         clusters or classes, then by their losses, every few rounds in which it takes part.
         """
-        context, table = self.context, state.parts.get(CLIENT_EMB)
+        table = state.parts.get(CLIENT_EMB)
         if table is None or not is_table(table):
             return state
-        images = context.for_training(client)
+        images = self.for_training(client)
         found = state.assignment or first_assignment(images, len(table))
         if found.is_refined and found.num_visits % EVERY == EVERY - 1:
-            emb = load_client(context.model, context.on_device(broadcast.weights), state)
+            emb = load_client(self.model, self.on_device(broadcast.weights), state)
             assert emb is not None
             purpose = f"assign {found.num_visits}"
-            losses = losses_by_row(context.model, emb, images, context.diffusion, purpose)
+            losses = losses_by_row(self.model, emb, images, self.diffusion, purpose)
             found = found.seen(losses)
         found = replace(found, num_visits=found.num_visits + 1)
         parts = {**state.parts, CLIENT_EMB: with_weights(table, found)}
@@ -228,7 +273,7 @@ class RoundWorker:
 
     def private_cohort(self, _: int, round_idx: int) -> list[int]:
         """Return the clients of a private round, each drawn by itself under the run's key."""
-        federation = self.setup.config.federation
+        federation = self.config.federation
         return secret_cohort(federation.num_clients, federation.cohort_size, self.noise, round_idx)
 
     # --- sums of what clients send, which leave this process as a whole alone ---
@@ -240,27 +285,25 @@ class RoundWorker:
             self._sum = (name, new_sum())
         return self._sum[1]
 
-    def sum_of(self, name: int | str) -> Any:
-        """Return the sum of this name, None if this process has none."""
-        return None if self._sum is None or self._sum[0] != name else self._sum[1]
+    def summed(self, name: int | str) -> list[int]:
+        """Return the clients in the sum of this name here."""
+        return self._sum[1].client_ids if self._sum and self._sum[0] == name else []
+
+    def merged(self, name: int | str, others: Any) -> Any:
+        """Return the sum of this name here with that of other workers; None is that of nobody.
+
+        The one here then has the other clients as well.
+        """
+        own = self._sum[1] if self._sum and self._sum[0] == name else None
+        if own is None:
+            return others
+        if others is not None:
+            own.merge(others)
+        return own
 
     def forget_sum(self) -> None:
         """Drop the running sum."""
         self._sum = None
-
-    def hidden_total(
-        self, parts: Sequence[HiddenSum | None], broadcast: Broadcast, plan: RoundPlan
-    ) -> HiddenSum:
-        """Return the sum of all workers' sums of a round, with the noise of a private one."""
-        form = self.settings.update_format(plan, broadcast)
-        total = HiddenSum.of(parts, form.size)
-        if isinstance(form, ClippedFormat):
-            total.add(NOISE, 0, form.noise(self.noise, plan.round_idx))
-        return total
-
-    def vector_total(self, parts: Sequence[HiddenSum | None], size: int) -> HiddenSum:
-        """Return the sum of all workers' sums of vectors (size,)."""
-        return HiddenSum.of(parts, size)
 
     def add_parts(
         self, client_ids: Sequence[int], name: str, part: str, weights: np.ndarray, num_all: int
@@ -269,7 +312,7 @@ class RoundWorker:
 
         A client without local layers of its own has those of the backbone `weights` (P,).
         """
-        at, form = self.context.model.layout.parts.get(part, slice(0)), vector_form(num_all)
+        at, form = self.model.layout.parts.get(part, slice(0)), vector_form(num_all)
         for client_id in client_ids:
             own = self.private_state(client_id).parts.get(part)
             numbers = form.encode(weights[at] if own is None else own.detach().cpu().numpy())
@@ -285,18 +328,18 @@ class RoundWorker:
         They are those of a rehearsal, at a learning rate of 0, of which nothing is kept. Each is
         done twice, and the second time counts.
         """
-        context, config, before = self.context, self.setup.config, resident_bytes()
-        size, device = config.client.batch_size, context.device
+        config, before = self.config, resident_bytes()
+        size, device = config.client.batch_size, self.device
         group = config.resolved_client.groups(range(config.federation.cohort_size))[0]
         step_s = _second_of_two(lambda: self._rehearse(group))
         clients = [self.client_data(client_id) for client_id in group]
         num_trained = sum(len(client.split.train[:size]) for client in clients)
-        x = to_float(context.for_training(clients[0]).images[:size].to(device))
+        x = to_float(self.for_training(clients[0]).images[:size].to(device))
         t, emb = torch.zeros(len(x), dtype=torch.long, device=device), None
         if config.method.record.has_embedding:
             emb = torch.zeros(len(x), config.model.d_emb, device=device)
         with torch.inference_mode():
-            look_s = _second_of_two(lambda: context.model.net(x, t, emb))
+            look_s = _second_of_two(lambda: self.model.net(x, t, emb))
         peak = max(0, peak_bytes() - before)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(device)
@@ -304,14 +347,14 @@ class RoundWorker:
 
     def _rehearse(self, client_ids: Sequence[int]) -> None:
         """Take a step of each phase as in a round, and add the updates up."""
-        config, weights = self.setup.config, self.context.model.weights.cpu().numpy().copy()
+        config, weights = self.config, self.model.weights.cpu().numpy().copy()
         moments = None
         if config.client.opt_state == "average":  # as from the second round on
             steps = np.zeros(len(NETWORK_PARTS), np.float32)
             moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
         tau = 2 if config.method.alternates else 1
         plan, broadcast = RoundPlan(0, 0.0, shares_local=True, tau=tau), Broadcast(weights, moments)
-        total = UpdateSum(broadcast, self.settings.update_shape(plan, weights.size))
+        total = UpdateSum(broadcast, plan.num_examples)
         for update, _ in self.trained(client_ids, 0, broadcast, plan):
             total.add(update)
 
@@ -321,3 +364,10 @@ def _second_of_two(call: Callable[[], object]) -> float:
     began = time.process_time()
     call()
     return time.process_time() - began
+
+
+def prepare_torch(client: ClientConfig, device: torch.device) -> None:
+    """Set torch to one thread, and to the precision of matrix products on a GPU."""
+    torch.set_num_threads(1)
+    allows_tf32 = client.precision == "tf32" and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if allows_tf32 else "highest")

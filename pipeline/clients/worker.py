@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.clients.client_data import ClientData
-from pipeline.clients.evaluation import ClientEvaluator, Scale, control_images
+from pipeline.clients.evaluation import ClientEvaluator, control_images
 from pipeline.clients.rounds import RoundWorker
 from pipeline.federation.messages import (
     NEAREST_DRAWS,
@@ -31,11 +31,10 @@ from pipeline.federation.messages import (
     GeneratedSamples,
     HeldoutLosses,
     Look,
-    LookAt,
 )
 from pipeline.runs.layout import PROFILE_TABLE, TRACE_SUFFIX
 from pipeline.runs.model_files import save_client
-from spire_core.adaptation.adapt import Adapted, adapt_client, adapt_embeddings, num_trained
+from spire_core.adaptation.adapt import adapt_client, adapt_embeddings, num_trained
 from spire_core.adaptation.adapt_privately import (
     NOBODY,
     Protection,
@@ -47,7 +46,7 @@ from spire_core.adaptation.set_aside import set_aside_split
 from spire_core.evaluation.kid import kernel_distance
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.methods import CLIENT_EMB
-from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
+from spire_core.network.flat_model import initial_weights, tensors_hash
 from spire_core.privacy.guarantee import guarantee_of
 from spire_core.rng import torch_generator
 from spire_core.training.fit import to_float
@@ -64,20 +63,20 @@ class ClientWorker(RoundWorker):
     @functools.cached_property
     def evaluator(self) -> ClientEvaluator:
         """What draws as a client and scores it."""
-        return ClientEvaluator(self.context, self.setup.extractor, self.cache)
+        return ClientEvaluator(self, self.cache)
 
     running: profile | None = None  # torch's profiler of this process
 
     def _loaded(self, client_id: int, weights: np.ndarray) -> Tensor | None:
         """Load a client's model on the backbone (P,); return its embedding (D_emb,)."""
-        state, backbone = self.private_state(client_id), self.context.on_device(weights)
-        return load_client(self.context.model, backbone, state)
+        state, backbone = self.private_state(client_id), self.on_device(weights)
+        return load_client(self.model, backbone, state)
 
     # --- evaluations of pre-training clients, whether they have trained or not ---
 
     def real_features(self, client_id: int) -> Tensor:
         """Return features (n, D) of a client's held-out images."""
-        return self.evaluator.real_features(self.client_data(client_id))
+        return self.evaluator.features(self.client_data(client_id).test_images())
 
     def reference_features(self, client_id: int) -> Tensor:
         """Return features (n, D) of the real images that a client's samples are scored against."""
@@ -88,32 +87,9 @@ class ClientWorker(RoundWorker):
         self.forget_sum()  # the last round's sum is collected; its memory is needed now
         clients = [self.client_data(client_id) for client_id in client_ids]
         states = [self.private_state(client_id) for client_id in client_ids]
-        drawn = self._images_as(clients, states, self.context.on_device(weights))
+        drawn = self.evaluator.draw(clients, states, self.on_device(weights))
         pairs = zip(clients, drawn, strict=True)
         return [self.evaluator.samples(client, images) for client, images in pairs]
-
-    def _images_as(
-        self,
-        clients: Sequence[ClientData],
-        states: Sequence[PrivateState],
-        backbone: Tensor,
-        scales: Sequence[Scale] | None = None,
-    ) -> list[Tensor]:
-        """Return images (n, C, H, W) of each of these clients on the backbone (P,).
-
-        Clients that differ by their embeddings alone are computed as one batch.
-        """
-        evaluator, model, images = self.evaluator, self.context.model, list[Tensor]()
-        scales = scales or [None] * len(clients)
-        if all(set(state.parts) == {CLIENT_EMB} for state in states):
-            model.load(backbone)
-            embs = [state.parts[CLIENT_EMB] for state in states]
-            return evaluator.generate_all(clients, embs, scales=scales)
-        reference = evaluator.reference(backbone)
-        for client, state, scale in zip(clients, states, scales, strict=True):
-            emb = load_client(model, backbone, state)
-            images.append(evaluator.generate(client, emb, reference, scale))
-        return images
 
     def losses(self, client_id: int, weights: np.ndarray, swap_with: int) -> HeldoutLosses:
         """Return a client's held-out losses with its own, zero and another client's embedding.
@@ -125,11 +101,11 @@ class ClientWorker(RoundWorker):
         loss = functools.partial(self.evaluator.heldout_mean, client)
         if emb is None:
             return HeldoutLosses(client_id, loss(None), None, None)
-        nobody = torch.zeros(self.setup.config.model.d_emb, device=self.context.device)
+        nobody = torch.zeros(self.config.model.d_emb, device=self.device)
         own, zero, swapped = loss(emb), loss(nobody), None
         other = self.private_state(swap_with).client_emb
         if other is not None and swap_with != client_id:
-            swapped = loss(other.to(self.context.device))
+            swapped = loss(other.to(self.device))
         return HeldoutLosses(client_id, own, zero, swapped)
 
     def losses_as(self, client_id: int, weights: np.ndarray, others: Sequence[int]) -> list[float]:
@@ -145,13 +121,13 @@ class ClientWorker(RoundWorker):
         It trains what a new client would, in `adapt.tune_epochs` passes over all its images, from
         the backbone (P,) and its own parts. Nothing is kept of the tuning.
         """
-        context, config = self.context, self.setup.config.adapt
+        config = self.config.adapt
         settings = replace(config, epochs=config.tune_epochs, early_stopping=False, guidance=None)
         client, state = self.client_data(client_id), self.private_state(client_id)
-        start, model, objective = context.on_device(weights), context.model, context.objective()
-        own = context.for_training(client)
+        start, model, objective = self.on_device(weights), self.model, self.objective
+        own = self.for_training(client)
         tuned = adapt_client(model, start, own, state, settings, objective, lambda *_: {}).state
-        [images] = self._images_as([client], [tuned], start)
+        [images] = self.evaluator.draw([client], [tuned], start)
         loss = self.evaluator.heldout_mean(client, load_client(model, start, tuned))
         samples = self.evaluator.samples(client, images)
         return samples, HeldoutLosses(client_id, loss, None, None)
@@ -160,11 +136,11 @@ class ClientWorker(RoundWorker):
 
     def start_state(self, client_id: int, mean_emb: Tensor | None = None) -> PrivateState:
         """Return a new client's first state, as `adapt.init` says."""
-        config = self.setup.config
+        config = self.config
         if not config.method.record.has_embedding:
             return PrivateState()
         if config.adapt.init == "random":
-            return self.context.new_state(client_id)
+            return self.new_state(client_id)
         embs = torch.zeros(config.model.num_embs, config.model.d_emb)
         if config.privacy.adapt.is_on and len(embs) > 1:  # equal ones would stay equal
             own = torch_generator(config.seed, "private_start", client_id)
@@ -174,12 +150,12 @@ class ClientWorker(RoundWorker):
 
     def start_weights(self, client_id: int, weights: np.ndarray) -> Tensor:
         """Return the backbone (P,), or without pre-training the client's own first weights."""
-        context, config = self.context, self.setup.config
+        config = self.config
         if config.has_backbone:
-            return context.on_device(weights)
-        channels, seed = context.image_shape[0], config.seed
+            return self.on_device(weights)
+        channels, seed = self.image_shape[0], config.seed
         own = initial_weights(config.model, config.method, channels, seed, client_id)
-        return own.to(context.device)
+        return own.to(self.device)
 
     def clip_norm(self, _: int, plan: FitPlan) -> float:
         """Return the clip norm of all private fits, whoever is asked.
@@ -187,14 +163,14 @@ class ClientWorker(RoundWorker):
         It is the given one or, without any client's image, that of images that the backbone
         generates.
         """
-        context, config = self.context, self.setup.config
+        config = self.config
         private, lr = config.privacy.adapt, config.private_lr
         if private.clip_norm is not None:
             return private.clip_norm
         assert lr is not None  # a method that trains nothing is refused with a budget
-        model, objective = context.model, context.objective()
-        backbone = context.on_device(plan.weights)
-        nobody = generated_client(model, backbone, objective, context.image_shape, config.seed)
+        model, objective = self.model, self.objective
+        backbone = self.on_device(plan.weights)
+        nobody = generated_client(model, backbone, objective, self.image_shape, config.seed)
         start = self.start_state(NOBODY, plan.mean_emb)
         return public_clip_norm(model, backbone, nobody, start, private, objective, lr)
 
@@ -207,33 +183,22 @@ class ClientWorker(RoundWorker):
         each epoch to look at. `look` takes the looks that are asked for.
         """
         self.forget_sum()
-        began, context, config = time.monotonic(), self.context, self.setup.config
-        settings, model, objective = config.adapt, context.model, context.objective()
+        began, config = time.monotonic(), self.config
+        settings, model, objective = config.adapt, self.model, self.objective
         if not config.has_backbone:
             settings = replace(settings, pull=0.0)  # there is nothing shared to be pulled to
         clients = [self.client_data(client_id) for client_id in client_ids]
-        inputs = [context.for_training(client) for client in clients]
+        inputs = [self.for_training(client) for client in clients]
         starts = [self.start_state(client_id, plan.mean_emb) for client_id in client_ids]
-        start = context.on_device(plan.weights)
-        if not plan.is_together:
-            start = self.start_weights(client_ids[0], plan.weights)
-        reference, looks = self.evaluator.reference(start), list[Look]()
+        start, looks = self.start_weights(client_ids[0], plan.weights), list[Look]()
         snapshots: dict[int, dict[int, Tensor]] = {client_id: {} for client_id in client_ids}
 
-        def observe(
-            client: ClientData, epoch: int, _: FlatModel, emb: Tensor | None
-        ) -> dict[str, float]:
-            emb = None if emb is None else emb.detach()
+        def observe(client: ClientData, epoch: int, state: PrivateState) -> dict[str, float]:
             if plan.is_together:
-                assert emb is not None  # embeddings alone share a batch
-                snapshots[client.client_id][epoch] = emb.cpu().clone()
-                return {}
-            began = time.monotonic()
-            images = self.evaluator.generate(client, emb, reference)
-            looks.append(
-                self._seen(client, images, emb, plan, LookAt(client.client_id, epoch), began)
-            )
-            return looks[-1].scores
+                snapshots[client.client_id][epoch] = state.parts[CLIENT_EMB]
+            else:
+                looks.extend(self._looks([client], [state], [epoch], plan, start))
+            return {}  # a report has the scores
 
         watches = [functools.partial(observe, client) for client in clients]
         fit_began, protection = time.monotonic(), None
@@ -250,7 +215,7 @@ class ClientWorker(RoundWorker):
             adapted = [adapt_client(model, start, client, own, settings, objective, watch)]
         looks_s = sum(look.duration_s for look in looks)
         fit_s = (time.monotonic() - fit_began - looks_s) / len(clients)
-        scales = self.choose_guidance(clients, [one.state for one in adapted], start, reference)
+        scales = self.choose_guidance(clients, [one.state for one in adapted], start)
         total_s = (time.monotonic() - began - looks_s) / len(clients)
         results = []
         for one, client, scale in zip(adapted, inputs, scales, strict=True):
@@ -266,96 +231,89 @@ class ClientWorker(RoundWorker):
                 guarantee=protection and protection.guarantee(len(client.images)),
                 guidance=scale,
                 looks=tuple(looks),
-                asked=_asked(client.client_id, one, scale, plan.is_together),
             )
             results.append(fitted)
         return results
 
     def choose_guidance(
-        self,
-        clients: Sequence[ClientData],
-        states: Sequence[PrivateState],
-        start: Tensor,
-        reference: FlatModel | None,
-    ) -> list[Scale]:
+        self, clients: Sequence[ClientData], states: Sequence[PrivateState], start: Tensor
+    ) -> list[float | None]:
         """Return for each fitted client the scale whose drawings are nearest to what it set aside.
 
         Nearest by KID's MMD, in the extractor's features. Drawings are for the captions of what was
         set aside. All None where the settings name no scales, or the method trains nothing.
         """
-        evaluator, config = self.evaluator, self.setup.config
+        evaluator, config = self.evaluator, self.config
         scales = config.adapt.guidance
         if scales is None or not config.method.record.adapt_parts:
             return [None] * len(clients)
-        for state in states:  # a single one, or embeddings alone
-            load_client(self.context.model, start, state)
-        embs = [state.parts[CLIENT_EMB] for state in states if CLIENT_EMB in state.parts] or None
         own = [replace(one, split=set_aside_split(one.split, config.seed)) for one in clients]
-        reals, distances = [evaluator.real_features(client) for client in own], []
+        reals, distances = [evaluator.features(client.test_images()) for client in own], []
         for scale in scales:
-            drawn = evaluator.generate_all(own, embs, reference, [scale] * len(own), CHOICE)
+            scaled = [replace(state, guidance=scale) for state in states]
+            drawn = evaluator.draw(own, scaled, start, CHOICE)
             fakes = [evaluator.extractor.features(images) for images in drawn]
             distances.append([kernel_distance(*pair) for pair in zip(reals, fakes, strict=True)])
         return [scales[at] for at in np.argmin(distances, axis=0)]
 
     # --- looks ---
 
-    def look(self, client_ids: Sequence[int], plan: FitPlan, asked: Sequence[LookAt]) -> list[Look]:
-        """Return looks at a fitted new client as it was after an epoch, or at several's embeddings.
+    def look(
+        self, client_ids: Sequence[int], plan: FitPlan, epochs: Sequence[int | None]
+    ) -> list[Look]:
+        """Return looks at fitted new clients, each as it was after an epoch, or as it is kept.
 
-        `asked` correspond to `client_ids`, which may repeat a client.
+        `epochs` correspond to `client_ids`, which may repeat a client.
         """
-        began, backbone, looks = time.monotonic(), self.context.on_device(plan.weights), []
-        clients = [self.client_data(client_id) for client_id in client_ids]
-        kept = [self.private_state(client_id) for client_id in client_ids]
-        states = [
-            own if ask.is_kept else PrivateState({CLIENT_EMB: own.snapshots[ask.epoch]})
-            for own, ask in zip(kept, asked, strict=True)
-        ]
-        drawn = self._images_as(clients, states, backbone, [ask.guidance for ask in asked])
-        drawing_s = (time.monotonic() - began) / len(clients)
-        for client, state, images, ask in zip(clients, states, drawn, asked, strict=True):
-            began = time.monotonic() - drawing_s
-            emb = load_client(self.context.model, backbone, state)
-            looks.append(self._seen(client, images, emb, plan, ask, began))
-        return looks
+        clients, states = [self.client_data(client_id) for client_id in client_ids], []
+        for client_id, epoch in zip(client_ids, epochs, strict=True):
+            kept = self.private_state(client_id)
+            states.append(
+                kept if epoch is None else PrivateState({CLIENT_EMB: kept.snapshots[epoch]})
+            )
+        return self._looks(clients, states, epochs, plan, self.on_device(plan.weights))
 
-    def _seen(
+    def _looks(
         self,
-        client: ClientData,
-        images: Tensor,
-        emb: Tensor | None,
+        clients: Sequence[ClientData],
+        states: Sequence[PrivateState],
+        epochs: Sequence[int | None],
         plan: FitPlan,
-        ask: LookAt,
-        began: float,
-    ) -> Look:
-        """Return a look at a client, of images (n, C, H, W) that were drawn as it since `began`."""
-        evaluator, config, distances, near = self.evaluator, self.setup.config, None, None
-        fitted = client.as_fitted(config)
-        samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
-        scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
-        if (ask.is_kept or ask.epoch == 0) and config.has_controls:
-            scores |= evaluator.novel_scores(fitted, images, samples)
-            if config.has_backbone:  # else there is nothing in common before the fit
-                scores |= evaluator.bits(client, emb)
-        if ask.is_kept:
-            distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)
-            if emb is not None and is_table(emb):
-                samples = replace(samples, of_each=evaluator.drawn_with_each(client, emb))
-        return Look(
-            epoch=ask.epoch,
-            guidance=ask.guidance,
-            scores=scores,
-            heldout=heldout,
-            duration_s=time.monotonic() - began,
-            drawn=samples if ask.is_kept or ask.epoch == 0 else None,  # others are not read
-            distances=distances,
-            neighbours=near,
-        )
+        backbone: Tensor,
+    ) -> list[Look]:
+        """Return looks at clients in these states on the backbone (P,)."""
+        began, evaluator, config, looks = time.monotonic(), self.evaluator, self.config, []
+        drawn = evaluator.draw(clients, states, backbone)
+        drawing_s = (time.monotonic() - began) / len(clients)
+        for client, state, epoch, images in zip(clients, states, epochs, drawn, strict=True):
+            began, is_kept, distances, near = time.monotonic(), epoch is None, None, None
+            fitted, emb = client.as_fitted(config), load_client(self.model, backbone, state)
+            samples, heldout = evaluator.samples(client, images), evaluator.heldout(client, emb)
+            scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
+            if (is_kept or epoch == 0) and config.has_controls:
+                scores |= evaluator.novel_scores(fitted, images, samples)
+                if config.has_backbone:  # else there is nothing in common before the fit
+                    scores |= evaluator.bits(client, emb)
+            if is_kept:
+                distances = evaluator.distances(fitted, images)
+                near = evaluator.near(fitted, images)
+                if emb is not None and is_table(emb):
+                    samples = replace(samples, of_each=evaluator.drawn_with_each(client, emb))
+            look = Look(
+                epoch=epoch,
+                scores=scores,
+                heldout=heldout,
+                duration_s=drawing_s + time.monotonic() - began,
+                drawn=samples if is_kept or epoch == 0 else None,  # others are not read
+                distances=distances,
+                neighbours=near,
+            )
+            looks.append(look)
+        return looks
 
     def text_controls(self, client_id: int) -> dict[str, dict[str, float]]:
         """Return the text scores of what each control draws for a new client's prompts."""
-        client, num_images = self.client_data(client_id), self.setup.config.eval.num_images
+        client, num_images = self.client_data(client_id), self.config.eval.num_images
         drawn = control_images(client, num_images, self.setup.partition)
         return {name: self.evaluator.text_scores(client, own) for name, own in drawn.items()}
 
@@ -370,8 +328,8 @@ class ClientWorker(RoundWorker):
         images = {k: to_float(torch.from_numpy(of_all[at])) for k, at in plan.positions.items()}
         if plan.drawn_as is not None:
             other, own = self.client_data(plan.drawn_as), self.private_state(plan.drawn_as)
-            backbone = self.context.on_device(weights)
-            [images[NEAREST_DRAWS]] = self._images_as([other], [own], backbone)
+            backbone = self.on_device(weights)
+            [images[NEAREST_DRAWS]] = self.evaluator.draw([other], [own], backbone)
         return {name: self.evaluator.control_scores(client, own) for name, own in images.items()}
 
     # --- own parts of any client ---
@@ -381,7 +339,7 @@ class ClientWorker(RoundWorker):
 
         The file of a new client's part says what is promised about its privacy.
         """
-        state, config, guarantee = self.private_state(client_id), self.setup.config, None
+        state, config, guarantee = self.private_state(client_id), self.config, None
         if state.parts:
             if client_id >= config.federation.num_clients:
                 num_images = len(self.setup.partition.split(client_id).train)
@@ -397,7 +355,7 @@ class ClientWorker(RoundWorker):
     def start_profile(self) -> None:
         """Start torch's profiler on this process, and on its GPU."""
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no lines of its own on stderr
-        gpu = [ProfilerActivity.CUDA] if self.context.device.type == "cuda" else []
+        gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
         self.running = profile(activities=[ProfilerActivity.CPU, *gpu], acc_events=True)
         self.running.start()
 
@@ -409,7 +367,7 @@ class ClientWorker(RoundWorker):
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
         recorded.export_chrome_trace(str(folder / f"{name}{TRACE_SUFFIX}"))
-        order = f"self_{'cpu' if self.context.device.type == 'cpu' else 'device'}_time_total"
+        order = f"self_{'cpu' if self.device.type == 'cpu' else 'device'}_time_total"
         averages = recorded.key_averages()
         table = averages.table(sort_by=order, row_limit=NUM_OPERATORS, max_name_column_width=60)
         (folder / PROFILE_TABLE).write_text(f"{name}, sorted by {order}\n{table}")
@@ -420,15 +378,3 @@ class ClientWorker(RoundWorker):
         if self.running is not None:
             self.running.stop()
             self.running = None
-
-
-def _asked(client_id: int, adapted: Adapted, scale: Scale, is_together: bool) -> tuple[LookAt, ...]:
-    """Return the looks at a fitted client: in a group those of its curve, then that of its parts.
-
-    Without a scale of its own, the curve has the look at these parts as well.
-    """
-    kept = LookAt(client_id, adapted.kept_epoch, scale, is_kept=True)
-    seen = {point.epoch for point in adapted.curve if point.observed is not None}
-    of_curve = seen - ({kept.epoch} if scale is None else set()) if is_together else set()
-    asked = [*(LookAt(client_id, epoch) for epoch in of_curve), kept]
-    return tuple(sorted(asked, key=lambda ask: (ask.guidance is not None, ask.epoch)))

@@ -16,7 +16,7 @@ from pipeline.cluster.client_actor import BegunAnewError, ClientActor
 from pipeline.cluster.results import RESUME, loss_cause, result_of, task_error
 from pipeline.cluster.session import free_resources
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.pool import LESS_MEMORY, ClientPool, Costs, More, Tries, Units, cause_of
+from pipeline.federation.pool import LESS_MEMORY, ClientPool, More, Tries, Units, cause_of
 from spire_core.errors import ClusterError, SpireError, first_line
 
 logger = logging.getLogger(__name__)
@@ -110,12 +110,8 @@ class RayClientPool(ClientPool):
     def share(self, value: Any) -> Any:
         return ray.put(value)
 
-    def run_all(
-        self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
-    ) -> list[Any]:
-        costs, extra = costs or [1.0] * len(units), per_unit or [()] * len(units)
-        work = _Work(self, Tries(task, units), args, extra)
-        work.queue.extend(sorted(range(len(units)), key=lambda i: -costs[i]))
+    def run_all(self, task: str, units: Units, *args: Any, per_unit: More = None) -> list[Any]:
+        work = _Work(self, Tries(task, units), args, per_unit or [()] * len(units))
         while work.queue or work.sent:
             work.send()
             for ref in ray.wait(list(work.sent), timeout=TICK_S)[0]:
@@ -127,13 +123,11 @@ class RayClientPool(ClientPool):
         for actor in list(self.actors):
             yield self._answer(actor, actor.ask.remote(method, *args))
 
-    def combined(self, name: int | str, combine: str, *args: Any) -> Any:
-        sums = [actor.ask.remote("sum_of", name) for actor in self.actors]
-        together = self.actors[0].combine.remote(combine, len(args), *args, *sums)
-        found = self._answer(self.actors[0], together)
-        if found is None:  # whose sum is lost shows when they are asked
-            list(self.each("sum_of", ""))
-        return found
+    def total(self, name: int | str) -> Any:
+        total = None
+        for actor in self.actors:
+            total = actor.ask.remote("merged", name, total)
+        return self._answer(self.actors[-1], total)
 
     def _answer(self, actor: Any, ref: Any) -> Any:
         """Return an actor's answer; None from one that is lost or hangs, which begins again."""
@@ -197,7 +191,7 @@ class _Work:
         self, pool: RayClientPool, tries: Tries, args: tuple, extra: Sequence[tuple]
     ) -> None:
         self.pool, self.tries, self.args, self.extra = pool, tries, args, extra
-        self.queue: deque[int] = deque()
+        self.queue = deque(range(len(extra)))
         self.sent: dict[Any, tuple[Any, int]] = {}  # actor and position, by reference, in order
         self.results: dict[int, Any] = {}
         self._since: dict[Any, float] = {}  # by actor, when its first call began

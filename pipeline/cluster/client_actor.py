@@ -46,13 +46,6 @@ class ClientActor:
             raise BegunAnewError("its process has begun anew")
         return getattr(self.worker, method)(*args)
 
-    def combine(self, method: str, num_args: int, *args: Any) -> Any:
-        """Return `method(parts, *args)`; the parts come after `num_args` arguments.
-
-        All stand side by side, because Ray resolves handles at the top level only.
-        """
-        return self.ask(method, args[num_args:], *args[:num_args])
-
     def begin(self, setup: WorkerSetup, images: np.ndarray, measures: bool = False) -> Room:
         """Begin, also after a restart; ClusterError if this node does not see the run's folder.
 
@@ -71,4 +64,4 @@ class ClientActor:
         self.worker = ClientWorker(setup, images, device)
         need = self.worker.measure_step().peak_bytes if measures else 0
         node = ray.get_runtime_context().get_node_id()
-        return room_of(node, self.worker.context.device, need)
+        return room_of(node, self.worker.device, need)

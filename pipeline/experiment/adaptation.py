@@ -38,7 +38,7 @@ from pipeline.federation.setup import FederationSetup
 from pipeline.results.result import Adaptation, Pretraining
 from pipeline.runs.layout import CLIENTS
 from spire_core.config.adapt import can_adapt_together
-from spire_core.federated.sums import HiddenSum, vector_form
+from spire_core.federated.sums import vector_form
 from spire_core.methods import CLIENT_EMB, LOCAL
 
 CROSS_CLIENTS = 8  # at most, in the matrix of losses
@@ -78,8 +78,7 @@ def finetune_clients(
     Each trains what a new client would, from the backbone (P,) and its own part if it has one.
     """
     config, ids = setting.config, setting.eval_ids
-    costs = [float(len(setting.partition.split(client_id).train)) for client_id in ids]
-    results = pool.run_all("draw_tuned", ids, pool.share(weights), costs=costs)
+    results = pool.run_all("draw_tuned", ids, pool.share(weights))
     drawn, losses = zip(*results, strict=True)
     return score_clients(config.federation.num_rounds, ids, drawn, losses, real)
 
@@ -110,12 +109,12 @@ def adapt(
     by_group = pool.run_all("adapt", groups, handle)
     fitted: list[FittedClient] = [client for group in by_group for client in group]
 
-    asked = [ask for one in fitted for ask in one.asked]
-    batches = in_groups(asked, config.eval.clients_per_batch if is_together else 1)
-    units = [tuple(ask.client_id for ask in batch) for batch in batches]
-    by_batch = pool.run_all("look", units, handle, per_unit=[(batch,) for batch in batches])
-    later = iter([look for batch in by_batch for look in batch])
-    reports = [report_of(one, [*one.looks, *(next(later) for _ in one.asked)]) for one in fitted]
+    size = config.eval.clients_per_batch if is_together else 1
+    units = in_groups([one.client_id for one in fitted for _ in one.asked], size)
+    epochs = in_groups([epoch for one in fitted for epoch in one.asked], size)
+    by_unit = pool.run_all("look", units, handle, per_unit=[(own,) for own in epochs])
+    later = iter([look for looks in by_unit for look in looks])
+    reports = [report_of(one, [next(later) for _ in one.asked]) for one in fitted]
     reports = [_testable(setting, report.client_id, report) for report in reports]
 
     curves = [forgetting_curve(report, config.method, before) for report in reports]
@@ -170,15 +169,10 @@ def mean_part(setting: FederationSetup, pool: ClientPool, part: str, weights: np
 
     For a client without local layers of its own, those of the backbone `weights` (P,) stand.
     """
-    ids, layout = setting.representative_ids, setting.model.layout
-    size = setting.config.model.d_emb if part == CLIENT_EMB else layout.part_size(part)
-    name, handle = f"mean {part}", pool.share(weights)
+    ids, name, handle = setting.representative_ids, f"mean {part}", pool.share(weights)
 
     def compute(groups: Sequence[tuple[int, ...]]) -> None:
         pool.run_all("add_parts", groups, name, part, handle, len(ids))
 
-    def total() -> HiddenSum | None:
-        return pool.combined(name, "vector_total", size)
-
-    found = collect(pool, in_groups(ids, ADDED_AT_ONCE), compute, total)
+    found = collect(pool, name, in_groups(ids, ADDED_AT_ONCE), compute)
     return torch.from_numpy(vector_form(len(ids)).decode(found.numbers) / len(ids)).float()

@@ -22,7 +22,7 @@ from pipeline.evaluation.controls import MAX_OLD
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.participants import public_representatives
+from pipeline.federation.setup import public_representatives
 from spire_core.config.client import ClientConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.evaluation.extractors import NO_EXTRACTOR
@@ -97,7 +97,7 @@ def measure(config: Config) -> StepCosts:
     nowhere = Path(os.devnull)  # no client has a state in it
     worker = RoundWorker(WorkerSetup(config, {}, partition, NO_EXTRACTOR, nowhere), images)
     if worker.encode is not None:  # once for all clients
-        x = worker.context.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
+        x = worker.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
         worker.encode = lambda own: x[: len(own)]
     return worker.measure_step()
 

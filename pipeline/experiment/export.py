@@ -11,10 +11,9 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.data import DATASETS
 from pipeline.config.schema import Config
 from pipeline.data.datasets import is_class
-from pipeline.federation.participants import MANY_CLIENTS
-from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.setup import FederationSetup
+from pipeline.federation.rounds import promise_to_clients
+from pipeline.federation.setup import MANY_CLIENTS, FederationSetup
 from pipeline.files.atomic import sync_tree
 from pipeline.runs.layout import CLIENTS, MODEL
 from pipeline.runs.model_files import CONFIG, save_run

@@ -18,10 +18,9 @@ from pipeline.evaluation.scores import Evaluation, RealData, evaluate_pretrainin
 from pipeline.experiment.pools import MakeDriver
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
-from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
 from pipeline.federation.round_loop import RoundListener, run_rounds
-from pipeline.federation.rounds import RoundSettings, RoundStats
+from pipeline.federation.rounds import RoundSettings, RoundStats, promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, TRAIN_LOSS
 from pipeline.results.metrics import round_metrics

@@ -17,8 +17,12 @@ from pipeline.clients.store import ClientStore
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import RealData
-from pipeline.federation.participants import first_participants, has_secret_cohorts
-from pipeline.federation.setup import FederationSetup, check_floors
+from pipeline.federation.setup import (
+    FederationSetup,
+    check_floors,
+    first_participants,
+    has_secret_cohorts,
+)
 from pipeline.files.atomic import read_object, reading, write_json
 from pipeline.results.metric_names import DELTA, EPSILON, FINAL_STEP, PRETRAINING
 from pipeline.results.recording import log_evaluation

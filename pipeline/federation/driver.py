@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.federation.pool import ClientPool, Group, collect
 from pipeline.federation.rounds import RoundSettings, RoundStats
 from pipeline.runs.server_state import write_state
-from spire_core.federated.messages import ClientReport, RoundPlan
+from spire_core.federated.messages import ClientReport
 from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.federated.private_updates import NOISE
 from spire_core.federated.server import ServerState, aggregate
@@ -54,18 +53,20 @@ class Driver:
         handle, sent_bytes = pool.share(state.broadcast), state.broadcast.num_bytes
         average = config.federation.cohort_size if is_private else None
         groups = settings.client.groups(responding, average)
+        groups.sort(key=lambda group: -settings.cost(plan, group))  # the longest begins first
+        if is_private:
+            groups.append((NOISE,))
         dispatched = gathered = time.monotonic()
         busy_before_s, reports = pool.busy_s, dict[int, ClientReport]()
 
         # 3. Have the clients train; each worker adds up the updates that are made there.
         def compute(some: Sequence[Group]) -> None:
             nonlocal gathered
-            costs = [settings.cost(plan, group) for group in some]
-            for found in pool.run_all("fit", some, handle, plan, costs=costs):
+            for found in pool.run_all("fit", some, handle, plan):
                 reports.update({report.client_id: report for report in found})
             gathered = time.monotonic()
 
-        total = collect(pool, groups, compute, lambda: self._total(plan, handle))
+        total = collect(pool, plan.round_idx, groups, compute)
         # 4. Average.
         if plan.hides_updates:
             mean = settings.update_format(plan, state.broadcast).decode(total)
@@ -113,16 +114,6 @@ class Driver:
         guarantee.check(0 if state.releases is None else int(state.releases[0]))
         [cohort] = self.pool.run_all("private_cohort", [NOISE], state.round_idx)
         return cohort
-
-    def _total(self, plan: RoundPlan, handle: Any) -> Any:
-        """Return the sum of all workers' sums; of hidden updates, that is all that comes here."""
-        if plan.hides_updates:
-            return self.pool.combined(plan.round_idx, "hidden_total", handle, plan)
-        total: Any = self.settings.new_sum(plan, self.state.broadcast)
-        for part in self.pool.each("sum_of", plan.round_idx):
-            if part is not None:
-                total.merge(part)
-        return total
 
     def model_weights(self) -> np.ndarray:
         """Return the weights (P,) for the clients' use: the moving average."""

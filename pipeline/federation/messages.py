@@ -4,6 +4,7 @@ Updates of the shared weights are `spire_core.federated.messages`'s.
 n, m: numbers of images, D: features, K: classes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,25 +84,14 @@ class FitPlan:
     is_together: bool = False
 
 
-@dataclass(frozen=True)
-class LookAt:
-    """A look at a new client after an epoch: `guidance` is None for that of the run.
-
-    `is_kept`: with the parts that it keeps. Then distances and signs of copies are looked for.
-    """
-
-    client_id: int
-    epoch: int
-    guidance: float | None = None
-    is_kept: bool = False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A new client's scores after an epoch, drawn with a `guidance`; None is that of the run."""
+    """A look at a new client after an epoch; `epoch` is None for that at the parts that it keeps.
 
-    epoch: int
-    guidance: float | None
+    The latter is with the client's own guidance, if it has chosen one.
+    """
+
+    epoch: int | None
     scores: dict[str, float]
     heldout: "Tensor"  # (n,) loss on each held-out image
     duration_s: float
@@ -112,11 +102,9 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedClient:
-    """A new client's fit; its parts stay in its file.
+    """A new client's fit, with the looks that were taken between its epochs.
 
-    `looks` have been taken between epochs, `asked` are those that are still to be taken. All of the
-    curve are with the run's guidance. The one at what a client keeps is with its own, if it has
-    chosen one.
+    Its parts stay in its file.
     """
 
     client_id: int
@@ -128,7 +116,18 @@ class FittedClient:
     guarantee: Guarantee | None = None
     guidance: float | None = None  # as the client has chosen it, if it did
     looks: tuple[Look, ...] = ()
-    asked: tuple[LookAt, ...] = ()
+
+    @property
+    def asked(self) -> list[int | None]:
+        """The epochs of the looks that are still to be taken, as `Look` has them.
+
+        Without a guidance of its own, the look at what a client keeps is one of its curve as well.
+        """
+        seen = {look.epoch for look in self.looks}
+        observed = [point.epoch for point in self.curve if point.observed is not None]
+        due: dict[float, int | None] = {epoch: epoch for epoch in observed if epoch not in seen}
+        due[self.kept_epoch if self.guidance is None else math.inf] = None
+        return [due[epoch] for epoch in sorted(due)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,38 +144,37 @@ class AdaptReport(FittedClient):
     neighbours: "Neighbours | None" = None  # of generated images; None where no test is valid
 
 
-def report_of(fitted: FittedClient, looks: Sequence[Look]) -> AdaptReport:
-    """Return the report of a fitted client out of all looks at it, in their order."""
-    began = next(look.scores.get("elbo") for look in looks if look.epoch == 0)
-    looks = [_from_start(look, began) for look in looks]
-    seen = {look.epoch: look for look in looks if look.guidance is None}
-    [kept] = [look for look in looks if look.distances is not None]
+def report_of(fitted: FittedClient, asked: Sequence[Look]) -> AdaptReport:
+    """Return the report of a fitted client, with the looks that it has asked for."""
+    kept = next(look for look in asked if look.epoch is None)
+    seen = {look.epoch: look for look in (*fitted.looks, *asked) if look.epoch is not None}
+    heldout = {epoch: look.heldout for epoch, look in seen.items()}
+    if fitted.guidance is None:
+        seen[fitted.kept_epoch] = kept
     assert seen[0].drawn is not None
     assert kept.drawn is not None
     assert kept.distances is not None
+    began = seen[0].scores.get("elbo", 0.0)
+
+    def scores(look: Look) -> dict[str, float]:  # whose `elbo` is the change since the start
+        changed = {"elbo": look.scores["elbo"] - began} if "elbo" in look.scores else {}
+        return look.scores | changed
+
     curve = tuple(
-        point if point.observed is None else replace(point, observed=seen[point.epoch].scores)
+        point if point.observed is None else replace(point, observed=scores(seen[point.epoch]))
         for point in fitted.curve
     )
-    spent_s = fitted.duration_s + sum(look.duration_s for look in looks)
-    of_fit = vars(fitted) | {"curve": curve, "duration_s": spent_s, "looks": (), "asked": ()}
+    spent_s = fitted.duration_s + sum(look.duration_s for look in (*fitted.looks, *asked))
     return AdaptReport(
-        **of_fit,
+        **vars(fitted) | {"curve": curve, "duration_s": spent_s, "looks": ()},
         before=seen[0].drawn,
         after=kept.drawn,
-        scores_after=kept.scores,
-        heldout={look.epoch: look.heldout for look in looks},
+        scores_after=scores(kept),
+        heldout=heldout | {fitted.kept_epoch: kept.heldout},
         nn_train=kept.distances[0],
         nn_test=kept.distances[1],
         neighbours=kept.neighbours,
     )
-
-
-def _from_start(look: Look, began: float | None) -> Look:
-    """Return a look whose `elbo` is the change since before the fit, where it was `began`."""
-    if began is None or "elbo" not in look.scores:
-        return look
-    return replace(look, scores={**look.scores, "elbo": look.scores["elbo"] - began})
 
 
 @dataclass(frozen=True)

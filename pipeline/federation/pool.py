@@ -3,7 +3,7 @@
 The driver and the experiment know this interface only. The numbers do not depend on the pool: a
 task is a function of its arguments, so a repetition gives the result of the first try. Work that
 fails is done again; a client that fails `MAX_TRIES` times ends the run with its name. Sums over
-clients stay with the workers until `collect` has each client in them exactly once.
+clients stay with the workers until `collect` finds each client in them exactly once.
 """
 
 import logging
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from spire_core.errors import ClusterError, SpireError, first_line, lacks_memory
-from spire_core.federated.private_updates import NOISE
 
 MAX_TRIES = 3
 LESS_MEMORY = (
@@ -28,8 +27,7 @@ Group = tuple[int, ...]
 Unit = int | Group
 """The clients of one call of a task: a single one, or a group that is computed together."""
 Units = Sequence[Unit]
-More = Sequence[tuple] | None  # for each unit, as are costs
-Costs = Sequence[float] | None
+More = Sequence[tuple] | None  # arguments for each unit
 
 
 def in_groups(members: Sequence[T], size: int) -> list[tuple[T, ...]]:
@@ -80,13 +78,11 @@ class ClientPool(Protocol):
         """The number of units that can be computed at the same time."""
         ...
 
-    def run_all(
-        self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
-    ) -> list[Any]:
+    def run_all(self, task: str, units: Units, *args: Any, per_unit: More = None) -> list[Any]:
         """Return for each unit the result of `task(unit, *args, *per_unit[i])`.
 
-        Units of higher `costs` begin first. An error of SPIRE's own, such as DivergenceError, is
-        raised at once.
+        Units begin in their order. An error of SPIRE's own, such as DivergenceError, is raised at
+        once.
         """
         ...
 
@@ -97,10 +93,10 @@ class ClientPool(Protocol):
         """
         ...
 
-    def combined(self, name: int | str, combine: str, *args: Any) -> Any:
-        """Return `combine([sum_of(name) of each worker], *args)`, worked out at a worker.
+    def total(self, name: int | str) -> Any:
+        """Return the sum of the workers' sums of this name, passed on from one to the next.
 
-        The sums themselves do not come here. None if a worker is lost.
+        Sums of single workers do not come here. None if a worker is lost.
         """
 
     def share(self, value: Any) -> Any:
@@ -120,9 +116,7 @@ class LocalClientPool(ClientPool):
     def num_workers(self) -> int:
         return 1
 
-    def run_all(
-        self, task: str, units: Units, *args: Any, per_unit: More = None, costs: Costs = None
-    ) -> list[Any]:
+    def run_all(self, task: str, units: Units, *args: Any, per_unit: More = None) -> list[Any]:
         began, tries, results = time.monotonic(), Tries(task, units), list[Any]()
         for position, more in enumerate(per_unit or [()] * len(units)):
             while len(results) == position:
@@ -138,8 +132,8 @@ class LocalClientPool(ClientPool):
     def each(self, method: str, *args: Any) -> Iterator[Any]:
         yield getattr(self.worker, method)(*args)
 
-    def combined(self, name: int | str, combine: str, *args: Any) -> Any:
-        return getattr(self.worker, combine)([self.worker.sum_of(name)], *args)
+    def total(self, name: int | str) -> Any:
+        return self.worker.merged(name, None)
 
     def share(self, value: Any) -> Any:
         return value
@@ -150,28 +144,29 @@ class LocalClientPool(ClientPool):
 
 def collect(
     pool: ClientPool,
+    name: int | str,
     groups: Sequence[Group],
-    compute: Callable[[Sequence[Group]], None],
-    gather: Callable[[], Any],
+    compute: Callable[[Sequence[Group]], object],
 ) -> Any:
-    """Return what `gather` does of a sum in which each client of the groups is once.
+    """Return the total of the sums of this name, in which each client of the groups is once.
 
     `compute` has workers compute groups, whose clients each add to a running sum. A worker that is
     lost takes its sum with it: its groups are computed again, to the same bits. Where a client is
-    there twice, since its answer was lost, all sums begin anew. ClusterError if sums are lost again
-    and again.
+    there twice, since its answer was lost, or a worker is lost as sums are passed on, all begin
+    anew. ClusterError if sums are lost again and again.
     """
-    wanted, left = {c for group in groups for c in group}, groups
+    wanted, left = Counter(c for group in groups for c in group), groups
     for _ in range(MAX_TRIES):
         compute(left)
-        total = gather()
-        found = [] if total is None else [c for c in total.client_ids if c != NOISE]
-        if len(found) == len(wanted) and set(found) == wanted:
-            return total
-        if len(set(found)) < len(found) or not set(found) <= wanted:
+        found = Counter(c for ids in pool.each("summed", name) for c in ids or ())
+        if found == wanted:
+            total = pool.total(name)
+            if total is not None and Counter(total.client_ids) == wanted:
+                return total
+        left = [group for group in groups if not found.keys() >= set(group)]
+        if not left or found.total() > len(found):
             list(pool.each("forget_sum"))
-            found = []
-        left = [group for group in groups if not set(group) <= set(found)]
+            left = groups
         logger.warning("the sums of %d groups of clients are lost: computed again", len(left))
     raise ClusterError(
         f"expected the sums of clients to be kept until they are averaged, got them lost "

@@ -9,8 +9,8 @@ from spire_core.config.client import ClientConfig
 from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
-from spire_core.federated.sums import HiddenSum, SecureFormat, UpdateShape, UpdateSum
-from spire_core.privacy.guarantee import RoundsGuarantee
+from spire_core.federated.sums import SecureFormat
+from spire_core.privacy.guarantee import RoundsGuarantee, rounds_guarantee
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,33 @@ class RoundSettings:
             private=private,
         )
 
-    def update_shape(self, plan: RoundPlan, num_weights: int) -> UpdateShape:
-        """Return the arrays of a round's updates, for a network of so many weights."""
-        size = num_weights if plan.shares_local else self.shared_size
-        return UpdateShape(size, self.client.opt_state == "average", plan.num_examples)
-
-    def new_sum(self, plan: RoundPlan, broadcast: Broadcast) -> UpdateSum | HiddenSum:
-        """Return an empty sum of a round's updates."""
-        if plan.hides_updates:
-            return HiddenSum(self.update_format(plan, broadcast).size)
-        return UpdateSum(broadcast, self.update_shape(plan, broadcast.weights.size))
-
     def update_format(self, plan: RoundPlan, broadcast: Broadcast) -> SecureFormat | ClippedFormat:
-        """Return how a round's updates become integers."""
-        shape = self.update_shape(plan, broadcast.weights.size)
+        """Return how a round's hidden updates become integers."""
+        size = broadcast.weights.size if plan.shares_local else self.shared_size
         if plan.private is not None:
-            return ClippedFormat(broadcast, shape.size, plan.private)
-        return SecureFormat(broadcast, shape)
+            return ClippedFormat(broadcast, size, plan.private)
+        has_moments = self.client.opt_state == "average"
+        return SecureFormat(broadcast, size, has_moments, plan.num_examples)
 
     def cost(self, plan: RoundPlan, client_ids: Sequence[int]) -> float:
         """Return the optimizer steps of these clients in a round, all together."""
         batch_size = self.client.batch_size
         return float(sum(plan.num_steps(self.num_examples[c], batch_size) for c in client_ids))
+
+
+def promise_to_clients(config: Config) -> RoundsGuarantee | None:
+    """Return what the rounds promise to the clients, None without a budget.
+
+    Raises ConfigError if the budget cannot be kept.
+    """
+    federation, privacy = config.federation, config.privacy
+    return rounds_guarantee(
+        privacy.rounds,
+        federation.num_clients,
+        federation.cohort_size,
+        federation.num_rounds,
+        privacy.noise_key is not None,
+    )
 
 
 def clip_norm_of(guarantee: RoundsGuarantee, state: ServerState) -> float:

@@ -4,7 +4,8 @@ In a population of more than `MANY_CLIENTS`, no later step goes through every cl
 independent partition no step here does either.
 """
 
-from collections.abc import Hashable, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,27 +14,32 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.data.datasets import ImageData, load
+from pipeline.data.datasets import ImageData, fitting, is_class, load, load_clients
 from pipeline.data.resize import resized, side
-from pipeline.federation.participants import public_representatives
-from pipeline.federation.partitioning import partitioned
+from pipeline.federation.rounds import promise_to_clients
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.config.checks import require
 from spire_core.config.eval import HELDOUT, OTHER_METRICS
 from spire_core.config.model import ModelConfig
+from spire_core.config.partition import NATURAL
 from spire_core.diffusion.process import Diffusion
 from spire_core.diffusion.samplers import check_guided
 from spire_core.errors import ConfigError, DataError
 from spire_core.evaluation.extractors import NO_EXTRACTOR, auto_extractor, make_extractor
 from spire_core.evaluation.reference_split import ReferenceSplit
+from spire_core.federated.participation import choose_cohort, responding_clients
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.words import caption_tokens
-from spire_core.partition.split import ClientSplit, Partition, class_mixture
+from spire_core.partition.natural import HeldBack, natural_partition
+from spire_core.partition.split import ClientSplit, Partition, class_mixture, make_partition
 from spire_core.partition.styles import styled, styled_channels
 from spire_core.pretrained.folder import open_backbone
 from spire_core.pretrained.sentences import open_encoder
+from spire_core.privacy.guarantee import guarantee_of
 
+MANY_CLIENTS = 1000
+NUM_REPRESENTATIVES = 100  # clients that stand for a larger population
 TINT_EXTRACTOR = "cifar10-cnn"  # the classifier of colour images that the package brings
 NUM_TRIED = 128  # random images for a metric of another package
 MIN_SCORED = 4  # test images of a client whose KID has a floor: two halves of two images
@@ -192,6 +198,60 @@ def prepare(config: Config) -> FederationSetup:
     return setup
 
 
+def partitioned(config: Config) -> tuple[ImageData, Partition]:
+    """Return an experiment's data at their own size, and their partition.
+
+    Raises DataError if a client would have too few images, ConfigError if a new client's privacy
+    budget cannot be kept, or if a round has too few steps.
+    """
+    sizes = (config.federation.num_clients, config.federation.num_new_clients)
+    settings = (config.partition, *sizes, config.seed, config.adapt.num_images)
+    if config.partition.name == NATURAL:
+        data = load_clients(config.data)
+        assert data.clients is not None  # else an error
+        partition = natural_partition(data.clients, *settings, held_back(data, config))
+    else:
+        data = load(config.data, "train")
+        partition = make_partition(data.labels, *settings)
+    shown = partition.shown  # if these are not all clients, all hold as many images
+    if min(len(c.test) for c in (*shown.train_clients, *shown.new_clients)) < 2:
+        raise DataError(
+            "expected at least 2 test images per client, got fewer: raise partition.min_size or "
+            "partition.test_fraction"
+        )
+    fewest = min(len(client.train) for client in shown.train_clients)
+    is_one_step = config.federation.local_epochs == 1 and fewest <= config.client.batch_size
+    require(
+        not (is_one_step and config.method.alternates),
+        "at least 2 steps of every client in a round with method.phases=alternate",
+        f"1 of one with {fewest} images",
+        "local layers take the first, so raise federation.local_epochs or federation.tau",
+    )
+    promise_to_clients(config)
+    for client in partition.new_clients:  # each raises what is wrong with it
+        guarantee_of(config.privacy.adapt, len(client.train), num_embs=config.num_client_embs)
+        fitted_split(client, config.sets_aside, config.seed)
+    return data, partition
+
+
+def held_back(data: ImageData, config: Config) -> HeldBack:
+    """Return which images the settings keep out of training."""
+    masks = []
+    for key in ("hidden", "hidden_from_new"):
+        mask = np.zeros(len(data.labels), bool)
+        for pattern in getattr(config.partition, key):
+            found = fitting(pattern, data.labels, data.class_names, data.captions)
+            require(
+                bool(found.any()) or is_class(pattern, data.class_names),
+                f"classes or patterns of captions in partition.{key}",
+                f"{pattern!r}, which fits no image",
+                "correct it",
+            )
+            mask |= found
+        masks.append(mask)
+    return HeldBack(*masks)
+
+
 def score(name: str, drawn: Tensor, real: Tensor) -> float:
     """Return what a metric of another package says of images drawn as a client, and its own.
 
@@ -269,3 +329,41 @@ def check_floors(setup: FederationSetup) -> None:
                 f"got {num_images} for client {client_id}: raise partition.min_size or "
                 f"partition.test_fraction, or change eval.reference={setup.config.eval.reference}"
             )
+
+
+# --- the clients that stand for a large population, or a private one ---
+
+
+def has_secret_cohorts(config: Config) -> bool:
+    """Whether cohorts are a part of all clients that follows from the noise key."""
+    federation = config.federation
+    return config.privacy.rounds.is_on and federation.cohort_size < federation.num_clients
+
+
+def public_representatives(config: Config) -> list[int]:
+    """Return the pre-training clients that stand for all where no secret key draws cohorts.
+
+    These are all clients, or some of a large population or one with private rounds: the first that
+    take part. Where a key draws the cohorts, they are those of as many that follow from the seed.
+    """
+    federation = config.federation
+    if federation.num_clients <= MANY_CLIENTS and not config.privacy.rounds.is_on:
+        return list(range(federation.num_clients))
+    sizes = (federation.num_clients, federation.cohort_size, config.seed)
+    return first_participants(config, lambda round_idx: choose_cohort(*sizes, round_idx))
+
+
+def first_participants(config: Config, cohort_of: Callable[[int], list[int]]) -> list[int]:
+    """Return the first clients that take part, at least `NUM_REPRESENTATIVES` if there are enough.
+
+    `cohort_of`: the cohort of a round. Those that drop out by chance have not taken part.
+    """
+    federation, participants = config.federation, dict[int, None]()
+    wanted = max(NUM_REPRESENTATIVES, config.eval.num_clients or 0)
+    for round_idx in range(federation.num_rounds):
+        if len(participants) >= wanted:
+            break
+        chances = (federation.drop_rate, config.seed, round_idx, config.privacy.rounds.is_on)
+        responding = responding_clients(cohort_of(round_idx), *chances)
+        participants |= dict.fromkeys(responding)
+    return list(itertools.islice(participants, wanted))

@@ -24,8 +24,7 @@ from pipeline.config.meaning import say_without_effect, without_effect
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.messages import AdaptReport, FitPlan, WorkerSetup, report_of
-from pipeline.federation.participants import public_representatives
-from pipeline.federation.setup import extractor_of
+from pipeline.federation.setup import extractor_of, public_representatives
 from pipeline.figures.image_grids import image_grid
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
@@ -123,8 +122,7 @@ def adapt_arrival(
             worker.noise = SecretNoise(key_for(privacy), is_simulated=is_simulated)
             plan = replace(plan, clip_norm=worker.clip_norm(client_id, plan))
         [fitted] = worker.adapt([client_id], plan)
-        looks = worker.look([client_id], plan, fitted.asked)
-        report = report_of(fitted, [*fitted.looks, *looks])
+        report = report_of(fitted, worker.look([client_id], plan, fitted.asked))
         parts = worker.private_state(client_id).parts
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, parts, texts, report.guidance)

@@ -16,7 +16,7 @@ from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
 from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
-from pipeline.federation.partitioning import promise_to_clients
+from pipeline.federation.rounds import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import plots
 from pipeline.figures.image_grids import image_grid, labelled_grids

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from spire_core.adaptation.set_aside import set_aside
+from spire_core.adaptation.set_aside import split_validation
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.messages import steps_per_epoch
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
+from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
 from spire_core.training.adam import Adam
 from spire_core.training.batches import Batch, client_batches
@@ -53,7 +53,8 @@ class AdaptPoint:
     observed: dict[str, float] | None
 
 
-Observe = Callable[[int, FlatModel, Tensor | None], dict[str, float]]
+Observe = Callable[[int, PrivateState], dict[str, float]]
+"""Called with an epoch and the client's parts after it, as it would keep them."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,20 @@ def adapt_client(
 ) -> Adapted:
     """Fit one new client on its images, from the backbone `weights` (P,) and its own `start`.
 
-    `observe(epoch, model, client_emb)` is called before adaptation, every `eval_every` epochs and
-    after the last; it must not change the model.
+    `observe` is called before adaptation, every `eval_every` epochs and after the last. It may load
+    the model with the parts that it is given, and with no others.
     """
     one = _Fit(model, weights, client, start, config, objective, observe)
-    if not model.method.record.adapt_parts:
-        return one.result()
     if config.pull > 0:
         pull = ProximalTerm(config.pull, weights)
         objective = replace(objective, terms=(*objective.terms, pull))
-    for epoch in range(1, config.epochs + 1):
+
+    def fit_epoch(_: Sequence[_Fit], epoch: int) -> list[float]:
         image_batches, noise = epoch_streams(one.client, config, epoch)
         with seeded_dropout(model, client.seed, client.client_id, epoch):
-            loss = fit(model, one.client_emb, image_batches, one.descent, objective, noise)
-        if one.end_epoch(epoch, loss):
-            break
-    return one.result()
+            return [fit(model, one.client_emb, image_batches, one.descent, objective, noise)]
+
+    return _fitted([one], config, fit_epoch)[0]
 
 
 def adapt_embeddings(
@@ -122,13 +121,21 @@ def adapt_embeddings(
         _Fit(model, weights, client, start, config, objective, observe)
         for client, start, observe in zip(clients, starts, observers, strict=True)
     ]
-    active = fits
+    return _fitted(
+        fits, config, lambda active, epoch: _fit_epoch(model, active, config, objective, epoch)
+    )
+
+
+def _fitted(
+    fits: Sequence["_Fit"],
+    config: AdaptConfig,
+    fit_epoch: Callable[[Sequence["_Fit"], int], list[float]],
+) -> list[Adapted]:
+    """Return the results of fits; `fit_epoch` returns the mean loss of each that goes on."""
+    active = [one for one in fits if one.descent.leaves]
     for epoch in range(1, config.epochs + 1):
-        losses = _fit_epoch(model, active, config, objective, epoch)
-        ended = [one.end_epoch(epoch, loss) for one, loss in zip(active, losses, strict=True)]
-        active = [one for one, is_last in zip(active, ended, strict=True) if not is_last]
-        if not active:
-            break
+        losses = zip(active, fit_epoch(active, epoch) if active else (), strict=True)
+        active = [one for one, loss in losses if not one.end_epoch(epoch, loss)]
     return [one.result() for one in fits]
 
 
@@ -139,7 +146,7 @@ def _fit_epoch(
     objective: TrainingObjective,
     epoch: int,
 ) -> list[float]:
-    """Take every client once through its images; return the mean loss of each.
+    """Take every client once through its images, all in one batch; return the mean loss of each.
 
     Clients with fewer batches finish earlier.
     """
@@ -147,43 +154,26 @@ def _fit_epoch(
     losses = [list[Tensor]() for _ in fits]
     while True:
         step = [
-            (i, batch, noise)
-            for i, (batches, noise) in enumerate(streams)
+            (i, batch, stream)
+            for i, (batches, stream) in enumerate(streams)
             if (batch := next(batches, None)) is not None
         ]
         if not step:
             return [float(torch.stack(own).mean()) for own in losses]
         embs = [fits[i].descent.leaves[CLIENT_EMB] for i, _, _ in step]
-        batches, noises = [batch for _, batch, _ in step], [noise for _, _, noise in step]
-        means = _embedding_losses(model, embs, batches, noises, objective)
-        for emb in embs:
+        x0s = [to_float(batch.images.to(model.weights.device)) for _, batch, _ in step]
+        draws, rows = [], []
+        for emb, x0, (_, batch, stream) in zip(embs, x0s, step, strict=True):
+            draws.append(objective.draw_noise(x0.shape, emb, stream, batch.tokens))
+            rows.append(shown(emb, batch.rows).expand(len(x0), -1))
             emb.grad = None
+        noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
+        whole = objective.losses(model.net, torch.cat(rows), torch.cat(x0s), noise)
+        means = torch.stack([own.mean() for own in whole.split([len(x0) for x0 in x0s])])
         means.sum().backward()
         for (i, _, _), loss in zip(step, means.detach(), strict=True):
             losses[i].append(loss)
             fits[i].descent.step()
-
-
-def _embedding_losses(
-    model: FlatModel,
-    embs: Sequence[nn.Parameter],
-    batches: Sequence[Batch],
-    noises: Sequence[torch.Generator],
-    objective: TrainingObjective,
-) -> Tensor:
-    """Return each client's mean loss (clients,) on its own batch, in one pass."""
-    x0s = [to_float(batch.images.to(model.weights.device)) for batch in batches]
-    draws = [
-        objective.draw_noise(x0.shape, emb, noise, batch.tokens)
-        for x0, emb, batch, noise in zip(x0s, embs, batches, noises, strict=True)
-    ]
-    noise = StepNoise(*(torch.cat(same) for same in zip(*draws, strict=True)))
-    rows = [
-        shown(emb, batch.rows).expand(len(batch.images), -1)
-        for emb, batch in zip(embs, batches, strict=True)
-    ]
-    losses = objective.losses(model.net, torch.cat(rows), torch.cat(x0s), noise)
-    return torch.stack([own.mean() for own in losses.split([len(x0) for x0 in x0s])])
 
 
 def epoch_streams(
@@ -217,7 +207,11 @@ class _Fit:
         record = model.method.record
         emb = load_client(model, weights, start)
         self.client_emb = None if emb is None else nn.Parameter(emb.clone())
-        self.client, self.val = set_aside(client, config) if record.adapt_parts else (client, None)
+        self.client, self.val = client, None
+        if config.sets_aside and record.adapt_parts:
+            train, val = split_validation(client.client_id, len(client.images), client.seed)
+            self.client = client.chosen(train)
+            self.val = client.chosen(val) if config.early_stopping else None
         self.model, self.config, self.diffusion = model, config, objective.diffusion
         self.assignment: Assignment | None = None
         if self.client_emb is not None and is_table(self.client_emb):
@@ -227,7 +221,7 @@ class _Fit:
         self.descent = Descent(leaves, config.lr or record.adapt_lr, config, self.client)
         self.observe = observe
         self.best, self.best_epoch, self.best_loss = self._parts(), 0, self._val_loss()
-        observed = observe(0, model, self.client_emb)
+        observed = observe(0, self.best)
         self.curve = [AdaptPoint(0, None, self.best_loss, observed)]
 
     def _assign(self, table: nn.Parameter, assignment: Assignment) -> None:
@@ -248,7 +242,7 @@ class _Fit:
                 self.best, self.best_epoch, self.best_loss = self._parts(), epoch, val_loss
             stops = epoch == config.epochs or epoch - self.best_epoch >= PATIENCE
             is_observed = stops or epoch % config.eval_every == 0
-            observed = self.observe(epoch, self.model, self.client_emb) if is_observed else None
+            observed = self.observe(epoch, self._parts()) if is_observed else None
         self.curve.append(AdaptPoint(epoch, train_loss, val_loss, observed))
         return stops
 
@@ -267,16 +261,14 @@ class _Fit:
 
     def _parts(self) -> PrivateState:
         """Return copies of the parts that this method's new clients own."""
-        model, parts = self.model, dict[str, Tensor]()
-        for part in model.method.record.adapt_parts:
-            if part in NETWORK_PARTS:
-                parts[part] = model.weights[model.layout.parts[part]].detach().cpu().clone()
+        model, own = self.model, self.model.method.record.adapt_parts
+        parts = {p: model.weights[at] for p, at in model.layout.parts.items() if p in own}
         if self.client_emb is not None:
-            parts[CLIENT_EMB] = self.client_emb.detach().cpu().clone()
-        return PrivateState(parts)
+            parts[CLIENT_EMB] = self.client_emb
+        return PrivateState({part: value.detach().cpu().clone() for part, value in parts.items()})
 
 
-class Descent:
+class Descent(Adam):
     """Steps the parts of one new client, and averages them over its last steps.
 
     mean_k = mean_{k-1} + (iterate_k - mean_{k-1}) / k over the steps of the average, k from 1 on.
@@ -290,34 +282,24 @@ class Descent:
         client: ClientContext,
     ) -> None:
         """Take the parts that train, and the client with its training images alone."""
-        self._optimizer = Adam(leaves, dict.fromkeys(leaves, lr), {})
+        super().__init__(leaves, dict.fromkeys(leaves, lr), {})
         self._num_steps = config.epochs * steps_per_epoch(len(client.images), config.batch_size)
         self._first_averaged = self._num_steps - config.num_averaged(self._num_steps)
         self._config, self._num_taken = config, 0
         self._means: dict[str, Tensor] = {}
 
-    @property
-    def leaves(self) -> Mapping[str, nn.Parameter]:
-        """The parts that train."""
-        return self._optimizer.leaves
-
-    def zero_grad(self) -> None:
-        """Set the gradients of all parts to zero, in place."""
-        self._optimizer.zero_grad()
-
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, scale: float = 1.0) -> None:
         """Take one step at the rate that is its turn, and average its iterate if it is a last."""
-        self._optimizer.step(self._config.lr_scale(self._num_taken, self._num_steps))
+        super().step(scale * self._config.lr_scale(self._num_taken, self._num_steps))
         self._num_taken += 1
         num_averaged = self._num_taken - self._first_averaged
         if num_averaged < 1:
             return
         for part, leaf in self.leaves.items():
-            if part in self._means:
-                self._means[part].lerp_(leaf, 1 / num_averaged)
-            else:
+            if part not in self._means:
                 self._means[part] = leaf.detach().clone()
+            self._means[part].lerp_(leaf, 1 / num_averaged)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -327,10 +309,8 @@ class Descent:
         """
         iterates = {part: self.leaves[part].detach().clone() for part in self._means}
         self._put(self._means)
-        try:
-            yield
-        finally:
-            self._put(iterates)
+        yield
+        self._put(iterates)
 
     @torch.no_grad()
     def _put(self, parts: Mapping[str, Tensor]) -> None:

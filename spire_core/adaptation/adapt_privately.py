@@ -79,29 +79,35 @@ def adapt_privately(
 ) -> list[Adapted]:
     """Fit new clients on the backbone `weights` with differential privacy for their images.
 
-    They train a single part. Embeddings share a batch, larger parts are fitted one after the other;
-    the model then ends with the part that is published. An observer gets the averaged iterate, as
-    it would be published.
+    They train a single part, and share passes through the network. The model ends with the part
+    that the last of them publishes. An observer gets the averaged iterate, as it would be
+    published.
     """
-    [part] = model.method.record.adapt_parts
     model.net.eval()
     train_only(model.net, model.layout, ())
-    everybody, results = list(zip(clients, starts, observers, strict=True)), list[Adapted]()
-    groups = [everybody] if part == CLIENT_EMB else [[one] for one in everybody]
-    for group in groups:
-        fits = [
-            PrivateFit(model, weights, client, start, protection, observe)
-            for client, start, observe in group
-        ]
-        if protection.settings.mechanism == "dp_sgd":
-            _descend(model, objective, fits, protection)
-        else:
-            settings, lr = protection.settings, protection.lr
-            for one in fits:
-                one.add(offsets(model, objective, one.client, one.iterate, settings, lr))
-                one.release_mean()
-        results += [one.result() for one in fits]
-    return results
+    settings, everybody = protection.settings, zip(clients, starts, observers, strict=True)
+    fits = [
+        PrivateFit(model, weights, client, start, protection, observe)
+        for client, start, observe in everybody
+    ]
+    if settings.mechanism == "one_release":
+        for one in fits:
+            moves = offsets(model, objective, one.client, one.iterate, settings, protection.lr)
+            one.release_mean(moves)
+        return [one.result() for one in fits]
+    size = images_at_once(settings.draws * protection.num_embs, len(fits[0].iterate))
+    gradients = _gradients(model, objective)
+    for step in range(1, settings.steps + 1):
+        for shared in _passes(fits, settings.draws, size, step, objective):
+            for (one, _), own in zip(shared, gradients(shared), strict=True):
+                one.total.add(own)
+        is_last = step == settings.steps
+        for one in fits:
+            one.take_step(step)
+            if is_last and one.weights is not None:
+                one.weigh(one.weights, objective, size)
+            one.record(step, is_observed=step % protection.eval_every == 0 or is_last)
+    return [one.result() for one in fits]
 
 
 def loaded(model: FlatModel, weights: Tensor, start: PrivateState) -> tuple[Tensor, Tensor | None]:
@@ -119,8 +125,8 @@ def loaded(model: FlatModel, weights: Tensor, start: PrivateState) -> tuple[Tens
 class PrivateFit:
     """One client's private fit of a part (P,), from its start to what is published.
 
-    `iterate`: where the next step begins; `published`: the average of iterates. `weights` (M,) of
-    several embeddings, None of any other part.
+    `iterate`: where the next step begins; `published`: the average of iterates; `total`: the sum
+    that is released next. `weights` (M,) of several embeddings, None of any other part.
     """
 
     def __init__(
@@ -140,7 +146,7 @@ class PrivateFit:
         self.guarantee = protection.guarantee(len(client.images))
         self.iterate, self.published = nn.Parameter(own.clone()), own.clone()
         self._optimizer = Adam({self.part: self.iterate}, {self.part: protection.lr}, {})
-        self._total = self._new_sum(len(own), protection.clip_norm)
+        self.total = BoundedSum(len(own), protection.clip_norm, own.device)
         self.record(0, is_observed=True)
 
     def shown_in(self, step: int) -> ClientContext:
@@ -151,10 +157,6 @@ class PrivateFit:
         place = (client.client_id, step)
         chosen = self.protection.noise.chosen(len(client.images), rate, "adapt_sampling", *place)
         return client.chosen(torch.from_numpy(chosen))
-
-    def add(self, contributions: Tensor) -> None:
-        """Add images' contributions (n, P) to the sum that is released next, each clipped."""
-        self._total.add(contributions)
 
     def take_step(self, step: int) -> None:
         """Take step number `step`, from 1 on, along the noisy sum of the images' gradients.
@@ -175,74 +177,48 @@ class PrivateFit:
         """
         settings, shares = self.protection.settings, torch.zeros_like(weights, dtype=torch.float64)
         for step in range(settings.steps + 1, settings.steps + NUM_COUNTS + 1):
-            self._total = self._new_sum(len(weights), 1.0)
+            self.total = BoundedSum(len(weights), 1.0, weights.device)
             for piece in pieces(self.shown_in(step), settings.draws, size, step, objective):
                 embs = self.published.expand(len(piece.images), -1)
-                self.add(lowest_losses(self.model, objective, embs, piece))
+                self.total.add(lowest_losses(self.model, objective, embs, piece))
             shares += self._released("adapt_step", step) / NUM_COUNTS
         shares = shares.clamp(min=0) + PRIOR / self.guarantee.num_units
         self.weights = (shares / shares.sum()).to(weights)
 
-    def release_mean(self) -> None:
-        """Move by the noisy mean of the images' own moves, in one release."""
+    def release_mean(self, moves: Tensor) -> None:
+        """Move by the noisy mean of the images' own moves (n, P), in one release."""
+        self.total.add(moves)
         self.published += self._released("adapt_release").to(self.published.dtype)
         self.record(self.protection.settings.steps, is_observed=True)
 
     def result(self) -> Adapted:
         """Return the part that is published, and the curve; the kept step is the last."""
-        state = PrivateState({self.part: self._whole().detach().cpu().clone()})
-        return Adapted(state, tuple(self.curve), self.curve[-1].epoch)
+        return Adapted(self._state(), tuple(self.curve), self.curve[-1].epoch)
 
-    def _whole(self) -> Tensor:
+    def _state(self) -> PrivateState:
         """Return the part as it is published: of several embeddings, the table with weights."""
-        if self.weights is None:
-            return self.published
-        return torch.cat([self.published.view(len(self.weights), -1), self.weights[:, None]], 1)
-
-    def _new_sum(self, size: int, clip_norm: float) -> BoundedSum:
-        return BoundedSum(size, clip_norm, self.iterate.device)
+        part = self.published
+        if self.weights is not None:
+            part = torch.cat([part.view(len(self.weights), -1), self.weights[:, None]], 1)
+        return PrivateState({self.part: part.detach().cpu().clone()})
 
     def _released(self, purpose: str, *counters: int) -> Tensor:
         """Return the noisy sum, over the expected number of its images; a new one begins."""
         place, noise = (self.client.client_id, *counters), self.protection.noise
-        normals = noise.normals(len(self._total.steps), purpose, *place)
-        released = self._total.release(self.guarantee.noise_multiplier, normals)
-        self._total = self._new_sum(len(self.iterate), self.protection.clip_norm)
+        normals = noise.normals(len(self.total.steps), purpose, *place)
+        released = self.total.release(self.guarantee.noise_multiplier, normals)
+        self.total = BoundedSum(len(self.iterate), self.protection.clip_norm, self.iterate.device)
         return released / self.guarantee.batch
 
     def record(self, step: int, is_observed: bool) -> None:
         """Add a point, which holds no loss of private images; put what is published in place."""
-        observed, emb = None, self._whole()
-        if is_observed:
-            if self.part != CLIENT_EMB:
-                self.model.weights[self.model.layout.parts[self.part]] = self.published
-                emb = None
-            observed = self.observe(step, self.model, emb)
+        if is_observed and self.part != CLIENT_EMB:
+            self.model.weights[self.model.layout.parts[self.part]] = self.published
+        observed = self.observe(step, self._state()) if is_observed else None
         self.curve.append(AdaptPoint(step, None, None, observed))
 
 
 Pass = list[tuple[PrivateFit, Piece]]
-
-
-def _descend(
-    model: FlatModel,
-    objective: TrainingObjective,
-    fits: Sequence[PrivateFit],
-    protection: Protection,
-) -> None:
-    """Take all noisy steps of these clients; several clients train embeddings."""
-    num_draws, num_steps = protection.settings.draws, protection.settings.steps
-    size = images_at_once(num_draws * protection.num_embs, len(fits[0].iterate))
-    gradients = _gradients(model, objective)
-    for step in range(1, num_steps + 1):
-        for shared in _passes(fits, num_draws, size, step, objective):
-            for (one, _), own in zip(shared, gradients(shared), strict=True):
-                one.add(own)
-        for one in fits:
-            one.take_step(step)
-            if step == num_steps and one.weights is not None:
-                one.weigh(one.weights, objective, size)
-            one.record(step, is_observed=step % protection.eval_every == 0 or step == num_steps)
 
 
 def _passes(

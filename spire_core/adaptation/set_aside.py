@@ -6,18 +6,11 @@ By the latter it chooses: an epoch (early stopping), or its guidance.
 import torch
 from torch import Tensor
 
-from spire_core.config.adapt import AdaptConfig
 from spire_core.errors import DataError
 from spire_core.partition.split import ClientSplit
 from spire_core.rng import torch_generator
-from spire_core.training.context import ClientContext
 
 VALIDATION_FRACTION = 0.2
-
-
-def num_set_aside(num_images: int) -> int:
-    """Return how many of a client's images are set aside for a choice."""
-    return min(num_images - 1, max(1, round(VALIDATION_FRACTION * num_images)))
 
 
 def split_validation(client_id: int, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -31,18 +24,8 @@ def split_validation(client_id: int, num_images: int, seed: int) -> tuple[Tensor
             f"{num_images}: set adapt.early_stopping=false and adapt.guidance=null"
         )
     order = torch.randperm(num_images, generator=torch_generator(seed, "validation", client_id))
-    num_val = num_set_aside(num_images)
+    num_val = min(num_images - 1, max(1, round(VALIDATION_FRACTION * num_images)))
     return order[num_val:], order[:num_val]
-
-
-def set_aside(
-    client: ClientContext, config: AdaptConfig
-) -> tuple[ClientContext, ClientContext | None]:
-    """Return a new client with its training and, for early stopping, its validation images."""
-    if not config.sets_aside:
-        return client, None
-    train, val = split_validation(client.client_id, len(client.images), client.seed)
-    return client.chosen(train), client.chosen(val) if config.early_stopping else None
 
 
 def set_aside_split(split: ClientSplit, seed: int) -> ClientSplit:

@@ -4,7 +4,7 @@ No message contains it. In a file it is a flat dictionary of named tensors; only
 the names. S: length of the shared stretch of the weights; D_emb: numbers of an embedding.
 """
 
-import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,11 +17,6 @@ from spire_core.network.flat_model import FlatWeights
 from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
 from spire_core.training.several import Assignment, table_of
-
-_RESIDUAL = "shared.residual"
-_GUIDANCE = "guidance.scale"
-_ASSIGNMENT = "assignment"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
@@ -57,43 +52,38 @@ class PrivateState:
         return None if self.assignment is None else self.assignment.rows
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return the flat form: a part by its name, everything else with a dot in its name."""
+        """Return the flat form: a part by its name, everything else as group and name."""
         tensors = dict(self.parts)
         for part, moments in self.moments.items():
-            tensors |= {f"{part}.{name}": getattr(moments, name) for name in _MOMENTS}
+            tensors |= {f"{part}.{name}": tensor for name, tensor in vars(moments).items()}
         if self.residual is not None:
-            tensors[_RESIDUAL] = self.residual
+            tensors["shared.residual"] = self.residual
         if self.guidance is not None:
-            tensors[_GUIDANCE] = torch.tensor(self.guidance, dtype=torch.float64)
+            tensors["guidance.scale"] = torch.tensor(self.guidance, dtype=torch.float64)
         if self.assignment is not None:
-            named = dataclasses.asdict(self.assignment)
-            tensors |= {f"{_ASSIGNMENT}.{name}": torch.as_tensor(v) for name, v in named.items()}
-        return tensors | {f"{CLIENT_EMB}.{epoch}": emb for epoch, emb in self.snapshots.items()}
+            for name, value in vars(self.assignment).items():
+                tensors[f"assignment.{name}"] = torch.as_tensor(value)
+        return tensors | {f"after.{epoch}": emb for epoch, emb in self.snapshots.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PrivateState":
         """Return the state whose flat form this is."""
-        parts, moments, snapshots = {}, {}, {}
-        assigned = dict[str, Tensor]()
+        groups = defaultdict[str, dict[str, Tensor]](dict)
         for name, tensor in tensors.items():
-            part, _, suffix = name.rpartition(".")
-            if not part:
-                parts[name] = tensor
-            elif part == _ASSIGNMENT:
-                assigned[suffix] = tensor
-            elif suffix.isdecimal():
-                snapshots[int(suffix)] = tensor
-            elif name not in (_RESIDUAL, _GUIDANCE):
-                moments.setdefault(part, {})[suffix] = tensor
-        of_parts = {part: PartMoments(**arrays) for part, arrays in moments.items()}
-        scale = tensors.get(_GUIDANCE)
-        guidance = None if scale is None else float(scale)
-        assignment = None
-        if assigned:
+            group, _, own_name = name.rpartition(".")
+            groups[group][own_name] = tensor
+        scale, assignment = groups.pop("guidance", {}).get("scale"), None
+        if assigned := groups.pop("assignment", None):
             counts = (int(assigned[name]) for name in ("num_looks", "num_visits"))
             assignment = Assignment(assigned["rows"], assigned["losses"], *counts)
-        residual = tensors.get(_RESIDUAL)
-        return cls(parts, of_parts, residual, snapshots, guidance, assignment)
+        return cls(
+            parts=groups.pop("", {}),
+            residual=groups.pop("shared", {}).get("residual"),
+            snapshots={int(epoch): emb for epoch, emb in groups.pop("after", {}).items()},
+            guidance=None if scale is None else float(scale),
+            assignment=assignment,
+            moments={part: PartMoments(**arrays) for part, arrays in groups.items()},
+        )
 
 
 def new_private_state(

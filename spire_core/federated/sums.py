@@ -39,37 +39,25 @@ class MeanUpdate:
     share_within: float | None = None
 
 
-@dataclass(frozen=True)
-class UpdateShape:
-    """The arrays of a round's updates; `total_examples` are those of all clients together."""
-
-    size: int
-    has_moments: bool
-    total_examples: int
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The lengths of the arrays: weights and, with moments, both of them and the steps."""
-        moments = (self.size, self.size, len(NETWORK_PARTS))
-        return (self.size, *moments) if self.has_moments else (self.size,)
-
-
 class UpdateSum:
     """The exact sum of updates, weighted by examples (FedAvg; McMahan et al. 2017)."""
 
-    def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
+    def __init__(self, broadcast: Broadcast, total_examples: int) -> None:
+        """Take the message that clients have begun with; examples are those of all together."""
         self.client_ids: list[int] = []
         self.num_examples = 0
+        self.sums: list[ExactSum] = []
         handed_out = (broadcast.weights, *_moments(broadcast))
-        self.sums = tuple(
-            ExactSum(size, top_of(array, otherwise), shape.total_examples)
-            for size, array, otherwise in zip(shape.sizes, handed_out, TOPS, strict=False)
-        )
+        self._tops = [top_of(*pair) for pair in zip(handed_out, TOPS, strict=True)]
+        self._total_examples = total_examples
 
     def add(self, update: ClientUpdate) -> None:
         """Add an update; DivergenceError, with its client, for one that is not finite."""
         if not math.isfinite(update.loss):
             raise _diverged(update.client_id, f"a loss of {update.loss}")
+        if not self.sums:
+            pairs = zip(update.arrays, self._tops, strict=False)  # weights, maybe moments
+            self.sums = [ExactSum(a.size, top, self._total_examples) for a, top in pairs]
         try:
             for total, array in zip(self.sums, update.arrays, strict=True):
                 total.add(array, update.num_examples)
@@ -79,7 +67,7 @@ class UpdateSum:
         self.num_examples += update.num_examples
 
     def merge(self, other: "UpdateSum") -> None:
-        """Add a sum over other clients."""
+        """Add a sum over other clients; neither is that of nobody."""
         for total, more in zip(self.sums, other.sums, strict=True):
             total.merge(more)
         self.client_ids += other.client_ids
@@ -104,15 +92,6 @@ class HiddenSum:
         self.numbers += numbers
         self.client_ids.append(client_id)
         self.num_examples += num_examples
-
-    @classmethod
-    def of(cls, parts: Sequence["HiddenSum | None"], size: int) -> "HiddenSum":
-        """Return the sum of sums over different clients; None is that of nobody."""
-        total = cls(size)
-        for part in parts:
-            if part is not None:
-                total.merge(part)
-        return total
 
     def merge(self, other: "HiddenSum") -> None:
         """Add a sum over other clients."""
@@ -174,17 +153,18 @@ class SecureFormat:
     The loss is among them, so that the mean loss is known and no single one.
     """
 
-    def __init__(self, broadcast: Broadcast, shape: UpdateShape) -> None:
-        handed_out = (broadcast.weights[: shape.size], *_moments(broadcast))
-        shift = shape.total_examples.bit_length()
+    def __init__(
+        self, broadcast: Broadcast, size: int, has_moments: bool, total_examples: int
+    ) -> None:
+        """Take the length of the shared weights; examples are those of all clients together."""
+        handed_out = (broadcast.weights[:size], *_moments(broadcast))
+        shift = total_examples.bit_length()
         self.forms = [
             FixedPoint(top_of(array, otherwise, margin), shift, rounding)
-            for _, array, (margin, otherwise, rounding) in zip(
-                shape.sizes, handed_out, KINDS, strict=False
-            )
-        ]
+            for array, (margin, otherwise, rounding) in zip(handed_out, KINDS, strict=True)
+        ][: 4 if has_moments else 1]
         self.forms.append(FixedPoint(LOSS_TOP, shift))
-        self.sizes = (*shape.sizes, 1)
+        self.sizes = (size, size, size, len(NETWORK_PARTS), 1) if has_moments else (size, 1)
         self.size = sum(self.sizes)
 
     def encode(self, update: ClientUpdate) -> np.ndarray:

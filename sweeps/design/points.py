@@ -20,7 +20,7 @@ from pipeline.config.meaning import (
     without_effect,
 )
 from pipeline.config.schema import Config
-from pipeline.federation.partitioning import partitioned
+from pipeline.federation.setup import partitioned
 from pipeline.results.params import default_params, params_of
 from spire_core.config.checks import require
 from spire_core.config.privacy import refuse_label

@@ -39,9 +39,8 @@ from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
 from pipeline.federation.messages import WorkerSetup
-from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.rounds import RoundSettings, RoundStats
+from pipeline.federation.rounds import RoundSettings, RoundStats, promise_to_clients
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.results.metric_names import EPSILON
 from pipeline.runs.layout import trace_path

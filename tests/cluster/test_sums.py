@@ -14,12 +14,10 @@ import pytest
 from pipeline.config.load import load_config
 from pipeline.experiment.pools import open_pool
 from pipeline.federation.driver import Driver
-from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.pool import ClientPool
-from pipeline.federation.rounds import RoundSettings
+from pipeline.federation.rounds import RoundSettings, promise_to_clients
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.runs.noise_key import keep_noise_key
-from spire_core.federated.messages import RoundPlan
 from spire_core.federated.server import ServerState
 from spire_core.network.flat_model import initial_weights
 
@@ -75,15 +73,28 @@ def assert_same(found: ServerState, expected: ServerState) -> None:
 
 def lose_one_before_its_sum(driver: Driver) -> None:
     """Kill a client actor in round 1, when its clients have answered."""
-    total_of = driver._total
+    each = driver.pool.each
 
-    def total_after_a_loss(plan: RoundPlan, handle: Any) -> Any:
-        if plan.round_idx == 1:
-            driver._total = total_of  # type: ignore[method-assign]
+    def each_after_a_loss(method: str, *args: Any) -> Any:
+        if (method, *args) == ("summed", 1):
+            driver.pool.each = each  # type: ignore[method-assign]
             kill_an_actor(driver.pool)
-        return total_of(plan, handle)
+        return each(method, *args)
 
-    driver._total = total_after_a_loss  # type: ignore[method-assign]
+    driver.pool.each = each_after_a_loss  # type: ignore[method-assign]
+
+
+def lose_one_as_sums_are_passed_on(driver: Driver) -> None:
+    """Kill a client actor in round 1, when all clients are known to be in the sums."""
+    total = driver.pool.total
+
+    def total_after_a_loss(name: int | str) -> Any:
+        if name == 1:
+            driver.pool.total = total  # type: ignore[method-assign]
+            kill_an_actor(driver.pool)
+        return total(name)
+
+    driver.pool.total = total_after_a_loss  # type: ignore[method-assign]
 
 
 def lose_one_between_two_clients(driver: Driver) -> None:
@@ -91,11 +102,11 @@ def lose_one_between_two_clients(driver: Driver) -> None:
     run_all = driver.pool.run_all
 
     def run_all_with_a_loss(task: str, units: Any, *args: Any, **more: Any) -> list[Any]:
-        found = run_all(task, units[:2], *args, **more | {"costs": more["costs"][:2]})
+        found = run_all(task, units[:2], *args, **more)
         if task == "fit" and args[1].round_idx == 1:
             driver.pool.run_all = run_all  # type: ignore[method-assign]
             kill_an_actor(driver.pool)
-        return found + run_all(task, units[2:], *args, **more | {"costs": more["costs"][2:]})
+        return found + run_all(task, units[2:], *args, **more)
 
     driver.pool.run_all = run_all_with_a_loss  # type: ignore[method-assign]
 
@@ -116,6 +127,10 @@ def test_neither_three_actors_nor_lost_sums_change_a_bit(
     amid = state_after(two, tmp_path / "amid", lose_one_between_two_clients)
     assert_same(amid, expected)
     assert caplog.text.count(LOST) == 2
+
+    late = state_after(three, tmp_path / "late", lose_one_as_sums_are_passed_on)
+    assert_same(late, expected)
+    assert caplog.text.count(LOST) == 3
 
 
 @pytest.mark.slow

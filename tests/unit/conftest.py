@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.clients import worker
-from pipeline.clients.context import ModelContext
 from pipeline.clients.evaluation import ClientEvaluator
+from pipeline.clients.rounds import RoundWorker
 from pipeline.data import datasets
 from pipeline.federation import setup
 
@@ -25,8 +25,8 @@ def _features_of_all_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """
     folder = tmp_path_factory.mktemp("features")
 
-    def evaluator(context: ModelContext, extractor: str, _: Path) -> ClientEvaluator:
-        return ClientEvaluator(context, extractor, folder)
+    def evaluator(own: RoundWorker, _: Path) -> ClientEvaluator:
+        return ClientEvaluator(own, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "ClientEvaluator", evaluator)

@@ -133,9 +133,8 @@ def test_the_mean_of_the_last_iterates_is_observed_and_kept(method: str, part: s
     def fitted(average: float) -> tuple[list[torch.Tensor], torch.Tensor]:
         seen = list[torch.Tensor]()
 
-        def observe(_: int, model: FlatModel, emb: torch.Tensor | None) -> dict[str, float]:
-            own = model.weights[model.layout.parts["body"]] if emb is None else emb.detach()
-            seen.append(own.clone())
+        def observe(_: int, state: PrivateState) -> dict[str, float]:
+            seen.append(state.parts[part])
             return {}
 
         settings = {"epochs": 4, "batch_size": 20, "average": average}

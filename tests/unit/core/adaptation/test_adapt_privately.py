@@ -95,9 +95,9 @@ def fit(
     return adapt_privately(model, weights, clients, states, protection, objective(), observers)
 
 
-def observed(step: int, model: FlatModel, emb: Tensor | None) -> dict[str, float]:
-    own = model.weights if emb is None else emb
-    return {"sum": float(own.detach().double().sum())}
+def observed(step: int, state: PrivateState) -> dict[str, float]:
+    [own] = state.parts.values()
+    return {"sum": float(own.double().sum())}
 
 
 def part(adapted: Adapted) -> Tensor:

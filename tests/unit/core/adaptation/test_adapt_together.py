@@ -57,7 +57,7 @@ def fit_all(
     ]
     seen: list[list[int]] = [[] for _ in ids]
     observers = [
-        lambda epoch, _, emb, own=own: own.append(epoch) or {"sum": float(emb.detach().sum())}
+        lambda epoch, state, own=own: own.append(epoch) or {"sum": float(state.client_emb.sum())}
         for own in seen
     ]
     if together:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clients.context import prepare_torch
+from pipeline.clients.rounds import prepare_torch
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
@@ -40,7 +40,7 @@ def trained(precision: str, engine: str, folder: Path) -> list[ClientUpdate]:
     start = Broadcast(initial_weights(config.model, config.method, 1, 0).numpy())
     plan = RoundPlan(0, lr_scale=0.1, shares_local=True, tau=4)
     units = [(0, 1)] if engine == "grouped" else [(0,), (1,)]
-    return [update for unit in units for update in worker.train(unit, start, plan)]
+    return [update for unit in units for update, _ in worker.trained(unit, 0, start, plan)]
 
 
 @pytest.mark.parametrize("engine", ["loop", "grouped"])

@@ -18,8 +18,8 @@ NAMES = {
     "local.step": 1,
     "shared.residual": 7,
     "guidance.scale": 1,
-    "client_emb.0": 3,
-    "client_emb.12": 3,
+    "after.0": 3,
+    "after.12": 3,
 }
 
 

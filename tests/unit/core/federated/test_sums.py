@@ -11,7 +11,6 @@ from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate
 from spire_core.federated.sums import (
     HiddenSum,
     SecureFormat,
-    UpdateShape,
     UpdateSum,
     vector_form,
 )
@@ -36,8 +35,8 @@ def broadcast() -> Broadcast:
     return Broadcast(one.weights, one.moments)
 
 
-def shape_of(updates: list[ClientUpdate]) -> UpdateShape:
-    return UpdateShape(SIZE, True, sum(one.num_examples for one in updates))
+def examples_of(updates: list[ClientUpdate]) -> int:
+    return sum(one.num_examples for one in updates)
 
 
 def test_of_one_client_it_is_that_client() -> None:
@@ -51,11 +50,11 @@ def test_of_one_client_it_is_that_client() -> None:
 @pytest.mark.parametrize("num_workers", [1, 2, 5])
 def test_who_computes_whom_changes_no_bit(num_workers: int) -> None:
     updates = [update(k) for k in range(7)]
-    sums = [UpdateSum(broadcast(), shape_of(updates)) for _ in range(num_workers)]
+    sums = [UpdateSum(broadcast(), examples_of(updates)) for _ in range(num_workers)]
     for one in updates[::-1]:
         sums[one.client_id % num_workers].add(one)
-    whole = UpdateSum(broadcast(), shape_of(updates))
-    for part in sums:
+    whole, *parts = sums
+    for part in parts:
         whole.merge(part)
     assert sorted(whole.client_ids) == list(range(7))
     found, expected = whole.mean(), average(updates, broadcast())
@@ -69,7 +68,7 @@ def test_adams_moments_stay_moments(num_clients: int, is_secure: bool) -> None:
         updates = [update(k, seed) for k in range(num_clients)]
         mean = average(updates, broadcast())
         if is_secure:
-            form, total = SecureFormat(broadcast(), shape_of(updates)), HiddenSum(0)
+            form = SecureFormat(broadcast(), SIZE, True, examples_of(updates))
             total = HiddenSum(form.size)
             for one in updates:
                 total.add(one.client_id, one.num_examples, form.encode(one))
@@ -99,8 +98,7 @@ def test_an_update_that_is_not_finite_names_its_client(
     bad: dict[str, Any], is_secure: bool
 ) -> None:
     one = update(3, **bad)
-    shape = shape_of([one])
-    secure, plain = SecureFormat(broadcast(), shape), UpdateSum(broadcast(), shape)
+    secure, plain = SecureFormat(broadcast(), SIZE, True, 13), UpdateSum(broadcast(), 13)
     take = secure.encode if is_secure else plain.add
     with pytest.raises(DivergenceError, match=r"client 3: lower client\.lr"):
         take(one)

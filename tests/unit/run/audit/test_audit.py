@@ -62,7 +62,7 @@ def observed(run_dir: Path, *words: str) -> tuple[ClientWorker, ObservedRound]:
 
 def leak_of(run_dir: Path, *words: str) -> MessageLeak:
     worker, found = observed(run_dir, *words)
-    return attack_messages(worker.context.model, [found], 1000)
+    return attack_messages(worker.model, [found], 1000)
 
 
 def hashes(folders: Sequence[Path]) -> dict[str, str]:
@@ -191,7 +191,7 @@ def test_a_secure_sum_shows_the_mean_of_what_single_messages_show(run_dir: Path)
     steps = [message.update.num_steps for message in open_round.messages]
     assert len(set(steps)) > 1
     assert [message.decay for message in open_round.messages] == [0.9**tau for tau in steps]
-    server = CuriousServer(worker.context.model, masked.broadcast, 10)
+    server = CuriousServer(worker.model, masked.broadcast, 10)
     expected = server.summed(open_round.messages)
     np.testing.assert_allclose(
         server.summed(masked.messages), expected, atol=1e-4 * np.abs(expected).max()

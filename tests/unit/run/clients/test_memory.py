@@ -93,7 +93,7 @@ def test_a_rehearsal_is_measured_and_changes_nothing(
     assert 0 < costs.look_s < spent_s
     assert costs.peak_bytes == pytest.approx(peak_bytes() - before, abs=2**24)
     assert not (tmp_path / "run").exists()
-    weights = np.linspace(-0.1, 0.1, worker.context.model.layout.size, dtype=np.float32)
+    weights = np.linspace(-0.1, 0.1, worker.model.layout.size, dtype=np.float32)
     drawn = [w.losses(0, weights, 1) for w in (worker, other)]
     assert drawn[0] == drawn[1]
 

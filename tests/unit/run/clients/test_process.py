@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from pipeline.clients.context import keep_freed_memory
+from pipeline.clients.memory import keep_freed_memory
 
 
 def pages_taken() -> int:

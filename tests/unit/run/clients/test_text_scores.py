@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clients.client_data import ClientData
-from pipeline.clients.evaluation import gallery_of, text_scores
+from pipeline.clients.client_data import ClientData, gallery_of
+from pipeline.clients.evaluation import text_scores
 from pipeline.config.load import load_config
 from pipeline.federation.setup import prepare
 from spire_core.evaluation.prompted_images import Gallery, owner_distances

@@ -70,7 +70,7 @@ def test_a_profile_names_clients_unless_the_round_is_private(
     plan = RoundPlan(2, 1.0, shares_local=True, tau=1, private=private)
     worker.start_profile()
     for group in groups:
-        worker.train(group, Broadcast(first_weights(worker)), plan)
+        worker.trained(group, 0, Broadcast(first_weights(worker)), plan)
     assert worker.save_profile(tmp_path, "rounds")
     [trace] = tmp_path.glob("*.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
@@ -128,7 +128,7 @@ def test_clients_train_by_the_settings(
             RoundPlan(0, 1.0, shares_local=True, tau=3),
             Broadcast(first_weights(worker, 0.02)),
         )
-        return np.stack([u.weights for group in groups for u in worker.train(group, sent, plan)])
+        return np.stack([u.weights for g in groups for u, _ in worker.trained(g, 0, sent, plan)])
 
     plain = trained("plain")
     assert np.array_equal(plain, trained("again"))
@@ -143,13 +143,13 @@ def test_the_noise_of_a_round_is_a_summand_of_its_own(tmp_path: Path) -> None:
     form, sums = ClippedFormat(broadcast, len(broadcast.weights), PRIVATE), []
     for round_idx in range(2):
         plan = RoundPlan(round_idx, 1.0, shares_local=True, tau=1, private=PRIVATE)
-        total, again = (worker.hidden_total([None], broadcast, plan) for _ in range(2))
-        assert total.client_ids == [NOISE]
+        for _ in range(2):
+            assert worker.fit((NOISE,), broadcast, plan) == []
+        assert worker.summed(round_idx) == [NOISE]
+        sums.append(worker.merged(round_idx, None).numbers)
         expected = form.noise(SecretNoise(key_of("k")), round_idx)
-        np.testing.assert_array_equal(total.numbers, expected)
-        np.testing.assert_array_equal(total.numbers, again.numbers)
-        sums.append(total)
-    assert (sums[0].numbers != sums[1].numbers).mean() > 0.99
+        np.testing.assert_array_equal(sums[-1], expected)
+    assert (sums[0] != sums[1]).mean() > 0.99
 
 
 # --- new clients ---
@@ -162,16 +162,16 @@ def test_a_fit_is_timed_without_the_looks_at_it(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = worker_of(tmp_path, *SMALL, f"method={method}", num_images=16, extractor="mnist-cnn")
-    generate = worker.evaluator.generate_all
+    draw = worker.evaluator.draw
 
     def slowly(*args: Any, **kwargs: Any) -> Any:
         time.sleep(LOOK_S)
-        return generate(*args, **kwargs)
+        return draw(*args, **kwargs)
 
-    monkeypatch.setattr(worker.evaluator, "generate_all", slowly)
+    monkeypatch.setattr(worker.evaluator, "draw", slowly)
     plan = FitPlan(first_weights(worker), worker.real_features(10))
     [fitted] = worker.adapt([10], plan)
-    report = report_of(fitted, [*fitted.looks, *worker.look([10], plan, fitted.asked)])
+    report = report_of(fitted, worker.look([10], plan, fitted.asked))
     assert 0 < report.fit_duration_s <= report.duration_s - 2 * LOOK_S  # before, and after
     if method == "spire":  # side by side
         began = time.monotonic()

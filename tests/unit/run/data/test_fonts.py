@@ -11,7 +11,7 @@ from pipeline.config.load import load_config
 from pipeline.data.datasets import describe, load, load_clients, load_stored
 from pipeline.data.fetch import fetch
 from pipeline.data.glyphs import CHARACTERS, arriving, draw_fonts, files_hash
-from pipeline.federation.partitioning import partitioned
+from pipeline.federation.setup import partitioned
 from spire_core.errors import ConfigError, DataError
 
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")

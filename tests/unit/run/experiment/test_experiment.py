@@ -285,7 +285,7 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
             for result in found
         ]
         kept, kept_alone = map(load_file, paths)
-        assert kept.keys() == {"client_emb", *(f"client_emb.{epoch}" for epoch in (0, 2, 3))}
+        assert kept.keys() == {"client_emb", *(f"after.{epoch}" for epoch in (0, 2, 3))}
         for name, emb in kept.items():
             torch.testing.assert_close(emb, kept_alone[name], rtol=1e-3, atol=1e-4)
 
@@ -329,15 +329,15 @@ def test_a_pretraining_client_trains_on_from_its_own_part(
     worker.store.save(3, 2, own)
     samples, losses = worker.draw_tuned(3, weights.numpy())
 
-    client, model = worker.client_data(3), worker.context.model
+    client, model = worker.client_data(3), worker.model
     settings = AdaptConfig(epochs=2, lr=0.01, batch_size=config.adapt.batch_size)
-    inputs = worker.context.for_training(client)
-    more = (inputs, own, settings, worker.context.objective(), lambda *_: {})
+    inputs = worker.for_training(client)
+    more = (inputs, own, settings, worker.objective, lambda *_: {})
     tuned = adapt_client(model, weights, *more).state
     assert tuned.parts.keys() == {part}
     assert not torch.equal(tuned.parts[part], own.parts[part])
+    [drawn] = worker.evaluator.draw([client], [tuned], weights)
     emb = load_client(model, weights, tuned)
-    drawn = worker.evaluator.generate(client, emb)
     assert torch.equal(samples.features, worker.evaluator.samples(client, drawn).features)
     assert losses.own == worker.evaluator.heldout_mean(client, emb)
     [stored] = worker.private_state(3).parts.values()
@@ -355,13 +355,13 @@ def test_what_a_new_client_ends_with_is_what_its_own_parts_draw(
     client_id, pooled = setting.new_ids[0], worker.real_features(0)
     plan = FitPlan(weights.numpy(), pooled)
     [fitted] = worker.adapt((client_id,), plan)
-    [last] = worker.look([client_id], plan, fitted.asked)
-    report = report_of(fitted, [*fitted.looks, last])
+    report = report_of(fitted, worker.look([client_id], plan, fitted.asked))
     assert report.kept_epoch == (0 if method == "fedavg" else 2)
 
     client, evaluator = worker.client_data(client_id), worker.evaluator
-    emb = load_client(worker.context.model, weights, worker.private_state(client_id))
-    images = evaluator.generate(client, emb)
+    own = worker.private_state(client_id)
+    [images] = evaluator.draw([client], [own], weights)
+    emb = load_client(worker.model, weights, own)
     assert torch.equal(report.after.features, evaluator.samples(client, images).features)
     heldout = evaluator.heldout(client, emb)
     scores = evaluator.scores(client, images, report.after, heldout, pooled)
@@ -378,7 +378,7 @@ def test_held_out_losses_are_with_ones_own_no_and_another_clients_embedding(
     weights = torch.randn(setting.model.layout.size, generator=generator) * 0.05
     losses = worker.losses(0, weights.numpy(), 1)
     own, other = (worker.private_state(i).parts["client_emb"] for i in (0, 1))
-    worker.context.model.load(weights)
+    worker.model.load(weights)
     client, embs = worker.client_data(0), (own, torch.zeros_like(own), other)
     expected = [worker.evaluator.heldout_mean(client, emb) for emb in embs]
     assert [losses.own, losses.zero, losses.swapped] == expected

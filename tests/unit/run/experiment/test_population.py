@@ -9,7 +9,7 @@ from small_runs import crashed, fingerprint_of, finished, small
 from pipeline.clients.store import ClientStore
 from pipeline.experiment.run import resume_experiment
 from pipeline.experiment.watcher import Watcher
-from pipeline.federation.partitioning import partitioned
+from pipeline.federation.setup import partitioned
 from pipeline.inference.saved_run import SavedRun
 from spire_core.config.partition import PartitionConfig
 from spire_core.federated.participation import choose_cohort

@@ -60,7 +60,7 @@ def test_of_the_clients_updates_their_total_alone_reaches_the_driver(
 
         monkeypatch.setattr(LocalClientPool, name, answer)
 
-    for name in ("run_all", "each", "combined"):
+    for name in ("run_all", "each", "total"):
         listening(name)
     more = ("federation.num_rounds=3", "adapt.num_images=8")
     result = finished(small(mnist_root, tmp_path, *more, *words))
@@ -69,11 +69,11 @@ def test_of_the_clients_updates_their_total_alone_reaches_the_driver(
     for found in fits:
         assert arrays_in(found) == []
         assert all(report.loss is None for group in found for report in group)
-    totals = [found for name, found in answers if name.startswith("combined")]
+    totals = [found for name, found in answers if name.startswith("total")]
     rounds = [total for total in totals if total.numbers.size >= size]
     assert len(fits) == len(rounds) == 3
     assert all(len(arrays_in(total)) == 1 for total in rounds)
-    assert not any(name == "each sum_of" for name, _ in answers)
+    assert {name for name, _ in answers if name.startswith("each")} == {"each summed"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from small_runs import finished, small
 from pipeline.audit.audit import audit_run, audit_worker
 from pipeline.clients.worker import ClientWorker
 from pipeline.config.load import load_config
-from pipeline.federation.messages import FitPlan, LookAt, WorkerSetup
+from pipeline.federation.messages import FitPlan, WorkerSetup
 from pipeline.federation.setup import FederationSetup, prepare
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
@@ -104,7 +104,7 @@ def test_an_audit_trains_with_captions(result: Result) -> None:
     """Each simulated round shows those of its clients."""
     began, _ = load_start(result.run_dir)
     worker = audit_worker(prepare(began), result.run_dir)
-    assert worker.context.for_training(worker.client_data(0)).tokens is not None
+    assert worker.for_training(worker.client_data(0)).tokens is not None
     assert audit_run(result.run_dir, began, began, (), 1, print).messages is not None
 
 
@@ -117,13 +117,13 @@ def test_no_message_of_a_client_holds_its_captions(fonts_root: Path, tmp_path: P
     config = setting.config
     weights = initial_weights(config.model, config.method, 1, 0).numpy()
     plan = RoundPlan(0, lr_scale=1.0, shares_local=True, tau=3)
-    content = pickle.dumps(worker.train((0, 1), Broadcast(weights), plan))
+    content = pickle.dumps([one for one, _ in worker.trained((0, 1), 0, Broadcast(weights), plan)])
     content += pickle.dumps(worker.fit((0, 1), Broadcast(weights), plan))
     content += pickle.dumps(worker.draw((0, 1), weights))
     new, pooled = setting.new_ids[0], worker.real_features(0)
     fits = FitPlan(weights, pooled, is_together=True)
     content += pickle.dumps(worker.adapt((new,), fits))
-    content += pickle.dumps(worker.look((new,), fits, [LookAt(new, 0, 2.0, is_kept=True)]))
+    content += pickle.dumps(worker.look((new,), fits, [None]))
     content += pickle.dumps(worker.text_controls(new))
     for file in tmp_path.rglob("*.safetensors"):
         content += file.read_bytes()  # a private state needs no caption either

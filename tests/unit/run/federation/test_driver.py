@@ -38,8 +38,7 @@ class AddingWorker:
     ) -> list[ClientReport]:
         self.plans.append(plan)
         if self.total is None or self.total[0] != plan.round_idx:
-            shape = self.settings.update_shape(plan, broadcast.weights.size)
-            self.total = (plan.round_idx, UpdateSum(broadcast, shape))
+            self.total = (plan.round_idx, UpdateSum(broadcast, plan.num_examples))
         for c in client_ids:
             self.asked[c] += 1
             self.trouble(c, self.asked[c])
@@ -48,8 +47,16 @@ class AddingWorker:
                 self.total[1].add(ClientUpdate(c, num, 4, float(c), weights))
         return [ClientReport(c, 10 * (c + 1), 4, float(c), 24) for c in client_ids]
 
-    def sum_of(self, name: int) -> UpdateSum | None:
-        return None if self.total is None or self.total[0] != name else self.total[1]
+    def summed(self, name: int) -> list[int]:
+        own = self.merged(name, None)
+        return [] if own is None else own.client_ids
+
+    def merged(self, name: int, others: UpdateSum | None) -> UpdateSum | None:
+        if self.total is None or self.total[0] != name:
+            return others
+        if others is not None:
+            self.total[1].merge(others)
+        return self.total[1]
 
     def forget_sum(self) -> None:
         self.total = None
@@ -155,6 +162,12 @@ class SeveralWorkers(LocalClientPool):
 
     def each(self, method: str, *args: Any) -> Iterator[Any]:
         yield from (getattr(worker, method)(*args) for worker in self.workers)
+
+    def total(self, name: int | str) -> Any:
+        total = None
+        for worker in self.workers:
+            total = worker.merged(name, total)
+        return total
 
 
 def lost_between_two_clients(pool: SeveralWorkers) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.config.data import DataConfig
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.federation.participants import public_representatives
+from pipeline.federation.setup import public_representatives
 from pipeline.inference.arrival import adapt_arrival, mean_start, split_of
 from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
