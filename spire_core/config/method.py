@@ -44,7 +44,8 @@ class MethodConfig:
     "subspace" in which the gradients of generated images lie. Fixed, there are no rounds.
 
     Of an adapter: `rank` is LoRA's. `freeze` keeps a pre-trained network as it is, so that rounds
-    average the adapter alone; with `share_adapter=false` there are no rounds.
+    average the adapter alone. With `share_adapter=false` the adapter stays with each client from
+    its first round on (FedPer, Arivazhagan et al. 2019). With both there are no rounds.
     """
 
     name: str = "spire"
@@ -65,9 +66,6 @@ class MethodConfig:
         advice = "it keeps all but an adapter as it is, so choose lora, bias or diffit"
         is_met = not self.freeze or bool(method.adapter)
         require(is_met, "a method with an adapter with method.freeze=true", self.name, advice)
-        advice = "rounds that train the whole network share it all"
-        is_met = self.share_adapter or self.freeze or not method.adapter
-        require(is_met, "method.freeze=true with method.share_adapter=false", "false", advice)
 
     @property
     def record(self) -> Method:
@@ -77,6 +75,8 @@ class MethodConfig:
             return replace(method, is_federated=self.projection == "learnt")
         if self.freeze:
             return replace(method, is_frozen=True, is_federated=self.share_adapter)
+        if method.adapter and not self.share_adapter:
+            return replace(method, has_local_layers=True)
         return method
 
     @property
@@ -103,7 +103,7 @@ class MethodConfig:
 
     def local_prefixes(self, last_up: int) -> tuple[str, ...]:
         """Return what the names of local parameters, and a dot, begin with."""
-        layers = self.local_layers if self.record.has_local_layers else ()
+        layers = self.local_layers if self.record.names_layers else ()
         return tuple(f"{layer.replace('up.last', f'up.{last_up}')}." for layer in layers)
 
     def first_own_round(self, num_rounds: int) -> int:
@@ -112,4 +112,6 @@ class MethodConfig:
 
     def num_shared_rounds(self, num_rounds: int) -> int:
         """Return the round from which on the local layers stay with their clients."""
-        return round(SHARE_UNTIL * num_rounds) if self.record.has_local_layers else num_rounds
+        if not self.record.has_local_layers:
+            return num_rounds
+        return round(SHARE_UNTIL * num_rounds) if self.record.names_layers else 0

@@ -153,7 +153,7 @@ def lay_out(net: Network, method: MethodConfig) -> Layout:
         part = method.part_of(name, p.ndim, declared[name], last_up)
         if part is not None:
             named.append((part, name, p))
-    if method.record.has_local_layers:
+    if method.record.names_layers:
         _check_local(method, last_up, [f"{name}." for name, _ in net.named_parameters()])
     start, names, ends = 0, [], {}
     for part, name, p in sorted(named, key=lambda item: NETWORK_PARTS.index(item[0])):
