@@ -57,8 +57,11 @@ class ModelContext:
         return torch.tensor(weights, device=self.device)
 
     def objective(self) -> TrainingObjective:
-        """Return the objective of a client's steps; rounds drop embeddings and captions as well."""
-        return TrainingObjective(self.diffusion, precision=self.config.client.precision)
+        """Return the objective of what a new client trains; rounds have more to it."""
+        below = self.config.method.own_timesteps(self.diffusion.config.num_timesteps)
+        return TrainingObjective(
+            self.diffusion, precision=self.config.client.precision, below=below
+        )
 
     def new_state(self, client_id: int) -> PrivateState:
         """Return the private state of a client before its first round; its embedding is random."""

@@ -17,7 +17,7 @@ from pipeline.config.schema import Config
 from spire_core.config.partition import INDEPENDENT
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
-from spire_core.methods import CLIENT_EMB, Method
+from spire_core.methods import CLIENT_EMB, DENOISER, Method
 
 _logger = logging.getLogger(__name__)
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
@@ -89,7 +89,8 @@ def reads(method: Method, key: str) -> bool:
     unread += () if method.names_layers else ("method.local_layers",)
     unread += () if method.is_federated else OF_ROUNDS
     unread += () if method.adapter == "lora" else ("method.rank",)
-    unread += () if method.adapter else ("method.freeze", "method.share_adapter")
+    unread += () if method.adapts_layers else ("method.freeze", "method.share_adapter")
+    unread += () if method.adapter == DENOISER else ("method.t0", "method.own_width")
     unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")
     unread += () if method.can_tune else ("adapt.tune_epochs",)
     unread += ("adapt.pull",) if method.adapt_parts == (CLIENT_EMB,) else ("adapt.group_size",)

@@ -18,7 +18,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
-from spire_core.methods import CLIENT_EMB, LOCAL
+from spire_core.methods import CLIENT_EMB, DENOISER, LOCAL
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class Config:
     def has_backbone(self) -> bool:
         """Whether new clients start from common weights: of rounds, or of a pre-trained model."""
         return self.method.record.is_federated or self.model.backbone is not None
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether others have trained the whole network from which a new client starts."""
+        is_bare = self.method.record.adapter == DENOISER and self.mean_part is None
+        return self.has_backbone and not is_bare
 
     @property
     def draws_alike(self) -> bool:

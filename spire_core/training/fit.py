@@ -54,13 +54,22 @@ class StepNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, and the terms that a round adds to it."""
+    """The denoising objective, and the terms that a round adds to it.
+
+    `below`: the timestep below which steps are drawn; None is the last.
+    """
 
     diffusion: Diffusion
     emb_dropout: float = 0.0
     precision: str = "float32"
     text_dropout: float = 0.0
     terms: tuple[ProximalTerm | Penalty, ...] = ()
+    below: int | None = None
+
+    @property
+    def num_timesteps(self) -> int:
+        """The timesteps that steps are drawn from, counted from 0."""
+        return self.below or self.diffusion.config.num_timesteps
 
     def draw_noise(
         self,
@@ -73,8 +82,8 @@ class TrainingObjective:
 
         `client_emb` (D_emb,) is the client's embedding, `tokens` (B, L) are the batch's captions.
         """
-        config = self.diffusion.config
-        t = sample_timesteps(shape[0], config.num_timesteps, config.t_power, generator)
+        power = self.diffusion.config.t_power
+        t = sample_timesteps(shape[0], self.num_timesteps, power, generator)
         eps = torch.randn(shape, generator=generator)
         kept = torch.ones(shape[0], 1, dtype=torch.bool)
         if client_emb is not None and self.emb_dropout > 0:
