@@ -133,8 +133,8 @@ def test_clients_with_an_adapter_of_their_own_are_drawn_audited_and_joined(
     run, setting = SavedRun.load(result.run_dir), result.setting
     own, (new_id, _) = setting.model.layout.part_size(LOCAL), setting.new_ids
     sent = [p["comm/up_bytes"] for _, p in read_points(result.run_dir) if "comm/up_bytes" in p]
-    shared = setting.model.layout.num_without_local
-    assert sent == [2 * (12 * shared + 16)] * NUM_ROUNDS  # both moments, and steps of four parts
+    of_one = 12 * setting.model.layout.num_without_local + 16  # both moments, steps of four parts
+    assert set(sent) == {of_one, 2 * of_one}  # a client of the two may drop out
     audit = audit_run(result.run_dir, config, config, (), 1, lambda text: None)
     assert (audit.messages, audit.models and audit.models.client_ids) == (None, (6, 7))
     arrival = adapt_arrival(run, ArrivingImages(setting.images[:20]), config.adapt)
