@@ -57,7 +57,7 @@ class ModelContext:
         return torch.tensor(weights, device=self.device)
 
     def objective(self) -> TrainingObjective:
-        """Return the objective of what a new client trains; rounds have more to it."""
+        """Return the objective of a client's steps; rounds drop embeddings and captions as well."""
         below = self.config.method.own_timesteps(self.diffusion.config.num_timesteps)
         return TrainingObjective(
             self.diffusion, precision=self.config.client.precision, below=below

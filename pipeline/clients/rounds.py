@@ -175,7 +175,6 @@ class RoundWorker:
             context.objective(),
             emb_dropout=settings.emb_dropout,
             text_dropout=settings.text_dropout,
-            below=None,
         )
         span = f"round {plan.round_idx + 1}"
         if plan.private is None:  # of which a profile names nobody

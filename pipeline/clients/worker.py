@@ -336,7 +336,7 @@ class ClientWorker(RoundWorker):
         scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
         if (ask.is_kept or ask.epoch == 0) and config.has_controls:
             scores |= evaluator.novel_scores(fitted, images, samples)
-            if config.starts_trained:  # else nothing is learnt before the fit
+            if config.starts_trained:  # else a change tells how bad the start is
                 scores |= evaluator.bits(client, emb)
         if ask.is_kept:
             distances, near = evaluator.distances(fitted, images), evaluator.near(fitted, images)

@@ -79,9 +79,11 @@ class Config:
 
     @property
     def starts_trained(self) -> bool:
-        """Whether others have trained the whole network from which a new client starts."""
-        is_bare = self.method.record.adapter == DENOISER and self.mean_part is None
-        return self.has_backbone and not is_bare
+        """Whether the network from which a new client starts is a trained model of the population.
+
+        It is not where each client has a network of its own, nor is the mean of these.
+        """
+        return self.has_backbone and self.method.record.adapter != DENOISER
 
     @property
     def draws_alike(self) -> bool:

@@ -17,7 +17,7 @@ from spire_core.federated.client import train_client
 from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_state import PrivateState
 from spire_core.federated.server import ServerState, aggregate
-from spire_core.methods import LOCAL
+from spire_core.methods import BODY, LOCAL
 from spire_core.network.flat_model import FlatModel, initial_weights
 from spire_core.rng import torch_generator
 from spire_core.training.context import ClientContext
@@ -142,8 +142,9 @@ def test_with_all_timesteps_of_its_own_a_client_trains_alone() -> None:
     assert torch.equal(torch.from_numpy(update.weights), start)
 
 
-def test_a_new_client_draws_timesteps_that_it_trains() -> None:
+def test_steps_of_the_own_network_alone_draw_its_timesteps() -> None:
     few, shape = replace(OBJECTIVE, below=40), torch.Size((64, 1, 8, 8))
-    noise = few.draw_noise(shape, None, torch_generator(SEED, "noise"))
-    assert noise.t.max() < 40
-    assert len(noise.t.unique()) > 20
+    for parts, count in (((LOCAL,), 40), ((BODY, LOCAL), 1000)):
+        noise = few.of_parts(parts).draw_noise(shape, None, torch_generator(SEED, "noise"))
+        assert count / 2 < noise.t.max() < count
+        assert len(noise.t.unique()) > 20

@@ -139,7 +139,8 @@ def test_clients_with_an_adapter_of_their_own_are_drawn_audited_and_joined(
     assert (audit.messages, audit.models and audit.models.client_ids) == (None, (6, 7))
     arrival = adapt_arrival(run, ArrivingImages(setting.images[:20]), config.adapt)
     assert arrival.num_trained == result.adaptation.reports[0].num_trained == own
-    drawn = [run.draw(one, 2) for one in (None, 0, 1, new_id, arrival.client_id)]
+    some = [None, *run.client_ids[:2], new_id, arrival.client_id]
+    drawn = [run.draw(one, 2) for one in some]
     assert len({images.tobytes() for images in drawn}) == len(drawn)
     if config.method.name == "time_split":
         with pytest.raises(RunError, match="draw with spire sample"):
