@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BODY, MODULATION, EMB_PROJ, LOCAL = "body", "modulation", "emb_proj", "local"
 CLIENT_EMB = "client_emb"
+DENOISER = "denoiser"  # an adapter: a network of a client's own, for images with little noise
 NETWORK_PARTS = (BODY, MODULATION, EMB_PROJ, LOCAL)  # their order in the flat parameter vector
 
 
@@ -27,9 +28,10 @@ class Method:
     configuration sets one; `private_lr`: that of noisy steps. `is_federated`: whether the method
     has pre-training. `is_frozen`: the network's own numbers stay those of a pre-trained model. They
     belong to no part, and no message has them. `adapter`: the layers or numbers that make up
-    `local` ("lora", "diffit" or "bias"); rounds train and average them as all others, a new client
-    trains them alone. `penalty(w, w_0)`: a term that rounds add to a client's objective, () or (K,)
-    of the shared weights w (S,) or (K, S) and of the same w_0 (S,) as the server handed them out.
+    `local` ("lora", "diffit", "bias" or `DENOISER`). They stay with each client if the method
+    `has_local_layers`, and else rounds average them as all others; a new client trains them alone.
+    `penalty(w, w_0)`: a term that rounds add to a client's objective, () or (K,) of the shared
+    weights w (S,) or (K, S) and of the same w_0 (S,) as the server handed them out.
     """
 
     name: str
@@ -49,6 +51,16 @@ class Method:
         return self.is_federated and (self.has_embedding or self.has_local_layers)
 
     @property
+    def names_layers(self) -> bool:
+        """Whether `local` are the layers that `method.local_layers` names."""
+        return self.has_local_layers and not self.adapter
+
+    @property
+    def adapts_layers(self) -> bool:
+        """Whether the adapter is a change of the network's own layers, which may be frozen."""
+        return self.adapter not in ("", DENOISER)
+
+    @property
     def trains_biases(self) -> bool:
         """Whether biases and normalisations of the network belong to the adapter."""
         return self.adapter in ("bias", "diffit")
@@ -65,10 +77,7 @@ class Method:
 
     @property
     def keeps_backbone(self) -> bool:
-        """Whether the adaptation of a new client changes no part that existing clients share.
-
-        Adapters are shared: rounds average them as all else.
-        """
+        """Whether the adaptation of a new client changes no part that existing clients share."""
         own = {CLIENT_EMB, LOCAL} if self.has_local_layers else {CLIENT_EMB}
         return set(self.adapt_parts) <= own
 
@@ -85,5 +94,6 @@ METHODS = {
         Method("lora", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, adapter="lora"),
         Method("bias", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, adapter="bias"),
         Method("diffit", (LOCAL,), adapt_lr=2e-3, private_lr=2e-3, adapter="diffit"),
+        Method("time_split", (LOCAL,), 2e-3, 2e-3, has_local_layers=True, adapter=DENOISER),
     )
 }

@@ -89,7 +89,11 @@ class RoundWorker:
         prepare_torch(config.client, self.device)
         self.diffusion = Diffusion.of(config.diffusion, self.device, backbone)
         self.model = FlatModel(config.model, config.method, channels, self.device)
-        self.objective = TrainingObjective(self.diffusion, precision=config.client.precision)
+        self.objective = TrainingObjective(
+            self.diffusion,
+            precision=config.client.precision,
+            below=config.method.own_timesteps(self.diffusion.config.num_timesteps),
+        )
         self.store = ClientStore(setup.folder / CLIENTS)
         self.cache = setup.folder.parent / "cache"  # of all runs
         shared_size = self.model.layout.num_without_local

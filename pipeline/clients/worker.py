@@ -292,7 +292,7 @@ class ClientWorker(RoundWorker):
             scores = evaluator.scores(client, images, samples, heldout, plan.pooled)
             if (is_kept or epoch == 0) and config.has_controls:
                 scores |= evaluator.novel_scores(fitted, images, samples)
-                if config.has_backbone:  # else there is nothing in common before the fit
+                if config.starts_trained:  # else a change tells how bad the start is
                     scores |= evaluator.bits(client, emb)
             if is_kept:
                 distances = evaluator.distances(fitted, images)

@@ -17,7 +17,7 @@ from pipeline.config.schema import Config
 from spire_core.config.partition import INDEPENDENT
 from spire_core.config.privacy import refuse_label
 from spire_core.errors import ConfigError
-from spire_core.methods import CLIENT_EMB, Method
+from spire_core.methods import CLIENT_EMB, DENOISER, Method
 
 _logger = logging.getLogger(__name__)
 # The version of the numbers: raise it by hand when the same settings come to mean another result.
@@ -31,7 +31,7 @@ EMBEDDING_KEYS = (
     "adapt.init",
 )
 EMBEDDING_KEYS += ("method.entrance", "method.projection")
-LOCAL_LAYER_KEYS = ("method.local_layers", "method.phases", "adapt.local_init")
+LOCAL_LAYER_KEYS = ("method.phases", "adapt.local_init")
 OF_ROUNDS = ("client.", "server.", "eval.text_guidance", "federation.num_rounds")
 OF_ROUNDS += ("federation.cohort_size", "federation.tau", "federation.local_epochs")
 OF_ROUNDS += ("federation.drop_rate", "federation.secure_aggregation")
@@ -86,9 +86,11 @@ def reads(method: Method, key: str) -> bool:
     """Return whether a setting, by its whole key, can make a difference to a method."""
     unread: tuple[str, ...] = () if method.has_embedding else EMBEDDING_KEYS
     unread += () if method.has_local_layers else LOCAL_LAYER_KEYS
+    unread += () if method.names_layers else ("method.local_layers",)
     unread += () if method.is_federated else OF_ROUNDS
     unread += () if method.adapter == "lora" else ("method.rank",)
-    unread += () if method.adapter else ("method.freeze", "method.share_adapter")
+    unread += () if method.adapts_layers else ("method.freeze", "method.share_adapter")
+    unread += () if method.adapter == DENOISER else ("method.t0", "method.own_width")
     unread += () if method.adapt_parts else ("adapt.", "privacy.adapt.")
     unread += () if method.can_tune else ("adapt.tune_epochs",)
     unread += ("adapt.pull",) if method.adapt_parts == (CLIENT_EMB,) else ("adapt.group_size",)

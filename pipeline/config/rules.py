@@ -38,7 +38,7 @@ def _plain(c: "Config") -> Iterator[Rule]:
     yield c.adapt.guidance is None or c.has_backbone, "a method with pre-training with adapt.guidance", record.name, "guidance leads away from what was drawn before adaptation, so set it to null"
     yield c.adapt.guidance is None or c.eval.extractor != "none", "an eval.extractor with adapt.guidance", "none", "drawings are compared in its features, so set adapt.guidance=null"
     yield is_given or not record.is_frozen, f"model.backbone=FOLDER with method={record.name}" + " and method.freeze=true" * c.method.freeze, "null", "a network of random numbers is not worth freezing"
-    yield not is_given or not record.has_local_layers, "a method without local layers with model.backbone", record.name, "choose retrofit, spire, fedavg_ft, lora, bias or diffit"
+    yield not is_given or not record.has_local_layers or record.adapts_layers, "a method without local layers with model.backbone", record.name, "choose retrofit, spire, fedavg_ft, lora, bias or diffit"
     yield c.is_plain or c.client.engine != "grouped", "client.engine=auto or loop with model.backbone or an adapter", "grouped", "such networks are computed one by one"
     yield record.is_federated or not record.has_embedding or c.adapt.init == "zero", "adapt.init=zero without rounds", c.adapt.init, "no client has an embedding that trained"
     yield not (is_given and record.has_embedding and c.method.projection == "learnt") or c.client.emb_init_std > 0, "client.emb_init_std above 0 with model.backbone", 0, "the map of embeddings into the model is zero at first too, and neither would ever train"

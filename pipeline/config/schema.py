@@ -18,7 +18,7 @@ from spire_core.config.model import ModelConfig
 from spire_core.config.partition import PartitionConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.config.server import ServerConfig
-from spire_core.methods import CLIENT_EMB, LOCAL
+from spire_core.methods import CLIENT_EMB, DENOISER, LOCAL
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,14 @@ class Config:
     def has_backbone(self) -> bool:
         """Whether new clients start from common weights: of rounds, or of a pre-trained model."""
         return self.method.record.is_federated or self.model.backbone is not None
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the network from which a new client starts is a trained model of the population.
+
+        It is not where each client has a network of its own, nor is the mean of these.
+        """
+        return self.has_backbone and self.method.record.adapter != DENOISER
 
     @property
     def draws_alike(self) -> bool:

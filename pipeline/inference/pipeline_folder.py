@@ -12,6 +12,7 @@ from spire_core.errors import RunError
 from spire_core.federated.private_state import load_client
 from spire_core.network.diffusers_names import numbers_of, settings_of
 from spire_core.network.pretrained import PretrainedNet, fold
+from spire_core.network.unet import TimeSplit
 from spire_core.pretrained.folder import INDEX, PROMPT
 from spire_core.pretrained.networks import OWN_UNET
 from spire_core.pretrained.own_folder import copy_code, write_own
@@ -25,9 +26,14 @@ def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
 
     Our own pipeline draws one of several embeddings for each image. Pipelines of pre-trained models
     cannot: such a client gets a folder for each embedding, by its number, and `weights.json`.
-    RunError for an unknown client, and for a folder that is not empty.
+    RunError for an unknown client, a folder that is not empty, and a client of two networks.
     """
     state = run.client_state(client_id)
+    if isinstance(run.model.net, TimeSplit):
+        raise RunError(
+            f"expected a client of one network, got one of {run.config.method.name}, which has "
+            "two: draw with spire sample"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")
     part = load_client(run.model, run.weights, state)

@@ -44,7 +44,7 @@ def pieces(
     its place: with or without another image they are the same. The guarantee needs no more of
     them. t = floor(u^power T), where every K-th part of [0, 1) gives one u.
     """
-    config, tokens = objective.diffusion.config, client.tokens
+    tokens, num_timesteps = client.tokens, objective.num_timesteps
     if tokens is None:
         tokens = torch.zeros(len(client.images), 0, dtype=torch.int64)
     for start in range(0, len(client.images), size):
@@ -54,7 +54,8 @@ def pieces(
             r.append(torch.rand(num_draws, generator=generator, dtype=torch.float64))
             eps.append(torch.randn(num_draws, *image.shape, generator=generator))
         u = (torch.arange(num_draws) + torch.stack(r)) / num_draws
-        t = (u**config.t_power * config.num_timesteps).long().clamp(max=config.num_timesteps - 1)
+        t = (u**objective.diffusion.config.t_power * num_timesteps).long()
+        t = t.clamp(max=num_timesteps - 1)
         yield Piece(own, t, torch.stack(eps), tokens[start : start + size])
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
-from spire_core.methods import BODY, EMB_PROJ, LOCAL, METHODS, Method
+from spire_core.methods import BODY, DENOISER, EMB_PROJ, LOCAL, METHODS, Method
 from spire_core.plugins import Plugins
 
 ENTRANCES = ("time", "blocks", "tokens")
@@ -44,7 +44,11 @@ class MethodConfig:
     "subspace" in which the gradients of generated images lie. Fixed, there are no rounds.
 
     Of an adapter: `rank` is LoRA's. `freeze` keeps a pre-trained network as it is, so that rounds
-    average the adapter alone; with `share_adapter=false` there are no rounds.
+    average the adapter alone. With `share_adapter=false` the adapter stays with each client from
+    its first round on (FedPer, Arivazhagan et al. 2019). With both there are no rounds.
+
+    Of `time_split`: timesteps below `t0` are those of a client's own U-Net. Its width is that of
+    the shared one times `own_width`, to the nearest multiple of 8.
     """
 
     name: str = "spire"
@@ -55,6 +59,8 @@ class MethodConfig:
     rank: Annotated[int, Range(1, 1024)] = 4
     freeze: bool = False
     share_adapter: bool = True
+    t0: Annotated[int, Range(0)] = 250
+    own_width: Annotated[float, Range(above=0, at_most=4)] = 0.5
 
     def __post_init__(self) -> None:
         check_fields(self, "method")
@@ -63,11 +69,8 @@ class MethodConfig:
         advice = "methods that train the network train its entrance too"
         require(self.projection == "learnt" or method.is_frozen, expected, self.name, advice)
         advice = "it keeps all but an adapter as it is, so choose lora, bias or diffit"
-        is_met = not self.freeze or bool(method.adapter)
+        is_met = not self.freeze or method.adapts_layers
         require(is_met, "a method with an adapter with method.freeze=true", self.name, advice)
-        advice = "rounds that train the whole network share it all"
-        is_met = self.share_adapter or self.freeze or not method.adapter
-        require(is_met, "method.freeze=true with method.share_adapter=false", "false", advice)
 
     @property
     def record(self) -> Method:
@@ -77,6 +80,8 @@ class MethodConfig:
             return replace(method, is_federated=self.projection == "learnt")
         if self.freeze:
             return replace(method, is_frozen=True, is_federated=self.share_adapter)
+        if method.adapts_layers and not self.share_adapter:
+            return replace(method, has_local_layers=True)
         return method
 
     @property
@@ -103,8 +108,12 @@ class MethodConfig:
 
     def local_prefixes(self, last_up: int) -> tuple[str, ...]:
         """Return what the names of local parameters, and a dot, begin with."""
-        layers = self.local_layers if self.record.has_local_layers else ()
+        layers = self.local_layers if self.record.names_layers else ()
         return tuple(f"{layer.replace('up.last', f'up.{last_up}')}." for layer in layers)
+
+    def own_timesteps(self, num_timesteps: int) -> int | None:
+        """Return how many timesteps a client's own network has, None without such a network."""
+        return min(self.t0, num_timesteps) if self.record.adapter == DENOISER else None
 
     def first_own_round(self, num_rounds: int) -> int:
         """Return the round from which on a pre-training client has a part of its own."""
@@ -112,4 +121,6 @@ class MethodConfig:
 
     def num_shared_rounds(self, num_rounds: int) -> int:
         """Return the round from which on the local layers stay with their clients."""
-        return round(SHARE_UNTIL * num_rounds) if self.record.has_local_layers else num_rounds
+        if not self.record.has_local_layers:
+            return num_rounds
+        return round(SHARE_UNTIL * num_rounds) if self.record.names_layers else 0

@@ -67,6 +67,7 @@ def fit_group(
     """
     leaves = [trained_leaves(run.model, run.client_emb, rates) for run in runs]
     train_only(group.net, group.layout, rates)
+    objective = objective.of_parts(rates)
     optimizers = [Adam(own, rates, run.moments) for own, run in zip(leaves, runs, strict=True)]
     totals = torch.zeros(len(runs), device=group.weights.device)
     for step in range(counts[0]):

@@ -17,11 +17,11 @@ from spire_core.config.checks import require
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
 from spire_core.errors import ConfigError
-from spire_core.methods import EMB_PROJ, LOCAL, NETWORK_PARTS
+from spire_core.methods import DENOISER, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.adapters import add_adapter
 from spire_core.network.parts import declared_parts, declaring
 from spire_core.network.pretrained import PretrainedNet
-from spire_core.network.unet import UNet
+from spire_core.network.unet import TimeSplit, UNet
 from spire_core.rng import derive_seed
 
 MAX_PARAMETERS = 2_000_000_000
@@ -123,9 +123,11 @@ def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -
     A U-Net has random numbers, a pre-trained network its own.
     """
     net: Network
+    sizes = (model, image_channels, method.record.has_embedding)
     if model.backbone is None:
         check_num_parameters(model, image_channels)
-        net = UNet(model, image_channels, method.record.has_embedding)
+        is_split = method.record.adapter == DENOISER
+        net = TimeSplit(*sizes, method.own_width, method.t0) if is_split else UNet(*sizes)
     else:
         net = PretrainedNet(model, method)
     add_adapter(net, method)
@@ -153,7 +155,7 @@ def lay_out(net: Network, method: MethodConfig) -> Layout:
         part = method.part_of(name, p.ndim, declared[name], last_up)
         if part is not None:
             named.append((part, name, p))
-    if method.record.has_local_layers:
+    if method.record.names_layers:
         _check_local(method, last_up, [f"{name}." for name, _ in net.named_parameters()])
     start, names, ends = 0, [], {}
     for part, name, p in sorted(named, key=lambda item: NETWORK_PARTS.index(item[0])):

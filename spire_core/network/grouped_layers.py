@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.network.flat_model import FlatWeights, lay_out, views
+from spire_core.network.flat_model import FlatWeights, lay_out, new_network, views
 from spire_core.network.layers import (
     DoublingConv2d,
     ModulatedGroupNorm,
@@ -22,7 +22,6 @@ from spire_core.network.layers import (
     doubled_conv,
     modulated_norm,
 )
-from spire_core.network.unet import UNet
 
 
 class GroupedLayer(nn.Module):
@@ -155,7 +154,7 @@ class FlatGroup:
         num_clients: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.net = UNet(model, image_channels, method.record.has_embedding).to(device)
+        self.net = new_network(model, method, image_channels).to(device)
         self.layout = lay_out(self.net, method)
         group_layers(self.net, num_clients)
         self.weights, self.grads = torch.zeros(2, num_clients, self.layout.size, device=device)

@@ -8,6 +8,7 @@ al. 2020 (appendix B); Dhariwal & Nichol 2021 (scale/shift GroupNorm).
 
 import functools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from spire_core.config.model import ModelConfig, num_norm_groups
 from spire_core.errors import ConfigError
-from spire_core.methods import EMB_PROJ, MODULATION
+from spire_core.methods import EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.captions import caption_encoder
 from spire_core.network.layers import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
 from spire_core.network.parts import declare
@@ -207,3 +208,38 @@ class UNet(nn.Module):
                 h = self.upsample[level](h)
         h = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, fold) if fold > 1 else h
+
+
+class TimeSplit(UNet):
+    """A shared U-Net for noisy images, and one of a client's own for those with less noise.
+
+    Images at timesteps below `t0` are denoised by `own`, without an embedding, all others by the
+    U-Net itself (CollaFuse, arXiv 2406.14429; PFDM, arXiv 2504.00952).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        image_channels: int,
+        has_embedding: bool,
+        own_width: float,
+        t0: int,
+    ) -> None:
+        super().__init__(config, image_channels, has_embedding)
+        width = max(8, 8 * round(config.width * own_width / 8))
+        self.own, self.t0 = UNet(replace(config, width=width), image_channels, False), t0
+        for module in self.own.modules():  # also those that declare another part
+            declare(LOCAL, module)
+
+    def forward(
+        self, xt: Tensor, t: Tensor, client_emb: Tensor | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
+        """Return the prediction (B, C, H, W) of the U-Net that each image's timestep asks for."""
+        is_own = t < self.t0
+        if torch.is_inference_mode_enabled() and len(is_own.unique()) == 1:  # as images are drawn
+            if is_own.any():
+                return self.own(xt, t, None, tokens)
+            return super().forward(xt, t, client_emb, tokens)
+        shared = super().forward(xt, t, client_emb, tokens)
+        own = self.own(xt, t, None, tokens)
+        return torch.where(is_own[..., None, None, None], own, shared)

@@ -6,14 +6,14 @@ optimizers. B: batch size; D_emb: numbers of an embedding; L: words of a caption
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from spire_core.diffusion.process import Diffusion, sample_timesteps
-from spire_core.methods import CLIENT_EMB
+from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
 from spire_core.rng import derive_seed
 from spire_core.training.batches import Batch
@@ -54,13 +54,27 @@ class StepNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, and the terms that a round adds to it."""
+    """The denoising objective, and the terms that a round adds to it.
+
+    `below`: the first timestep that steps do not draw, None for all. Of a client with a network of
+    its own it is that of the steps that train this network alone.
+    """
 
     diffusion: Diffusion
     emb_dropout: float = 0.0
     precision: str = "float32"
     text_dropout: float = 0.0
     terms: tuple[ProximalTerm | Penalty, ...] = ()
+    below: int | None = None
+
+    @property
+    def num_timesteps(self) -> int:
+        """The timesteps that steps are drawn from, counted from 0."""
+        return self.below or self.diffusion.config.num_timesteps
+
+    def of_parts(self, parts: Collection[str]) -> "TrainingObjective":
+        """Return the objective of steps that train these parts."""
+        return self if set(parts) == {LOCAL} else replace(self, below=None)
 
     def draw_noise(
         self,
@@ -73,8 +87,8 @@ class TrainingObjective:
 
         `client_emb` (D_emb,) is the client's embedding, `tokens` (B, L) are the batch's captions.
         """
-        config = self.diffusion.config
-        t = sample_timesteps(shape[0], config.num_timesteps, config.t_power, generator)
+        power = self.diffusion.config.t_power
+        t = sample_timesteps(shape[0], self.num_timesteps, power, generator)
         eps = torch.randn(shape, generator=generator)
         kept = torch.ones(shape[0], 1, dtype=torch.bool)
         if client_emb is not None and self.emb_dropout > 0:
@@ -173,6 +187,7 @@ def fit(
     Changes the model's weights and the embedding in place.
     """
     train_only(model.net, model.layout, optimizer.leaves)
+    objective = objective.of_parts(optimizer.leaves)
     total, count = torch.zeros((), device=model.weights.device), 0
     with model.training():
         for batch in image_batches:

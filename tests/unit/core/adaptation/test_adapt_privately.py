@@ -298,7 +298,10 @@ def test_an_images_draws_are_its_own_whichever_others_a_step_has(size: int) -> N
     )
 
 
-@pytest.mark.parametrize(("method", "name"), [("fedavg_ft", "body"), ("shared_rep", "local")])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("fedavg_ft", "body"), ("shared_rep", "local"), ("time_split", "local")],
+)
 def test_gradients_of_a_part_are_those_of_single_images(method: str, name: str) -> None:
     model, weights = network(method)
     model.load(weights)

@@ -134,6 +134,7 @@ CASES = [
     case("fedavg", local_epochs=1),
     case("shared_rep", local_epochs=2),
     case("shared_rep", phases="alternate", local_epochs=2),
+    case("time_split", phases="alternate", tau=3),
 ]
 
 

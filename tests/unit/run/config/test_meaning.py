@@ -26,6 +26,7 @@ def fingerprints(words: str) -> tuple[str, str]:
         ("method=fedavg", "adapt.epochs=99 adapt.tune_epochs=2"),
         ("method=local", "client.lr=9 federation.num_rounds=99 federation.drop_rate=0.5"),
         ("", "adapt.local_init=mean method.phases=alternate"),  # of local layers
+        ("method=lora method.share_adapter=false", "method.local_layers=[norm_out]"),
         ("", "client.engine=grouped"),  # the one that auto takes for a network of this width
         ("", "client.top_k_fraction=0.5 server.momentum=0.1 partition.alpha=3"),
         ("", "resources.num_actors=1 tracking.checkpoint_every=1 data.root=elsewhere"),
@@ -74,6 +75,7 @@ def test_what_rounds_read_is_another_pretraining(given: str, read: str) -> None:
         ("", "eval.controls=true"),
         ("adapt.guidance=[1,2]", "eval.guidance_interval=[0.3,5]"),
         ("method=shared_rep", "adapt.local_init=mean"),
+        ("method=lora method.share_adapter=false", "adapt.local_init=mean"),
         ("method=fedavg_ft", "adapt.pull=0.5"),
         (FIT, "privacy.adapt.epsilon=5"),
         (FIT, "privacy.adapt.mechanism=one_release"),

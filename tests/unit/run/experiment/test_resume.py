@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from small_runs import Crash, Crasher, crashed, finished, small
 
+from pipeline.audit.audit import audit_run
 from pipeline.checkpoint.snapshots import checkpoints, kept_rounds
 from pipeline.cli.main import main
 from pipeline.config.load import overridden
@@ -29,6 +30,10 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
 from pipeline.federation.setup import prepare
+from pipeline.inference.arrival import adapt_arrival
+from pipeline.inference.arrival_images import ArrivingImages
+from pipeline.inference.pipeline_folder import write_pipeline
+from pipeline.inference.saved_run import SavedRun
 from pipeline.results.metric_names import EPSILON, FINAL_STEP
 from pipeline.results.result import Result
 from pipeline.runs import record
@@ -37,6 +42,7 @@ from pipeline.tracking.outbox import Outbox, read_points
 from pipeline.tracking.tracker import Status, Tracker
 from spire_core.errors import RunError
 from spire_core.evaluation.classifier import WEIGHTS_DIR
+from spire_core.methods import LOCAL
 
 NUM_ROUNDS = 6
 TIMED = ("time/", "memory/")
@@ -50,6 +56,8 @@ KINDS = {
         "adapt.guidance=[1,3]",
     ),
     "shared_rep": ("method=shared_rep", "client.compression=top_k", "adapt.local_init=mean"),
+    "lora": ("method=lora", "method.share_adapter=false", "model.attention=[1]"),
+    "time_split": ("method=time_split", "adapt.local_init=mean", "client.engine=grouped"),
     "text": (
         *("data=fonts", "data.image_size=16", "partition=natural", "eval.extractor=fonts-cnn"),
         *("model.text=words", f"model.words=[{WORDS}]", "client.text_dropout=0.1"),
@@ -115,6 +123,28 @@ def test_pretraining_is_taken_over_by_a_run_that_shares_it(
     assert points(taken.run_dir) == points(leader.run_dir)
     with pytest.raises(RunError, match="these settings"):
         finished(overridden(config, ["federation.tau=1"]), leader.run_dir)
+
+
+@pytest.mark.parametrize("whole", ["lora", "time_split"], indirect=True)
+def test_clients_with_an_adapter_of_their_own_are_drawn_audited_and_joined(
+    whole: tuple[Config, Result], tmp_path: Path
+) -> None:
+    config, result = whole
+    run, setting = SavedRun.load(result.run_dir), result.setting
+    own, (new_id, _) = setting.model.layout.part_size(LOCAL), setting.new_ids
+    sent = [p["comm/up_bytes"] for _, p in read_points(result.run_dir) if "comm/up_bytes" in p]
+    of_one = 12 * setting.model.layout.num_without_local + 16  # both moments, steps of four parts
+    assert set(sent) == {of_one, 2 * of_one}  # a client of the two may drop out
+    audit = audit_run(result.run_dir, config, config, (), 1, lambda text: None)
+    assert (audit.messages, audit.models and audit.models.client_ids) == (None, (6, 7))
+    arrival = adapt_arrival(run, ArrivingImages(setting.images[:20]), config.adapt)
+    assert arrival.num_trained == result.adaptation.reports[0].num_trained == own
+    some = [None, *run.client_ids[:2], new_id, arrival.client_id]
+    drawn = [run.draw(one, 2) for one in some]
+    assert len({images.tobytes() for images in drawn}) == len(drawn)
+    if config.method.name == "time_split":
+        with pytest.raises(RunError, match="draw with spire sample"):
+            write_pipeline(run, new_id, tmp_path / "folder")
 
 
 class Intruder(Crasher):
