@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
-from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import FederationSetup
 from spire_core.errors import DivergenceError
@@ -73,7 +74,7 @@ def diagnose(
     real: RealData,
     losses: Sequence[float],
     evaluations: Sequence[Evaluation],
-    cross_losses: CrossClientMatrix | None,
+    cross_losses: pd.DataFrame | None,
     reports: Sequence[AdaptReport],
 ) -> tuple[Diagnosis, ...]:
     """Return the known failures of an experiment, root causes only.
@@ -119,6 +120,11 @@ def backbone_diagnosis(
     return None
 
 
+def _error(values: np.ndarray) -> float:
+    """Return the standard error of a mean, 0 of a single value."""
+    return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
 def divergence(error: DivergenceError) -> Diagnosis:
     """Return the diagnosis of a run that ends because its updates are out of bounds."""
     return Diagnosis(DIVERGING, f"updates could not be averaged ({error})")
@@ -130,9 +136,8 @@ def _loss_rise(losses: Sequence[float]) -> str | None:
         return None
     parts = np.array_split(np.asarray(losses, np.float64), num_parts)
     means = [float(part.mean()) for part in parts]
-    errors = [float(part.std(ddof=1)) / len(part) ** 0.5 for part in parts]
     low = int(np.argmin(means))
-    noise = float(np.hypot(errors[low], errors[-1]))
+    noise = float(np.hypot(_error(parts[low]), _error(parts[-1])))
     if means[-1] - means[low] <= max(MAX_RISE * means[low], NUM_ERRORS * noise):
         return None
     return (
@@ -144,9 +149,8 @@ def _loss_rise(losses: Sequence[float]) -> str | None:
 def _kid_rise(rounds: Sequence[int], kids: np.ndarray) -> str | None:
     means = kids.mean(axis=1)
     low = int(np.argmin(means))
-    rises = kids[-1] - kids[low]
-    noise = rises.std(ddof=1) / len(rises) ** 0.5 if len(rises) > 1 else 0.0
-    if low == 0 or rises.mean() <= max(MAX_RISE * (means[0] - means[low]), NUM_ERRORS * noise):
+    rises, fall = kids[-1] - kids[low], means[0] - means[low]
+    if low == 0 or rises.mean() <= max(MAX_RISE * fall, NUM_ERRORS * _error(rises)):
         return None
     return (
         f"KID rose from its lowest {means[low]:.3g} after round {rounds[low]} to {means[-1]:.3g} "
@@ -161,7 +165,7 @@ def _own_parts_diagnosis(
     setting: FederationSetup,
     real: RealData,
     last: Evaluation,
-    cross_losses: CrossClientMatrix | None,
+    cross_losses: pd.DataFrame | None,
 ) -> Diagnosis | None:
     """Clients with the same kind of data have nothing of their own to learn: no diagnosis."""
     pairs = combinations([real.mixtures[c] for c in last.client_ids], 2)
@@ -178,7 +182,7 @@ def _own_parts_diagnosis(
         )
         ignored = embedding_diagnosis(own, zero, swapped)
     if ignored is None and cross_losses is not None:
-        return consistency_diagnosis(cross_losses.values, cross_losses.client_ids)
+        return consistency_diagnosis(cross_losses.to_numpy(), [*cross_losses.index])
     return ignored
 
 
@@ -218,8 +222,7 @@ def embedding_diagnosis(own: np.ndarray, zero: np.ndarray, swapped: np.ndarray) 
     """Return the failure if the held-out losses (m,) are equal with all three embeddings."""
     gains = (np.stack([zero, swapped]) - own) / own.mean()
     change = np.abs(gains).mean(axis=1).max()
-    errors = gains.std(axis=1, ddof=1) / len(own) ** 0.5 if len(own) > 1 else np.zeros(2)
-    helps = bool((gains.mean(axis=1) > NUM_ERRORS * errors).any())
+    helps = any(one.mean() > NUM_ERRORS * _error(one) for one in gains)
     if change >= (NO_CHANGE if helps else SAME_LOSS):
         return None
     values = " / ".join(f"{losses.mean():.4g}" for losses in (own, zero, swapped))
@@ -250,11 +253,9 @@ def heldout_rise(heldout: Mapping[int, Tensor], kept_epoch: int) -> str | None:
         return None
     means = {epoch: float(losses.mean()) for epoch, losses in sorted(heldout.items())}
     low = min(means, key=means.__getitem__)
-    differences = (heldout[kept_epoch] - heldout[low]).double()
-    num = len(differences)
-    error = float(differences.std()) / num**0.5 if num > 1 else 0.0
-    noise = float(np.hypot(error, jitter(list(means.values()))))
-    if float(differences.mean()) <= max(MIN_LOSS_RISE * means[low], NUM_ERRORS * noise):
+    rises = (heldout[kept_epoch] - heldout[low]).double().numpy()
+    noise = float(np.hypot(_error(rises), jitter(list(means.values()))))
+    if rises.mean() <= max(MIN_LOSS_RISE * means[low], NUM_ERRORS * noise):
         return None
     return f"held-out loss rose from {means[low]:.4g} after epoch {low} to {means[kept_epoch]:.4g}"
 

@@ -12,9 +12,8 @@ minus the same now (below 0: the client gains). An average over noise, since no 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -28,35 +27,26 @@ PROMPTS = "prompt_accuracy"  # a client's score
 POOLED_IMAGES = 1000  # of all clients together
 
 
-@dataclass(frozen=True)
-class ForgettingCurve:
-    """One new client's curves over its evaluated epochs."""
-
-    client_id: int
-    epochs: tuple[int, ...]
-    own: tuple[float, ...] | None  # None without KID, as the next two
-    lost: tuple[float, ...] | None  # "global"; None without pre-training, as the next one
-    replaced: tuple[float, ...] | None
-    prompts: tuple[float, ...] | None = None  # with text that a classifier reads
-
-
 def forgetting_curve(
     report: AdaptReport, method: MethodConfig, population_before: float | None
-) -> ForgettingCurve:
-    """Return a new client's curves; `population_before`: the population's KID before adaptation."""
-    seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
-    above_best = replaced = lost = None
-    if all("own_kid" in scores for scores in seen.values()):
-        own = np.array([scores["own_kid"] for scores in seen.values()])
-        above_best = tuple((own - np.minimum.accumulate(own)).tolist())
+) -> pd.DataFrame:
+    """Return a new client's curves by evaluated epoch, a column each.
+
+    `own` needs KID, `global` and `replaced` also `population_before`, the population's KID before
+    adaptation, and `prompts` text that a classifier reads. A curve that is not known is left out.
+    """
+    observed = {p.epoch: p.observed for p in report.curve if p.observed is not None}
+    seen = pd.DataFrame([*observed.values()], [*observed])
+    curve = pd.DataFrame(index=seen.index)
+    if "own_kid" in seen:
+        curve["own"] = seen["own_kid"] - seen["own_kid"].cummin()
         if population_before is not None:
-            population = [scores["population_kid"] for scores in seen.values()]
-            is_kept = method.record.keeps_backbone
-            replaced = tuple(score - population_before for score in population)
-            lost = tuple(0.0 if is_kept else score - population[0] for score in population)
-    drawn = [scores[PROMPTS] for scores in seen.values() if PROMPTS in scores]
-    prompts = tuple(drawn[0] - share for share in drawn) or None
-    return ForgettingCurve(report.client_id, tuple(seen), above_best, lost, replaced, prompts)
+            population, is_kept = seen["population_kid"], method.record.keeps_backbone
+            curve["global"] = 0.0 if is_kept else population - population.iloc[0]
+            curve["replaced"] = population - population_before
+    if PROMPTS in seen:
+        curve["prompts"] = seen[PROMPTS].iloc[0] - seen[PROMPTS]
+    return curve
 
 
 def population_kid(

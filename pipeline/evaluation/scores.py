@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -51,19 +52,6 @@ class RealData:
     def floor_mean(self, client_ids: Sequence[int]) -> float:
         """Return the mean floor of these clients, NaN without features."""
         return float(np.mean([self.floors[c].mean for c in client_ids]))
-
-
-@dataclass(frozen=True)
-class CrossClientMatrix:
-    """Values (m, m) of each client (row) with each other's data or part (column)."""
-
-    client_ids: tuple[int, ...]
-    values: np.ndarray
-
-    @property
-    def names(self) -> list[str]:
-        """The clients as texts."""
-        return [str(client_id) for client_id in self.client_ids]
 
 
 def pooled_features(features: Sequence[Tensor], limit: int, seed: int) -> Tensor:
@@ -157,7 +145,7 @@ def score_clients(
 
 def cross_client_kid(
     by_old: Sequence[GeneratedSamples], by_new: Sequence[GeneratedSamples], real: RealData
-) -> CrossClientMatrix | None:
+) -> pd.DataFrame | None:
     """Return KID of samples of client i (row) against the data of client j (column).
 
     The clients are the first pre-training and the first new ones. None without samples or features.
@@ -165,7 +153,6 @@ def cross_client_kid(
     drawn = [*by_old[:CROSS_CLIENTS], *by_new[:CROSS_CLIENTS]]
     if not drawn or drawn[0].features.shape[1] == 0:
         return None
-    client_ids = tuple(d.client_id for d in drawn)
-    fakes = [d.features for d in drawn]
-    reals = [real.features[c] for c in client_ids]
-    return CrossClientMatrix(client_ids, kid_matrix(fakes, reals, *real.kid_sizes))
+    ids = [d.client_id for d in drawn]
+    fakes, reals = [d.features for d in drawn], [real.features[c] for c in ids]
+    return pd.DataFrame(kid_matrix(fakes, reals, *real.kid_sizes), ids, ids)

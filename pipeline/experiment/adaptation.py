@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from pipeline.clients.store import ClientStore
 from pipeline.evaluation.controls import control_plan
 from pipeline.evaluation.forgetting import POOLED_IMAGES, forgetting_curve, population_kid
 from pipeline.evaluation.scores import (
-    CrossClientMatrix,
     Evaluation,
     RealData,
     cross_client_kid,
@@ -51,7 +51,7 @@ Scores = TypeVar("Scores", AdaptReport, ControlScores)
 
 def cross_client_losses(
     setting: FederationSetup, pool: ClientPool, weights: np.ndarray, run_dir: Path
-) -> CrossClientMatrix | None:
+) -> pd.DataFrame | None:
     """Return held-out losses of clients' data (row) with each other's own parts (column) on (P,).
 
     All entries of a row are taken at the same noise; the diagonal is `HeldoutLosses.own`. The
@@ -65,9 +65,8 @@ def cross_client_losses(
     trained = [c for c, path in newest.items() if path is not None and int(path.stem) > first]
     if not trained:
         return None
-    client_ids = trained[:CROSS_CLIENTS]
-    rows = pool.run_all("losses_as", client_ids, pool.share(weights), client_ids)
-    return CrossClientMatrix(tuple(client_ids), np.array(rows))
+    ids = trained[:CROSS_CLIENTS]
+    return pd.DataFrame(pool.run_all("losses_as", ids, pool.share(weights), ids), ids, ids)
 
 
 def finetune_clients(

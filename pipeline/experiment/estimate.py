@@ -49,10 +49,9 @@ def pretraining_s(config: Config, costs: StepCosts) -> float:
     federation, batch_size, num_old = config.federation, config.client.batch_size, _num_old(config)
     if not config.method.record.is_federated:
         return 0.0
-    num_steps = federation.tau or 0
-    if federation.local_epochs is not None:
-        per_epoch = steps_per_epoch(_images_per_client(config), batch_size)
-        num_steps = federation.local_epochs * per_epoch
+    num_steps = federation.tau or (federation.local_epochs or 0) * steps_per_epoch(
+        _images_per_client(config), batch_size
+    )
     num_rows = federation.num_rounds * federation.cohort_size * num_steps * batch_size
     num_drawn = min(num_old, NUM_POPULATION_DRAWS) if config.draws_alike else num_old
     num_draws = num_drawn * len(evaluation_rounds(federation.num_rounds, config.eval.every))

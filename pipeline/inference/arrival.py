@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -127,11 +126,9 @@ def adapt_arrival(
         texts = report.guarantee.as_texts() if report.guarantee else {}
         path = save_client(run.folder, client_id, parts, texts, report.guidance)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
-    fields: dict[str, Any] = vars(report) | {
-        "curve": tuple(_known_scores(point) for point in report.curve)
-    }
+    shown = replace(report, curve=tuple(map(_known_scores, report.curve)))
     return Arrival(
-        **fields,
+        **vars(shown),
         path=path,
         grid_path=path.with_suffix(".png"),
         num_train=len(split.train),

@@ -61,8 +61,7 @@ ADAPT_SCORES = {  # metrics of an epoch of adaptation, by the name of a client's
     "retrieved": "text/retrieved",
     "copied": "text/copied",
 }
-# By the field of a forgetting curve.
-FORGETTING = {"own": "own", "lost": "global", "replaced": "replaced", "prompts": "prompts"}
+FORGETTING = ("own", "global", "replaced", "prompts")  # curves of a new client
 
 
 def pretraining_table(round_idx: int) -> str:

@@ -56,9 +56,8 @@ def adaptation_metrics(adaptation: Adaptation) -> dict[int, dict[str, float]]:
     """
     by_client = [{p.epoch: _point_metrics(p) for p in one.curve} for one in adaptation.reports]
     for points, curve in zip(by_client, adaptation.curves, strict=False):
-        for field, name in names.FORGETTING.items():
-            for epoch, value in zip(curve.epochs, getattr(curve, field) or (), strict=False):
-                points[epoch][f"forgetting/{name}"] = value
+        for epoch, values in curve.add_prefix("forgetting/").to_dict("index").items():
+            points[epoch] |= values
     metrics = {}
     for epoch in sorted(set.intersection(*map(set, by_client))) if by_client else []:
         known = pd.DataFrame([points[epoch] for points in by_client]).dropna(axis="columns")

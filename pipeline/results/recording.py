@@ -15,7 +15,7 @@ from pipeline.config.meaning import fingerprint
 from pipeline.config.plugins import plugins_of
 from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import DIAGNOSIS, NONE, Diagnosis, own_is_best
-from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.rounds import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from pipeline.figures import plots
@@ -189,7 +189,8 @@ def log_adaptation(
         table = tables.cross_clients(kid, "samples_of", "data_of")
         tracker.log_table("tables/cross_client.json", table)
         title = "KID of samples of one client against data of another"
-        picture = plots.matrix_figure(kid.values, kid.names, kid.names, title)
+        ids = [*map(str, kid)]
+        picture = plots.matrix_figure(kid.to_numpy(), ids, ids, title)
         tracker.log_figure(picture, "plots/cross_client.png")
 
 
@@ -202,15 +203,15 @@ def log_diagnoses(tracker: Tracker, diagnoses: Sequence[Diagnosis]) -> None:
     tracker.log_dict({"diagnoses": [d.as_dict() for d in diagnoses]}, "diagnoses.json")
 
 
-def log_cross_losses(tracker: Tracker, losses: CrossClientMatrix) -> None:
+def log_cross_losses(tracker: Tracker, losses: pd.DataFrame) -> None:
     """Write clients' held-out losses with each other's parts; a tag tells whose own is best."""
-    best = own_is_best(losses.values)
+    best = own_is_best(losses.to_numpy())
     tracker.log_tags({"spire.own_is_best": f"{best.sum()}/{len(best)}"})
     table = tables.cross_clients(losses, "data_of", "with_part_of")
     tracker.log_table("tables/cross_losses.json", table)
-    ids, title = losses.names, "Held-out loss with another client's part"
-    axes = ("own part of client", "data of client")
-    picture = plots.matrix_figure(losses.values, ids, ids, title, "held-out loss", axes, ".3g")
+    ids, title = [*map(str, losses)], "Held-out loss with another client's part"
+    axes, values = ("own part of client", "data of client"), losses.to_numpy()
+    picture = plots.matrix_figure(values, ids, ids, title, "held-out loss", axes, ".3g")
     tracker.log_figure(picture, "plots/cross_losses.png")
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pipeline.evaluation.diagnosis import Diagnosis
-from pipeline.evaluation.forgetting import ForgettingCurve
-from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
 from spire_core.privacy.guarantee import Guarantee
@@ -38,8 +38,8 @@ class Adaptation:
     """
 
     reports: tuple[AdaptReport, ...] = ()
-    curves: tuple[ForgettingCurve, ...] = ()
-    cross_kid: CrossClientMatrix | None = None
+    curves: tuple[pd.DataFrame, ...] = ()
+    cross_kid: pd.DataFrame | None = None
     controls: tuple[Mapping[str, Mapping[str, float]], ...] = ()
     image_controls: tuple[Mapping[str, ControlScores], ...] = ()
 
@@ -71,7 +71,7 @@ class Result:
     setting: FederationSetup
     real: RealData
     pretraining: Pretraining
-    cross_losses: CrossClientMatrix | None
+    cross_losses: pd.DataFrame | None
     tuned: Evaluation | None
     adaptation: Adaptation
     diagnoses: tuple[Diagnosis, ...]

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.controls import FRESH
-from pipeline.evaluation.forgetting import ForgettingCurve
-from pipeline.evaluation.scores import CrossClientMatrix, Evaluation, RealData
+from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import NEAREST_DRAWS, OTHER, AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
 from pipeline.results.metric_names import FORGETTING
@@ -80,12 +79,10 @@ def _beside_controls(
     return row | {"fld_above_fresh": above}
 
 
-def cross_clients(matrix: CrossClientMatrix, row_name: str, column_name: str) -> pd.DataFrame:
+def cross_clients(matrix: pd.DataFrame, row_name: str, column_name: str) -> pd.DataFrame:
     """Return a row per client (`row_name`) with a value for each client (`column_name`_<id>)."""
-    columns = [f"{column_name}_{name}" for name in matrix.names]
-    table = pd.DataFrame(matrix.values, columns=columns).astype(object)
-    table.insert(0, row_name, matrix.names)
-    return table
+    named = matrix.astype(object).add_prefix(f"{column_name}_").set_axis(matrix.index.map(str))
+    return named.rename_axis(row_name).reset_index()
 
 
 # --- new clients ----------------------------------------------------------------------------------
@@ -104,7 +101,7 @@ def new_clients(adaptation: Adaptation, real: RealData, kid_subset_size: int) ->
 
 def _new_client(
     report: AdaptReport,
-    curve: ForgettingCurve,
+    curve: pd.DataFrame,
     drawn: Mapping[str, Mapping[str, float]],
     real: RealData,
     kid_subset_size: int,
@@ -114,7 +111,7 @@ def _new_client(
     num_generated, tv_floor = len(report.after.features), None
     if report.after.histogram is not None:
         tv_floor = _tv_floor(real.mixtures[client_id], num_generated, client_id)
-    curves = {name: getattr(curve, field) for field, name in FORGETTING.items()}
+    forgotten = curve.iloc[-1].to_dict()
     row = {
         "client_id": client_id,
         "kid_before": first.get("own_kid"),
@@ -136,7 +133,7 @@ def _new_client(
         "num_trained": report.num_trained,
         "kept_epoch": report.kept_epoch,
         "guidance": report.guidance,
-        **{f"forgetting_{name}": own[-1] if own else None for name, own in curves.items()},
+        **{f"forgetting_{name}": forgotten.get(name) for name in FORGETTING},
         "fit_duration_s": report.fit_duration_s,
         "duration_s": report.duration_s,
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
-from pipeline.theory.replicates import scores
+from pipeline.theory.replicates import scores, wide
 from spire_core.mixture import inexact_means as inexact
 from spire_core.mixture.estimators import averaged_minimiser, maximum_likelihood
 from spire_core.mixture.expected_loss import cramer_rao
@@ -36,9 +36,9 @@ def run(config: TheoryConfig) -> Outcome:
         skew: pd.DataFrame([_learned(config, mu, skew, c, i) for i, c in enumerate(CLIENTS)])
         for skew in SKEWS
     }
-    ends = {"": "measured", " +-": "measured +-", ", predicted": "predicted"}
-    likelihood = _wide(wrong, ends).assign(**{"Cramer-Rao": floor})
-    at_one_t = _wide(wrong, {"": "one t", " +-": "one t +-"})
+    ends = {"measured": "", "measured +-": " +-", "predicted": ", predicted"}
+    likelihood = wide(wrong, SIZE, "kind", "{}", ends).assign(**{"Cramer-Rao": floor})
+    at_one_t = wide(wrong, SIZE, "kind", "{}", {"one t": "", "one t +-": " +-"})
     medians = {f"Beta({s:g}, {s:g})": rows.set_index("C")["median"] for s, rows in learned.items()}
     of_clients = pd.DataFrame(medians).rename_axis("pre-training clients C")
     predicted = [*(f"{kind}, predicted" for kind in KINDS), "Cramer-Rao"]
@@ -46,16 +46,18 @@ def run(config: TheoryConfig) -> Outcome:
         f"E: w = {config.w:g} on means that are not exact, d = {D}, ||mu|| = {M:g}",
         [*wrong_claims(wrong, floor), *learned_claims(of_clients)],
         {
-            "means that are wrong, as n * MSE of maximum likelihood": likelihood,
-            f"the same of the exact minimiser of the loss at one t, m_t = {M_T:g}": at_one_t,
+            "means that are wrong, as n * MSE of maximum likelihood": likelihood.reset_index(),
+            f"the same of the exact minimiser of the loss at one t, m_t = {M_T:g}": (
+                at_one_t.reset_index()
+            ),
         }
         | {
             f"means learned from C clients with Beta({s:g}, {s:g}) weights, as n * MSE": rows
             for s, rows in learned.items()
         },
         [
-            Panel("likelihood", MSE, likelihood.set_index(SIZE), KINDS, predicted, "logy"),
-            Panel(f"one t, m_t = {M_T:g}", MSE, at_one_t.set_index(SIZE), KINDS, scale="logy"),
+            Panel("likelihood", MSE, likelihood, KINDS, predicted, "logy"),
+            Panel(f"one t, m_t = {M_T:g}", MSE, at_one_t, KINDS, scale="logy"),
             Panel("means learned by EM", f"median {MSE}, by theory", of_clients, list(medians)),
         ],
         {"floor": floor, "learned_last": float(learned[0.5]["median"].iloc[-1])},
@@ -113,17 +115,6 @@ def _learned(
         "median": float(predicted.median()),
         "error of a mean": float(off.square().mean().sqrt()),
     }
-
-
-def _wide(wrong: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    """Return a row for each size; `columns` are those of each kind, by what follows its name."""
-    by_kind = {kind: wrong[wrong["kind"] == kind].set_index(SIZE) for kind in KINDS}
-    wide = {
-        f"{kind}{end}": rows[name]
-        for kind, rows in by_kind.items()
-        for end, name in columns.items()
-    }
-    return pd.DataFrame(wide).reset_index()
 
 
 def wrong_claims(wrong: pd.DataFrame, floor: float) -> list[Claim]:

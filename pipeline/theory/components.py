@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
-from pipeline.theory.replicates import Measure, draw_replicates, scores
+from pipeline.theory.replicates import draw_replicates, scores
 from spire_core.mixture import k_components
 from spire_core.mixture.two_components import normals
 from spire_core.rng import numpy_generator
@@ -75,14 +76,13 @@ def _point(config: TheoryConfig, kind: str, k: int, point: int) -> dict[str, flo
 
     known = float(1.0 - weights.square().sum())
 
-    def paired(name: str, estimate: Estimate) -> Measure:
-        def measure(num: int, generator: np.random.Generator) -> Mapping[str, Tensor]:
-            x, shares = k_components.draw(weights, means, (num, N), generator)
-            found = (estimate(x, generator), shares)
-            errors = [N * (pi - weights[:, None]).square().sum(0) for pi in found]
-            return {name: errors[0] - errors[1] + known}
-
-        return measure
+    def measure(
+        name: str, estimate: Estimate, num: int, generator: np.random.Generator
+    ) -> Mapping[str, Tensor]:
+        x, shares = k_components.draw(weights, means, (num, N), generator)
+        found = (estimate(x, generator), shares)
+        errors = [N * (pi - weights[:, None]).square().sum(0) for pi in found]
+        return {name: errors[0] - errors[1] + known}
 
     def descend(x: Tensor, generator: np.random.Generator) -> Tensor:
         return k_components.descend_logits_all_t(x, means, STEPS, AVERAGED, generator)
@@ -91,13 +91,13 @@ def _point(config: TheoryConfig, kind: str, k: int, point: int) -> dict[str, flo
         densities = k_components.log_densities(x, means).softmax(0)
         return k_components.likelihood_weights(densities, 200)
 
-    found, seed = dict[str, Tensor](), config.seed
-    for name, estimate, num, stream in (
+    found = dict[str, Tensor]()
+    for name, estimate, num, purpose in (
         (LIKELIHOOD, maximise, SLOWER, "theory_components_slower"),
         (OVER_T, descend, REPLICATES, "theory_components"),
     ):
-        measure = paired(name, estimate)
-        found |= draw_replicates(config.replicates or num, N * k, (seed, stream, point), measure)
+        errors = partial(measure, name, estimate)
+        found |= draw_replicates(config, num, N * k, (purpose, point), errors)
     generator = numpy_generator(config.seed, "theory_information", point)
     information = k_components.drawn_information(weights, means, generator)
     return {

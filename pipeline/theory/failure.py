@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import Claim, Outcome, Panel
-from pipeline.theory.replicates import draw_replicates, scores
+from pipeline.theory.replicates import draw_replicates, scores, wide
 from spire_core.mixture.estimators import averaged_minimiser, descend_fixed_t
 from spire_core.mixture.expected_loss import expected_path, published_bound
 from spire_core.mixture.two_components import draw_projected, time_of
@@ -67,8 +67,7 @@ def _point(
             found[EXACT] = averaged_minimiser(y, m, t)
         return {name: N * (w_hat - w) ** 2 for name, w_hat in found.items()}
 
-    stream = (config.seed, "theory_failure", point)
-    errors = draw_replicates(config.replicates or REPLICATES, N, stream, measure)
+    errors = draw_replicates(config, REPLICATES, N, ("theory_failure", point), measure)
     stuck = N * (float(np.mean(expected_path(w, m_t, STEPS)[-AVERAGED:])) - w) ** 2
     row = {"d": d, "t": t, "m_t": round(m_t, 9), **scores(errors)}
     return row | {"bound": N * published_bound(w, m_t, d, N), STUCK: stuck}
@@ -94,8 +93,7 @@ def _limit_claim(limit: float | None, rows: pd.DataFrame, start: float) -> Claim
 
 
 def _panel(title: str, rows: pd.DataFrame, x: str, by: str, xlabel: str) -> Panel:
-    wide = rows.pivot(index=x, columns=by, values=[MSE, f"{MSE} +-", "bound"])
-    names = [f"{by} = {value:g}" for value in wide["bound"]]
-    bounds = [f"bound, {name}" for name in names]
-    wide.columns = [*names, *(f"{name} +-" for name in names), *bounds]
-    return Panel(title, MSE, wide.rename_axis(xlabel), names, bounds)
+    ends = {MSE: "", f"{MSE} +-": " +-", "bound": ", bound"}
+    frame = wide(rows, x, by, by + " = {:g}", ends).rename_axis(xlabel)
+    names = [*frame.columns]
+    return Panel(title, MSE, frame, names[::3], names[2::3])

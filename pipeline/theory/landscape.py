@@ -238,8 +238,7 @@ def _estimates(config: TheoryConfig, target: Tensor) -> dict[str, float]:
         errors = [(found - target).square().sum(1) for found in (pi, torch.from_numpy(of_each) / N)]
         return {"n * MSE": N * (errors[0] - errors[1]) + known}
 
-    stream = (config.seed, "theory_shapes_data", 0)
-    found = scores(draw_replicates(config.replicates or REPLICATES, N, stream, measure))
+    found = scores(draw_replicates(config, REPLICATES, N, ("theory_shapes_data", 0), measure))
     bound = simplex_cramer_rao(COMPONENTS.information(target), 1)
     return {"n": N, **found, "Cramer-Rao": bound, "with labels": known}
 

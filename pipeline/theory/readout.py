@@ -81,13 +81,13 @@ def _point(config: TheoryConfig, weights: np.ndarray, d: int, point: int) -> dic
         squares = {name: np.square(pi - weights).sum(1) for name, pi in estimates.items()}
         return {name: torch.from_numpy(N * (v + known)) for name, v in squares.items()}
 
-    size, stream = N * len(classes), (config.seed, "theory_readout", point)
+    size, stream = N * len(classes), ("theory_readout", point)
     return {
         "d": d,
         "||C^-1||": readout.inverse_norm(confusion),
         "bound": readout.readout_bound(confusion, weights),
         EXACT: readout.readout_error(confusion, weights),
-        **scores(draw_replicates(config.replicates or REPLICATES, size, stream, measure)),
+        **scores(draw_replicates(config, REPLICATES, size, stream, measure)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Errors measured over replicates: independent draws in blocks, their scores and their slopes."""
+"""Errors measured over replicates: independent draws in blocks, their scores, tables and slopes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.theory.config import TheoryConfig
 from spire_core.rng import numpy_generator
 
 BLOCK = 2**15  # numbers at a time: they fit a core's cache, and malloc keeps their memory
@@ -16,17 +17,19 @@ Measure = Callable[[int, np.random.Generator], Mapping[str, Tensor]]
 
 
 def draw_replicates(
-    replicates: int, size: int, stream: tuple[int, str, int], measure: Measure
+    config: TheoryConfig, usual: int, size: int, stream: tuple[str, int], measure: Measure
 ) -> dict[str, Tensor]:
-    """Return the values (replicates,) of each quantity that `measure(num, generator)` names.
+    """Return the values (R,) of each quantity that `measure(num, generator)` names.
 
-    `size`: how many numbers one replicate works on. Replicates are measured in blocks. The
-    generator of a block is a function of `stream` (seed, purpose, point) and the block's number.
+    `usual`: R, unless the settings name another number. `size`: how many numbers one replicate
+    works on. Replicates are measured in blocks. The generator of a block is a function of the seed,
+    of `stream` (purpose, point) and of the block's number.
     """
+    replicates = config.replicates or usual
     num = max(1, min(replicates, BLOCK // size))
     blocks: dict[str, list[Tensor]] = {}
     for block, start in enumerate(range(0, replicates, num)):
-        generator = numpy_generator(*stream, block)
+        generator = numpy_generator(config.seed, *stream, block)
         for name, values in measure(min(num, replicates - start), generator).items():
             blocks.setdefault(name, []).append(values)
     return {name: torch.cat(parts) for name, parts in blocks.items()}
@@ -38,6 +41,17 @@ def scores(values: Mapping[str, Tensor]) -> dict[str, float]:
     for name, v in values.items():
         found |= {name: float(v.mean()), f"{name} +-": float(v.std()) / math.sqrt(len(v))}
     return found
+
+
+def wide(rows: pd.DataFrame, x: str, by: str, form: str, ends: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row for each `x`; for each value of `by`, named by `form`, its columns of `rows`.
+
+    `ends`: these columns, and what follows the name of the value.
+    """
+    groups = [(form.format(value), own.set_index(x)) for value, own in rows.groupby(by, sort=False)]
+    return pd.DataFrame(
+        {f"{name}{end}": own[key] for name, own in groups for key, end in ends.items()}
+    )
 
 
 def slope(x: pd.Series, y: pd.Series, errors: pd.Series) -> tuple[float, float]:

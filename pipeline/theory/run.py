@@ -47,20 +47,16 @@ def run_theory(config: TheoryConfig, name: str, out: Path | None = None) -> Theo
             cpu_s = time.process_time() - started
             result.outcomes[experiment], result.cpu_s[experiment] = outcome, cpu_s
             _log.info("%s: %.1f CPU seconds", experiment, cpu_s)
+            failed = sum(claim.is_met is False for claim in outcome.claims)
+            numbers = {**outcome.numbers, "failed_claims": failed, "cpu_s": cpu_s}
+            metrics = {f"theory/{experiment}/{key}": value for key, value in numbers.items()}
+            tracker.log_metrics(metrics, step=0)
+            for i, frame in enumerate(outcome.tables.values()):
+                tracker.log_table(f"tables/{experiment}_{i}.json", frame.rename(columns=str))
+            texts = {f"{i:02d}": str(claim) for i, claim in enumerate(outcome.claims)}
+            tracker.log_dict(texts, f"claims/{experiment}.yaml")
+            figure = panels_figure(outcome.panels, outcome.title)
+            tracker.log_figure(figure, f"plots/{experiment}.png")
             result.figures[experiment] = folder / f"{experiment}.png"
-            _record(tracker, experiment, outcome, cpu_s, result.figures[experiment])
+            figure.savefig(result.figures[experiment], dpi=90)
     return result
-
-
-def _record(tracker: Tracker, name: str, outcome: Outcome, cpu_s: float, figure: Path) -> None:
-    """Write one outcome into the run, and its figure to its own file as well."""
-    failed = sum(claim.is_met is False for claim in outcome.claims)
-    numbers = {**outcome.numbers, "failed_claims": failed, "cpu_s": cpu_s}
-    tracker.log_metrics({f"theory/{name}/{key}": value for key, value in numbers.items()}, step=0)
-    for i, frame in enumerate(outcome.tables.values()):
-        tracker.log_table(f"tables/{name}_{i}.json", frame.rename(columns=str))
-    texts = {f"{i:02d}": str(claim) for i, claim in enumerate(outcome.claims)}
-    tracker.log_dict(texts, f"claims/{name}.yaml")
-    drawn = panels_figure(outcome.panels, outcome.title)
-    tracker.log_figure(drawn, f"plots/{name}.png")
-    drawn.savefig(figure, dpi=90)

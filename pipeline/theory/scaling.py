@@ -75,15 +75,14 @@ def _point(config: TheoryConfig, d: int, n: int, point: int) -> dict[str, float]
         }
         return {name: n * (w_hat - w) ** 2 for name, w_hat in estimates.items()}
 
-    stream = (config.seed, "theory_scaling", point)
     references = {
         BOUND: exact.published_bound(w, M_T, d, n),
         "moment, exact": exact.moment_error(w, M_T, n),
         SANDWICH: exact.fixed_t_error(w, m, t, n, AVERAGED),
         CRAMER_RAO: exact.cramer_rao(w, m, n),
     }
-    measured = scores(draw_replicates(config.replicates or REPLICATES, n, stream, measure))
-    return measured | {name: n * value for name, value in references.items()}
+    values = draw_replicates(config, REPLICATES, n, ("theory_scaling", point), measure)
+    return scores(values) | {name: n * value for name, value in references.items()}
 
 
 def slope_claims(in_n: Mapping[str, tuple[float, float]]) -> list[Claim]:

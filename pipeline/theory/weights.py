@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.theory.config import TheoryConfig
 from pipeline.theory.outcome import NUM_ERRORS, Claim, Outcome, Panel
-from pipeline.theory.replicates import draw_replicates, errors_off, scores
+from pipeline.theory.replicates import draw_replicates, errors_off, scores, wide
 from spire_core.mixture import k_components
 from spire_core.rng import numpy_generator
 from spire_core.training.several import PRIOR
@@ -33,15 +33,15 @@ def run(config: TheoryConfig) -> Outcome:
     generator = numpy_generator(config.seed, "theory_fixed_codes")
     weights = torch.from_numpy(generator.dirichlet([CONCENTRATION] * K))
     rows = pd.DataFrame([_point(config, weights, *place) for place in product(DISTANCES, NUMS)])
-    wide = rows.pivot(index="n", columns="distance", values=[LIKELIHOOD, SHARES, CRAMER_RAO])
-    wide.columns = [f"{name}, {distance:g}" for name, distance in wide.columns]
-    names = list(wide.columns)
-    measured, bounds = names[: 2 * len(DISTANCES)], names[2 * len(DISTANCES) :]
+    ends = {name: f", {name}" for name in (LIKELIHOOD, SHARES, CRAMER_RAO)}
+    frame = wide(rows, "n", "distance", "{:g} apart", ends)
+    bounds = [name for name in frame if name.endswith(CRAMER_RAO)]
+    measured = [name for name in frame if name not in bounds]
     return Outcome(
         f"I: weights of {K} fixed embeddings, {config.replicates or REPLICATES} replicates",
         claims(rows),
         {"n * MSE of the weights": rows},
-        [Panel("weights on fixed embeddings", "n * MSE", wide, measured, bounds)],
+        [Panel("weights on fixed embeddings", "n * MSE", frame, measured, bounds)],
         {"shares_bias": float(rows[SHARES].iloc[len(NUMS) - 1])},
     )
 
@@ -65,8 +65,8 @@ def _point(config: TheoryConfig, weights: Tensor, distance: float, n: int) -> di
         errors = {k: n * (v - weights[:, None]).square().sum(0) for k, v in found.items()}
         return errors | {GAP: slopes.amax(0) - 1.0}
 
-    stream = (config.seed, "theory_fixed_codes_data", 100 * places[0] + places[1])
-    found = draw_replicates(config.replicates or REPLICATES, n * K, stream, measure)
+    stream = ("theory_fixed_codes_data", 100 * places[0] + places[1])
+    found = draw_replicates(config, REPLICATES, n * K, stream, measure)
     worst, kept = float(found.pop(GAP).max()), n / (n + K * PRIOR)
     bias = kept * p + (1.0 - kept) / K - weights
     return {

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spire_core.config.checks import check_choice
-from spire_core.config.diffusion import SCHEDULES, DiffusionConfig, check_timesteps
+from spire_core.config.diffusion import DiffusionConfig
 from spire_core.pretrained.folder import load_schedule, open_backbone
 from spire_core.pretrained.latents import LatentCodec, load_codec
 
@@ -27,11 +26,6 @@ class NoiseSchedule:
     """A noise schedule: `alpha_bar`, float32 (T,), decreasing from almost 1 to almost 0."""
 
     alpha_bar: Tensor
-
-    @property
-    def num_timesteps(self) -> int:
-        """Return T."""
-        return len(self.alpha_bar)
 
     def to(self, device: torch.device | str) -> "NoiseSchedule":
         """Return this schedule on a device."""
@@ -81,8 +75,6 @@ def make_schedule(schedule: str, num_timesteps: int) -> NoiseSchedule:
     (Nichol & Dhariwal 2021, eq. 17).
     The product is taken in float32, as in diffusers' schedulers.
     """
-    check_choice("schedule", schedule, SCHEDULES)
-    check_timesteps(schedule, num_timesteps)
     return NoiseSchedule(torch.cumprod(1.0 - _BETAS[schedule](num_timesteps), dim=0))
 
 

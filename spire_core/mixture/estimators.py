@@ -67,7 +67,10 @@ def averaged_minimiser(y: Tensor, m: float | Tensor, t: float) -> Tensor:
     """Return the w (R,) that minimises the loss at t, averaged over all noise, of data y (R, n).
 
     The means are assumed at +-m, where m is a number or (R, 1). The result may be 0 or 1. Noised
-    data have the density mean_i N(x; e^-t y_i, sigma^2).
+    data have the density q = mean_i N(x; e^-t y_i, sigma^2). With u = m_t x + h the loss is, up to
+    a term without h, the integral of q G with G = -2 m_t x tanh(u) - m_t^2 tanh^2(u), whose
+    derivative is -2 m_t sech^2(u) (x + m_t tanh(u)). It need not be convex in h, so a grid comes
+    before bisection. Beyond the grid tanh(u) is constant wherever q has mass.
     """
     signal, sigma = signal_and_noise(t)
     m_t = signal * torch.as_tensor(m, dtype=y.dtype).reshape(-1, 1)
@@ -76,17 +79,7 @@ def averaged_minimiser(y: Tensor, m: float | Tensor, t: float) -> Tensor:
     q = torch.zeros(len(y), len(x), dtype=y.dtype)
     for sample in (signal * y).unbind(1):
         q += torch.exp(-0.5 * ((x - sample[:, None]) / sigma).square())
-    return minimiser_at_one_t(x, q * (step / (y.shape[1] * sigma * math.sqrt(2.0 * math.pi))), m_t)
-
-
-def minimiser_at_one_t(x: Tensor, q: Tensor, m_t: Tensor) -> Tensor:
-    """Return the w (R,) of the least loss at one t for noised data with shares q (R, X) at x (X,).
-
-    With u = m_t x + h the loss of means at +-m is, up to a term without h, the integral of q G with
-    G = -2 m_t x tanh(u) - m_t^2 tanh^2(u), whose derivative is -2 m_t sech^2(u) (x + m_t tanh(u)).
-    It need not be convex in h, so a grid comes before bisection. Beyond the grid tanh(u) is
-    constant wherever q has mass.
-    """
+    q *= step / (y.shape[1] * sigma * math.sqrt(2.0 * math.pi))
 
     def loss(h: Tensor) -> Tensor:
         tanh, _ = tanh_and_slope(m_t * x + h)

@@ -8,7 +8,7 @@ adapter changes no output. Biases and normalisations need no layers of their own
 Shapes: B batch, L positions, H and W sides, n and m channels in and out, r the rank.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -90,17 +90,10 @@ def add_adapter(net: nn.Module, method: MethodConfig) -> None:
     own, pairs = nn.ModuleDict(), list[tuple[nn.Module, nn.Module]]()
     for name, layer in found:
         adapter = LowRank(layer, method.rank) if is_lora else Scale(layer)
-        layer.register_forward_hook(_adapted(adapter))
+        layer.register_forward_hook(lambda _, xs, output, own=adapter: own(xs[0], output))
         own[name.replace(".", "_")] = adapter
         pairs.append((layer, adapter))
     net.adapter, net.adapted = declare(LOCAL, own), tuple(pairs)  # type: ignore[assignment]
-
-
-def _adapted(adapter: nn.Module) -> Callable[..., Tensor]:
-    def adapt(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return adapter(inputs[0], output)
-
-    return adapt
 
 
 def merge_adapters(net: nn.Module) -> None:

@@ -5,7 +5,6 @@ P: number of the network's parameters.
 """
 
 import contextlib
-import functools
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from spire_core.config.checks import require
 from spire_core.config.method import MethodConfig
 from spire_core.config.model import ModelConfig
-from spire_core.errors import ConfigError
 from spire_core.methods import DENOISER, EMB_PROJ, LOCAL, NETWORK_PARTS
 from spire_core.network.adapters import add_adapter
 from spire_core.network.parts import declared_parts, declaring
@@ -24,7 +22,6 @@ from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.unet import TimeSplit, UNet
 from spire_core.rng import derive_seed
 
-MAX_PARAMETERS = 2_000_000_000
 Network = UNet | PretrainedNet
 
 
@@ -125,26 +122,12 @@ def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -
     net: Network
     sizes = (model, image_channels, method.record.has_embedding)
     if model.backbone is None:
-        check_num_parameters(model, image_channels)
         is_split = method.record.adapter == DENOISER
         net = TimeSplit(*sizes, method.own_width, method.t0) if is_split else UNet(*sizes)
     else:
         net = PretrainedNet(model, method)
     add_adapter(net, method)
     return net
-
-
-@functools.cache  # half of the time that a small network takes to be made
-def check_num_parameters(model: ModelConfig, image_channels: int) -> None:
-    """Raise ConfigError for a U-Net that is too large for any machine, without allocating it."""
-    with torch.device("meta"):
-        net = UNet(model, image_channels, has_embedding=True)
-    num_parameters = sum(p.numel() for p in net.parameters())
-    if num_parameters > MAX_PARAMETERS:
-        raise ConfigError(
-            f"expected a U-Net of at most {MAX_PARAMETERS:,} parameters, got {num_parameters:,}: "
-            "lower model.width, model.multipliers or model.num_blocks"
-        )
 
 
 def lay_out(net: Network, method: MethodConfig) -> Layout:
@@ -170,7 +153,7 @@ def lay_out(net: Network, method: MethodConfig) -> Layout:
 
 
 def _check_local(method: MethodConfig, last_up: int, names: Sequence[str]) -> None:
-    """Raise ConfigError for an entry that names no layer, or if none is left to be shared."""
+    """Raise ConfigError for an entry that names no layer."""
     layers, prefixes = method.local_layers, method.local_prefixes(last_up)
     unknown = [
         layer
@@ -180,12 +163,6 @@ def _check_local(method: MethodConfig, last_up: int, names: Sequence[str]) -> No
     advice = "such as up.last, norm_out, conv_out"
     expected = "method.local_layers to name layers of the U-Net"
     require(bool(layers) and not unknown, expected, ", ".join(unknown) or "none", advice)
-    require(
-        not all(name.startswith(prefixes) for name in names),
-        "method.local_layers that leave layers to be shared",
-        "all of the U-Net",
-        "name fewer, or choose method=local",
-    )
 
 
 def views(layout: Layout, weights: Tensor) -> dict[str, Tensor]:

@@ -141,11 +141,6 @@ class PretrainedNet(nn.Module):
         self, xt: Tensor, t: Tensor, client_emb: Tensor | None = None, tokens: Tensor | None = None
     ) -> Tensor:
         """Return the prediction (B, C, H, W) for noised images xt (B, C, H, W) at steps t (B,)."""
-        if client_emb is not None and self.emb_proj is None:
-            raise ConfigError(
-                "expected no client embedding, got one: this method's network has no entrance for "
-                "it"
-            )
         self._client_emb = client_emb
         try:
             output = self.kind.call(self.network, xt, t, self.tokens(len(xt), client_emb))

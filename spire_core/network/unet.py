@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spire_core.config.model import ModelConfig, num_norm_groups
-from spire_core.errors import ConfigError
 from spire_core.methods import EMB_PROJ, LOCAL, MODULATION
 from spire_core.network.captions import caption_encoder
 from spire_core.network.layers import DoublingConv2d, ModulatedGroupNorm, PointwiseConv2d
@@ -174,11 +173,7 @@ class UNet(nn.Module):
         """
         cond = self.time_mlp(timestep_features(t, self.config.width))
         if client_emb is not None:
-            if self.emb_proj is None:
-                raise ConfigError(
-                    "expected no client embedding, got one: "
-                    "this method's network has no entrance for it"
-                )
+            assert self.emb_proj is not None  # of a method with embeddings
             cond = cond + self.emb_proj(client_emb)
         if self.text is not None:
             cond = cond + self.text(t.new_zeros(*t.shape, 0) if tokens is None else tokens)

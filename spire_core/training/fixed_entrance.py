@@ -45,9 +45,8 @@ def fixed_entrance(
         bases = [g.double().T for g in _gradients(model, diffusion, image_shape, seed, num_images)]
     for one, basis in zip(maps, bases, strict=True):
         one.weight.data.copy_(_orthonormal(basis, one.in_features))
-    entrance = model.weights[model.layout.parts[EMB_PROJ]].detach().clone()
-    result = weights.clone()
-    result[model.layout.parts[EMB_PROJ]] = entrance.to(weights.device)
+    result, entrance = weights.clone(), model.layout.parts[EMB_PROJ]
+    result[entrance] = model.weights[entrance].to(weights.device)
     return result
 
 
@@ -76,15 +75,14 @@ def _gradients(
     generator = torch_generator(seed, "entrance_images")
     drawn = draw(client_denoiser(model.net, None), diffusion, image_shape, num_images, generator)
     x0 = diffusion.encoded(drawn)
-    rows: list[list[Tensor]] = [[] for _ in maps]
-    for images in x0.split(BATCH):
-        total = [torch.zeros(len(images), one.out_features) for one in maps]
+    totals = [torch.zeros(num_images, one.out_features) for one in maps]
+    for start in range(0, num_images, BATCH):
+        at = slice(start, start + BATCH)
         for _ in range(NUM_DRAWS):
-            found = _one_draw(model, maps, diffusion, images, generator)
-            total = [a + b for a, b in zip(total, found, strict=True)]
-        for own, part in zip(rows, total, strict=True):
-            own.append(part)
-    return [torch.cat(own) for own in rows]
+            found = _one_draw(model, maps, diffusion, x0[at], generator)
+            for total, part in zip(totals, found, strict=True):
+                total[at] += part
+    return totals
 
 
 def _one_draw(

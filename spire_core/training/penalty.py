@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spire_core.errors import ConfigError
 from spire_core.network.flat_model import Layout
 
 
@@ -26,19 +25,12 @@ class Penalty:
     ) -> None:
         """Add the term's gradient to the gradients of those of the parts that are shared, in place.
 
-        `weights` and `grads` (..., P) may be those of several clients. ConfigError if the term is
-        not one number for each client.
+        `weights` and `grads` (..., P) may be those of several clients.
         """
         size = self.anchor.numel()
         shared = weights[..., :size].detach().clone().requires_grad_()
         with torch.enable_grad():
-            values = self.term(shared, self.anchor)
-            if values.shape != shared.shape[:-1]:
-                raise ConfigError(
-                    f"expected a method's penalty of shape {tuple(shared.shape[:-1])} for weights "
-                    f"{tuple(shared.shape)}, got {tuple(values.shape)}: sum over the last dimension"
-                )
-            [gradient] = torch.autograd.grad(values.sum(), shared)
+            [gradient] = torch.autograd.grad(self.term(shared, self.anchor).sum(), shared)
         for part, at in layout.parts.items():
             if part in parts and at.stop <= size:
                 grads[..., at].add_(gradient[..., at])

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from spire_core.errors import DataError
 from spire_core.evaluation.kid import KidScore, kernel_distance, kid, kid_floor, kid_matrix
 
 
@@ -35,11 +34,6 @@ def test_distances_to_one_set_differ_as_kids_of_whole_sets_do() -> None:
         assert found[k] - found[0] == pytest.approx(known[k] - known[0], rel=1e-9)
 
 
-def test_a_distance_needs_one_real_feature() -> None:
-    far, near = (kernel_distance(gaussian(1, 0), gaussian(9, 1) + shift) for shift in (2.0, 0.0))
-    assert far > near
-
-
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_equals_the_formula_written_out(shift: float) -> None:
     real, fake = gaussian(40, 0), gaussian(40, 1, shift)
@@ -64,14 +58,6 @@ def test_equals_torch_fidelity_where_subsets_share_much_and_little(
     score = kid(real, fake, subset_size=size, num_subsets=4, seed=5)
     assert score.mean == expected["kernel_inception_distance_mean"]
     assert score.std == expected["kernel_inception_distance_std"]
-
-
-def test_is_unbiased_and_grows_with_the_shift() -> None:
-    same = [kid(gaussian(100, 2 * s), gaussian(100, 2 * s + 1)).mean for s in range(30)]
-    assert abs(np.mean(same)) < 3 * np.std(same) / 30**0.5
-    assert min(same) < 0 < max(same)
-    by_shift = [kid(gaussian(200, 0), gaussian(200, 1, s)).mean for s in (0.0, 0.2, 0.4, 0.8)]
-    assert by_shift == sorted(by_shift)
 
 
 def test_floor_is_that_of_equal_distributions_and_reproducible() -> None:
@@ -105,10 +91,3 @@ def test_matrix_holds_every_pair() -> None:
     for i, fake in enumerate(fakes):
         for j, real in enumerate(reals):
             assert matrix[i, j] == kid(real, fake, 20, 3, 1).mean
-
-
-def test_refuses_single_images() -> None:
-    with pytest.raises(DataError, match="at least 2 images, got 1"):
-        kid(gaussian(1, 0), gaussian(5, 1))
-    with pytest.raises(DataError, match="at least 2 images, got 1"):
-        kid_floor(gaussian(3, 0))

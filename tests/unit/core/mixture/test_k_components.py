@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pipeline.theory.components import means_of
 from spire_core.mixture.expected_loss import cramer_rao
 from spire_core.mixture.k_components import (
     descend_logits_all_t,
@@ -17,17 +18,6 @@ from spire_core.mixture.k_components import (
 )
 from spire_core.mixture.two_components import ddpm_loss, grad_h, normals, signal_and_noise
 from spire_core.rng import numpy_generator
-
-
-def means_of(shape: str, k: int, distance: float = 3.0) -> torch.Tensor:
-    """Means (K, d): in general position in 16 dimensions, orthogonal, or on a circle."""
-    if shape == "general":
-        return normals(numpy_generator(0, "test_means", k), k, 16) * (distance / math.sqrt(32.0))
-    if shape == "orthogonal":
-        return torch.eye(k, dtype=torch.float64) * (distance / math.sqrt(2.0))
-    angle = 2.0 * math.pi / k * torch.arange(k, dtype=torch.float64)
-    radius = 0.5 * distance / math.sin(math.pi / k)
-    return radius * torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def weights_of(k: int) -> torch.Tensor:
@@ -93,7 +83,7 @@ def test_two_components_are_the_case_of_one_weight() -> None:
 
 def test_reduced_means_keep_all_distances() -> None:
     for shape, k, rank in (("general", 5, 4), ("orthogonal", 3, 2), ("circle", 8, 2)):
-        means = means_of(shape, k)
+        means = means_of(shape, k, numpy_generator(0, "test_means", k))
         reduced = reduced_means(means)
         assert reduced.shape == (k, rank)
         torch.testing.assert_close(torch.cdist(reduced, reduced), torch.cdist(means, means))
@@ -109,7 +99,11 @@ def test_two_components_have_twice_the_bound_of_one_weight() -> None:
     ("case", "shape", "k"), [(1, "general", 5), (3, "orthogonal", 5), (5, "circle", 8)]
 )
 def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: str, k: int) -> None:
-    means, weights, n = reduced_means(means_of(shape, k)), weights_of(k), 500
+    means, weights, n = (
+        reduced_means(means_of(shape, k, numpy_generator(0, "test_means", k))),
+        weights_of(k),
+        500,
+    )
     generator = numpy_generator(0, "test_components", case)
     found = []
     for _ in range(6):

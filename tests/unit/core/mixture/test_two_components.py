@@ -105,15 +105,6 @@ def test_the_moments_error_is_exact(d: int) -> None:
     assert_within((moment(y, m) - W) ** 2, moment_error(W, m, n))
 
 
-def test_projected_data_are_the_projection_of_data() -> None:
-    d, n, generator = 64, 40, numpy_generator(0, "test_project")
-    mu = normals(generator, d) * 0.2
-    m = float(mu.norm())
-    is_first = torch.from_numpy(generator.random((1000, n, 1)) < W)
-    x = normals(generator, 1000, n, d) + torch.where(is_first, mu, -mu)
-    assert_within((moment(x @ mu / m, m) - W) ** 2, moment_error(W, m, n))
-
-
 @pytest.mark.parametrize("d", [1, 256])
 def test_the_moment_of_one_noised_axis_meets_the_published_bound_with_equality(d: int) -> None:
     c, t, n, generator = 1.0, 0.4, 30, numpy_generator(0, "test_axis", d)

@@ -22,7 +22,7 @@ from pipeline.theory import (
     scaling,
     weights,
 )
-from pipeline.theory.config import EXPERIMENTS, load_theory
+from pipeline.theory.config import EXPERIMENTS, TheoryConfig, load_theory
 from pipeline.theory.outcome import Claim
 from pipeline.theory.replicates import draw_replicates, scores, slope
 from pipeline.theory.run import run_theory
@@ -130,7 +130,7 @@ def test_replicates_come_in_blocks_of_independent_draws() -> None:
         sizes.append(num)
         return {"value": normals(generator, num)}
 
-    found = scores(draw_replicates(5, 2**14, (0, "test_blocks", 0), measure))
+    found = scores(draw_replicates(TheoryConfig(), 5, 2**14, ("test_blocks", 0), measure))
     assert sizes == [2, 2, 1]
     assert found["value +-"] > 0.1  # equal streams would give equal values
     by_hand = scores({"x": torch.tensor([1.0, 3.0])})

@@ -26,6 +26,8 @@ def test_later_layers_win_and_leave_the_rest_alone() -> None:
     assert config.client.emb_dropout == preset.client.emb_dropout == 0.1
     assert config.federation == preset.federation
     assert load_config(None) == Config()
+    dropping = load_config("smoke", ["client.engine=grouped", "model.dropout=0.1"])
+    assert dropping.resolved_client.engine == "loop"  # groups have no dropout
 
 
 @pytest.mark.parametrize("name", preset_names())

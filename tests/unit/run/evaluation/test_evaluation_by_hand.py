@@ -89,7 +89,7 @@ def test_the_matrix_has_generators_in_rows_and_real_data_in_columns() -> None:
     old, new = [drawn(0)], [drawn(c) for c in CLIENTS[1:]]
     matrix = cross_client_kid(old, new, real)
     assert matrix is not None
-    assert matrix.client_ids == tuple(CLIENTS)
+    assert [*matrix.index] == CLIENTS
     assert cross_client_kid([], [], real) is None
     for i in CLIENTS:
         for j in CLIENTS:

@@ -9,7 +9,6 @@ import torch
 
 from pipeline.config.load import load_config
 from pipeline.evaluation.forgetting import (
-    ForgettingCurve,
     forgetting_curve,
     population_kid,
 )
@@ -71,24 +70,27 @@ def report(client_id: int, own: tuple[float, ...] = OWN, seen_every: int = 1) ->
 
 def test_a_client_forgets_itself_where_its_kid_is_above_its_lowest() -> None:
     curve = forgetting_curve(report(7), MethodConfig("fedavg_ft"), None)
-    assert curve == ForgettingCurve(7, (0, 1, 2, 3), (0.0, 0.0, 1.0, 0.0), None, None)
+    assert curve.to_dict("list") == {"own": [0.0, 0.0, 1.0, 0.0]}
 
 
 def test_existing_clients_lose_what_the_adapted_backbone_draws_worse() -> None:
     """Against the adapted model before its first step; none where the backbone stays."""
     whole = forgetting_curve(report(7), MethodConfig("fedavg_ft"), 4.5)
-    assert whole.lost == (0.0, 1.0, 3.0, -1.0)
-    assert whole.replaced == (0.5, 1.5, 3.5, -0.5)
+    assert whole["global"].tolist() == [0.0, 1.0, 3.0, -1.0]
+    assert whole["replaced"].tolist() == [0.5, 1.5, 3.5, -0.5]
     for name in ("lora", "bias", "diffit"):  # rounds average an adapter, and all draw with it
-        assert forgetting_curve(report(7), MethodConfig(name), 4.5).lost == whole.lost
+        assert forgetting_curve(report(7), MethodConfig(name), 4.5).equals(whole)
     for name in ("spire", "retrofit", "shared_rep", "fedavg"):
         kept = forgetting_curve(report(7), MethodConfig(name), 4.5)
-        assert (kept.lost, kept.replaced) == ((0.0,) * 4, whole.replaced)
+        assert kept.equals(whole.assign(**{"global": 0.0}))
 
 
 def test_only_epochs_that_were_looked_at_are_in_a_curve() -> None:
     curve = forgetting_curve(report(7, seen_every=2), MethodConfig("fedavg_ft"), 4.5)
-    assert (curve.epochs, curve.own, curve.lost) == ((0, 2), (0.0, 0.0), (0.0, 3.0))
+    assert curve[["own", "global"]].to_dict() == {
+        "own": {0: 0.0, 2: 0.0},
+        "global": {0: 0.0, 2: 3.0},
+    }
 
 
 def evaluation(round_idx: int, kids: tuple[float, float]) -> Evaluation:
