@@ -1,6 +1,7 @@
 """The metrics of an experiment: of rounds and epochs, at the end; and the numbers that are tags."""
 
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,8 @@ def adaptation_metrics(adaptation: Adaptation) -> dict[int, dict[str, float]]:
     """
     by_client = [{p.epoch: _point_metrics(p) for p in one.curve} for one in adaptation.reports]
     for points, curve in zip(by_client, adaptation.curves, strict=False):
-        for epoch, values in curve.add_prefix("forgetting/").to_dict("index").items():
+        by_epoch: dict[Any, Any] = curve.add_prefix("forgetting/").to_dict("index")
+        for epoch, values in by_epoch.items():
             points[epoch] |= values
     metrics = {}
     for epoch in sorted(set.intersection(*map(set, by_client))) if by_client else []:

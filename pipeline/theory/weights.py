@@ -35,8 +35,8 @@ def run(config: TheoryConfig) -> Outcome:
     rows = pd.DataFrame([_point(config, weights, *place) for place in product(DISTANCES, NUMS)])
     ends = {name: f", {name}" for name in (LIKELIHOOD, SHARES, CRAMER_RAO)}
     frame = wide(rows, "n", "distance", "{:g} apart", ends)
-    bounds = [name for name in frame if name.endswith(CRAMER_RAO)]
-    measured = [name for name in frame if name not in bounds]
+    bounds = [name for name in map(str, frame) if name.endswith(CRAMER_RAO)]
+    measured = [name for name in map(str, frame) if name not in bounds]
     return Outcome(
         f"I: weights of {K} fixed embeddings, {config.replicates or REPLICATES} replicates",
         claims(rows),

@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from spire_core.errors import DataError
 from spire_core.rng import numpy_generator
 
 NUM_SPLITS = 10  # of real images, for a floor
@@ -67,7 +68,10 @@ def _scores(
     @cache
     def subsets(*sizes: int) -> list[list[np.ndarray]]:
         """Return positions of n real and n fake features, so often; once if n is all of both."""
-        size, rng = min(subset_size, *sizes), np.random.RandomState(seed % 2**32)
+        size = min(subset_size, *sizes)
+        if size < 2:
+            raise DataError(f"KID expected subsets of at least 2 images, got {size}: give more")
+        rng = np.random.RandomState(seed % 2**32)
         rounds = 1 if {*sizes} == {size} else num_subsets
         return [[rng.choice(n, size, replace=False) for n in sizes] for _ in range(rounds)]
 
@@ -103,7 +107,7 @@ def kid(
     M) features. If N = M = that size, every subset is the whole set: the score is then computed
     once, and `std` is 0. Equal distributions score about 0, possibly below. Scores of different
     extractors are not comparable. The result equals that of torch-fidelity's
-    `calculate_metrics(kid=True, rng_seed=seed)`. Both sets have at least 2 features.
+    `calculate_metrics(kid=True, rng_seed=seed)`. Raises `DataError` for fewer than 2 features.
     """
     return _scores([fake], [real], subset_size, num_subsets, seed)[0][0]
 
@@ -133,7 +137,8 @@ def kid_floor(
     The mean over `NUM_SPLITS` random splits into two disjoint halves, with the spread over the
     splits as `std`. A KID within about two `std` of the floor cannot be distinguished from real
     data. `max_images` caps the images per half: pass the number of images behind the scores that
-    are compared with the floor, because fewer images are noisier. There are at least 4 features.
+    are compared with the floor, because fewer images are noisier. Raises `DataError` for fewer than
+    4 features.
     """
     half, scores = min(len(real) // 2, max_images or len(real)), list[KidScore]()
     for split in range(NUM_SPLITS):

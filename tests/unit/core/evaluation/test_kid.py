@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_kid import kid_features_to_metric
 
+from spire_core.errors import DataError
 from spire_core.evaluation.kid import KidScore, kernel_distance, kid, kid_floor, kid_matrix
 
 
@@ -91,3 +92,10 @@ def test_matrix_holds_every_pair() -> None:
     for i, fake in enumerate(fakes):
         for j, real in enumerate(reals):
             assert matrix[i, j] == kid(real, fake, 20, 3, 1).mean
+
+
+def test_refuses_single_images() -> None:
+    with pytest.raises(DataError, match="at least 2 images, got 1"):
+        kid(gaussian(1, 0), gaussian(5, 1))
+    with pytest.raises(DataError, match="at least 2 images, got 1"):
+        kid_floor(gaussian(3, 0))
