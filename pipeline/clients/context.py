@@ -58,7 +58,12 @@ class ModelContext:
 
     def objective(self) -> TrainingObjective:
         """Return the objective of a client's steps; rounds drop embeddings and captions as well."""
-        return TrainingObjective(self.diffusion, precision=self.config.client.precision)
+        config = self.config
+        return TrainingObjective(
+            self.diffusion,
+            precision=config.client.precision,
+            own_loss=config.method.record.loss,
+        )
 
     def new_state(self, client_id: int) -> PrivateState:
         """Return the private state of a client before its first round; its embedding is random."""

@@ -26,7 +26,7 @@ from pipeline.federation.rounds import RoundSettings
 from pipeline.runs.layout import CLIENTS
 from pipeline.runs.noise_key import read_noise
 from spire_core.evaluation.prompted_images import Gallery
-from spire_core.federated.client import train_client
+from spire_core.federated.client import train_client, weighted
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import lossy
 from spire_core.federated.messages import (
@@ -51,14 +51,17 @@ from spire_core.training.several import EVERY, first_assignment, is_table, with_
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Seconds of a processor for an image: of an optimizer step, and of one network evaluation.
+    """Seconds of a device for an image: of an optimizer step, and of one network evaluation.
 
-    `peak_bytes`: the most memory that the step of a whole group took, on the GPU if it is there.
+    `peak_bytes`: the most memory that the step of a whole group took, on the GPU if it is there;
+    `num_images`: those of that step.
     """
 
     train_s: float
     look_s: float
     peak_bytes: int = 0
+    device: str = "cpu"
+    num_images: int = 0
 
 
 class RoundWorker:
@@ -191,6 +194,7 @@ class RoundWorker:
                 ]
         for before, (update, after) in zip(states, finished, strict=True):
             arrived, residual = lossy(update, broadcast, before.residual, settings)
+            arrived = weighted(arrived, broadcast, self.setup.config.method.record.weight)
             kept = replace(after, residual=residual, assignment=before.assignment)
             results.append((arrived, kept))
         return results
@@ -288,7 +292,7 @@ class RoundWorker:
         context, config, before = self.context, self.setup.config, resident_bytes()
         size, device = config.client.batch_size, context.device
         group = config.resolved_client.groups(range(config.federation.cohort_size))[0]
-        step_s = _second_of_two(lambda: self._rehearse(group))
+        step_s = _second_of_two(lambda: self._rehearse(group), device)
         clients = [self.client_data(client_id) for client_id in group]
         num_trained = sum(len(client.split.train[:size]) for client in clients)
         x = to_float(context.for_training(clients[0]).images[:size].to(device))
@@ -296,11 +300,12 @@ class RoundWorker:
         if config.method.record.has_embedding:
             emb = torch.zeros(len(x), config.model.d_emb, device=device)
         with torch.inference_mode():
-            look_s = _second_of_two(lambda: context.model.net(x, t, emb))
+            look_s = _second_of_two(lambda: context.model.net(x, t, emb), device)
         peak = max(0, peak_bytes() - before)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(device)
-        return StepCosts(step_s / num_trained, look_s / len(x), peak)
+        step_s, look_s = step_s / num_trained, look_s / len(x)
+        return StepCosts(step_s, look_s, peak, device.type, num_trained)
 
     def _rehearse(self, client_ids: Sequence[int]) -> None:
         """Take a step of each phase as in a round, and add the updates up."""
@@ -316,8 +321,14 @@ class RoundWorker:
             total.add(update)
 
 
-def _second_of_two(call: Callable[[], object]) -> float:
+def _second_of_two(call: Callable[[], object], device: torch.device) -> float:
+    def seconds() -> float:
+        if device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     call()
-    began = time.process_time()
+    began = seconds()
     call()
-    return time.process_time() - began
+    return seconds() - began

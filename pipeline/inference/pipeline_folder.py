@@ -25,8 +25,10 @@ def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
 
     Our own pipeline draws one of several embeddings for each image. Pipelines of pre-trained models
     cannot: such a client gets a folder for each embedding, by its number, and `weights.json`.
-    RunError for an unknown client, and for a folder that is not empty.
+    RunError for an unknown client, a folder that is not empty, and a network of another package.
     """
+    if run.config.method.record.network is not None:
+        raise RunError("expected SPIRE's U-Net, got a method's own network: diffusers has none")
     state = run.client_state(client_id)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")

@@ -9,6 +9,7 @@ import functools
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from spire_core.network.unet import UNet
 from spire_core.rng import derive_seed
 
 MAX_PARAMETERS = 2_000_000_000
-Network = UNet | PretrainedNet
+Network = UNet | PretrainedNet  # or one of another package, with the same interface
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,21 @@ class FlatModel(FlatWeights):
 def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -> Network:
     """Return the network of a configuration, with a method's entrance and adapter.
 
-    A U-Net has random numbers, a pre-trained network its own.
+    A U-Net and a network of another package have random numbers, a pre-trained one its own.
     """
-    net: Network
-    if model.backbone is None:
+    net: Any
+    own = method.record.network
+    if own is not None:
+        net = own(model, image_channels, method.record.has_embedding)
+        net.config = model
+    elif model.backbone is None:
         check_num_parameters(model, image_channels)
         net = UNet(model, image_channels, method.record.has_embedding)
     else:
         net = PretrainedNet(model, method)
     add_adapter(net, method)
+    if own is not None:
+        net.by_name = dict(net.named_parameters())
     return net
 
 
@@ -209,7 +216,7 @@ def initial_weights(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial_weights", *counters))
-        if model.backbone is None:
+        if model.backbone is None and method.record.network is None:
             drawn = UNet(model, image_channels, has_embedding=False).state_dict()
         else:
             drawn = dict[str, Tensor]()
