@@ -7,6 +7,7 @@ weights, and measurements. P: length of the weight vector, n: images.
 """
 
 import functools
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,8 @@ from spire_core.federated.messages import (
 from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.federated.private_updates import NOISE, ClippedFormat
-from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
+from spire_core.federated.server import ServerState, aggregate
+from spire_core.federated.sums import HiddenSum, UpdateShape, UpdateSum, vector_form
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.pretrained.folder import check_same
@@ -54,7 +56,8 @@ class StepCosts:
     """Seconds of a device for an image: of an optimizer step, and of one network evaluation.
 
     `peak_bytes`: the most memory that the step of a whole group took, on the GPU if it is there;
-    `num_images`: those of that step.
+    `num_images`: those of that step. `collect_s`, `average_s`: of the server's processor in a
+    round, for each worker's sum, and for the mean and the step.
     """
 
     train_s: float
@@ -62,6 +65,8 @@ class StepCosts:
     peak_bytes: int = 0
     device: str = "cpu"
     num_images: int = 0
+    collect_s: float = 0.0
+    average_s: float = 0.0
 
 
 class RoundWorker:
@@ -307,8 +312,16 @@ class RoundWorker:
         step_s, look_s = step_s / num_trained, look_s / len(x)
         return StepCosts(step_s, look_s, peak, device.type, num_trained)
 
-    def _rehearse(self, client_ids: Sequence[int]) -> None:
-        """Take a step of each phase as in a round, and add the updates up."""
+    def measure_server(self) -> tuple[float, float]:
+        """Return `collect_s` and `average_s` of `StepCosts`, from a rehearsal of one client."""
+        total, broadcast, shape = self._rehearse(range(1))
+        whole, state = UpdateSum(broadcast, shape), ServerState.initial(broadcast.weights)
+        server, cpu = self.setup.config.server, torch.device("cpu")
+        collect_s = _second_of_two(lambda: whole.merge(pickle.loads(pickle.dumps(total))), cpu)
+        return collect_s, _second_of_two(lambda: aggregate(state, whole.mean(), server), cpu)
+
+    def _rehearse(self, client_ids: Sequence[int]) -> tuple[UpdateSum, Broadcast, UpdateShape]:
+        """Take a step of each phase as in a round, and return the sum of the updates."""
         config, weights = self.setup.config, self.context.model.weights.cpu().numpy().copy()
         moments = None
         if config.client.opt_state == "average":  # as from the second round on
@@ -316,9 +329,11 @@ class RoundWorker:
             moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
         tau = 2 if config.method.alternates else 1
         plan, broadcast = RoundPlan(0, 0.0, shares_local=True, tau=tau), Broadcast(weights, moments)
-        total = UpdateSum(broadcast, self.settings.update_shape(plan, weights.size))
+        shape = self.settings.update_shape(plan, weights.size)
+        total = UpdateSum(broadcast, shape)
         for update, _ in self.trained(client_ids, 0, broadcast, plan):
             total.add(update)
+        return total, broadcast, shape
 
 
 def _second_of_two(call: Callable[[], object], device: torch.device) -> float:

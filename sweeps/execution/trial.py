@@ -24,7 +24,7 @@ from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import BusyError, ClusterError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, TuneParams, trial_of
-from sweeps.design.trial_plan import TrialPlan, plan_trial
+from sweeps.design.trial_plan import Nodes, TrialPlan, plan_trial
 from sweeps.execution.study import Study
 
 Report = Callable[[dict[str, Any]], None]
@@ -47,7 +47,7 @@ class Command:
     data_root: str
     typed_in: str
     parent_run_id: str | None
-    cluster: dict[str, float]
+    nodes: Nodes
     at_once: int
     stop: Path
 
@@ -58,7 +58,7 @@ class Command:
 
     def plan(self, trial: Trial) -> TrialPlan:
         """Return the resources that a trial asks of the cluster."""
-        return plan_trial(trial.config, self.cluster, self.at_once, self.sweep.autoscaling)
+        return plan_trial(trial.config, self.nodes, self.at_once, self.sweep.autoscaling)
 
     def config(self, trial: Trial) -> Config:
         """Return a trial's configuration for its process, which has another directory."""
