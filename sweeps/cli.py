@@ -104,7 +104,9 @@ def _planned(
         sweep = replace(sweep, autoscaling=False)  # it has grown to these
     values = plan_json(sweep, study, nodes or present_nodes(), retry_failed)
     settings = values["better"] or (values["settings"] if grows else [])
-    values["command"] = shlex.join(["spire", "sweep", file, *words, *settings])
+    changed = {word.partition("=")[0] for word in settings}
+    kept = [word for word in words if word.partition("=")[0] not in changed]
+    values["command"] = shlex.join(["spire", "sweep", file, *kept, *settings])
     return Answer(f"{plan_text(values)}\n{values['command']}", values)
 
 
@@ -199,19 +201,20 @@ def plan_text(values: Mapping[str, Any]) -> str:
     left = "" if num_to_run == num_trials else f", {num_to_run} of them left"
     kinds = Counter(f"{node['CPU']:g} CPU, {node['GPU']:g} GPU" for node in values["nodes"])
     nodes = "; ".join(f"{count} x ({kind})" for kind, count in kinds.items())
-    steps = [
-        f"{one['num_images']} images in {one['train_s'] * one['num_images']:.2g} s and "
-        f"{one['peak_bytes'] / 2**20:.0f} MiB of a {one['device'].replace('cuda', 'gpu').upper()}"
-        for one in values["measured"]
-    ]
+    measured, timed = values["measured"], ""
+    devices = "GPUs" if any(one["device"] == "cuda" for one in measured) else "CPUs"
+    if measured:
+        seconds = sorted(one["num_images"] * one["train_s"] for one in measured)
+        most = max(one["peak_bytes"] for one in measured)
+        timed = f"a step here: {seconds[0]:.2g} to {seconds[-1]:.2g} s, {most / 2**20:.0f} MiB"
     lines = [
         f"sweep {values['name']} on {values['preset']}: {num_trials} {kind}{left}, "
         f"{values['concurrency']} at once on {nodes}",
         table(values["trials"], columns),
         values["equal"],
         _gpus_text(values),
-        f"steps timed here: {'; '.join(steps)}" if steps else "",
-        f"about {duration(values['estimate_s'])} on devices such as the timed one",
+        timed,
+        f"about {duration(values['estimate_s'])} on {devices} such as this machine's",
     ]
     return "\n".join(filter(None, lines))
 

@@ -181,7 +181,7 @@ def test_a_plan_names_the_settings_that_give_idle_gpus_work(
     told = plan(*words)
     assert told["gpus"] == {"all": 32.0, "used": 3.75, "trials_on_each": 4.0}
     assert told["better"] == ["resources.num_actors=2", "resources.num_gpus=1"]
-    assert told["command"].endswith(" ".join([*asked, *told["better"]]))
+    assert told["command"].endswith(f"axes.method=[spire]' {' '.join(told['better'])}")
     assert told["nodes"] == [{"CPU": 64.0, "GPU": 8.0}] * 4
     better = plan(*words, *told["better"])
     assert (better["gpus"]["used"], better["better"]) == (30.0, [])
