@@ -188,5 +188,5 @@ def test_a_plan_names_the_settings_that_give_idle_gpus_work(
     assert better["estimate_s"] < told["estimate_s"]
     # On a cluster that has still to grow, the numbers of the plan are written out.
     grown = plan("axes.method=[spire]", "autoscaling=true", "--gpus", "8", "--cpus", "64")
-    assert grown["command"].endswith("resources.num_actors=2 resources.num_gpus=0.25")
+    assert grown["command"].endswith("resources.num_actors=1 resources.num_gpus=0.5")
     assert main(["plan", "compare", "--gpus", "4y8"]) == 2
