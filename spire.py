@@ -29,6 +29,7 @@ from pipeline.experiment.launch import ready_for
 from pipeline.runs.record import find_run, load_result, load_resumed, run_lock
 from spire_core.config.eval import OTHER_METRICS
 from spire_core.config.method import OTHER_METHODS
+from spire_core.config.partition import OTHER_PARTITIONS
 from spire_core.errors import RunError, StoreError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.inference.arrival import Arrival
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
+    from spire_core.config.partition import PartitionConfig
     from spire_core.methods import Method
     from sweeps.report.make import Report
     from sweeps.sweep import Outcome
@@ -247,6 +249,19 @@ def register_dataset(
     `load(split, path)` is called with "train" or "test" and the setting `data.path`.
     """
     OTHER_DATASETS.register(name, load, version)
+
+
+def register_partition(
+    name: str,
+    partition: "Callable[[np.ndarray, PartitionConfig, int, np.random.Generator], Sequence]",
+    version: str = "0",
+) -> None:
+    """Let this process split data by a function under a name, as `register_method` does a method.
+
+    `partition(labels, config, num_clients, rng)` returns the positions of each client's images, new
+    clients last; `config` has the settings `partition.*`.
+    """
+    OTHER_PARTITIONS.register(name, partition, version)
 
 
 def register_metric(

@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from torch import Tensor, nn
+
+    from spire_core.config.model import ModelConfig
+    from spire_core.federated.messages import Broadcast, ClientUpdate
+    from spire_core.training.fit import ShownBatch
 
 BODY, MODULATION, EMB_PROJ, LOCAL = "body", "modulation", "emb_proj", "local"
 CLIENT_EMB = "client_emb"
 DENOISER = "denoiser"  # an adapter: a network of a client's own, for images with little noise
 NETWORK_PARTS = (BODY, MODULATION, EMB_PROJ, LOCAL)  # their order in the flat parameter vector
+MAX_WEIGHT = 1 << 20  # of a client in the mean
+ServerStep = Callable[["np.ndarray", "np.ndarray", "np.ndarray"], tuple["np.ndarray", "np.ndarray"]]
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,14 @@ class Method:
     belong to no part, and no message has them. `adapter`: the layers or numbers that make up
     `local` ("lora", "diffit", "bias" or `DENOISER`). They stay with each client if the method
     `has_local_layers`, and else rounds average them as all others; a new client trains them alone.
-    `penalty(w, w_0)`: a term that rounds add to a client's objective, () or (K,) of the shared
-    weights w (S,) or (K, S) and of the same w_0 (S,) as the server handed them out.
+
+    Functions of other packages. `penalty(w, w_0)`: a term that rounds add to a client's objective,
+    () or (K,) of the shared weights w (S,) or (K, S) and of the same w_0 (S,) as the server handed
+    them out. `loss(net, client_emb, batch)`: a term (B,) of each image's loss, in rounds and for a
+    new client, with its embedding (B, D_emb). `network(model, image_channels, has_embedding)`: a
+    network in the place of the U-Net. `weight(update, broadcast)`: a client's weight in the mean, a
+    whole number in 1..`MAX_WEIGHT`. `server_step(weights, mean, velocity)`: the next weights and
+    velocity, all (S,) float64; the velocity is zero at first.
     """
 
     name: str
@@ -44,6 +57,16 @@ class Method:
     is_frozen: bool = False
     adapter: str = ""
     penalty: "Callable[[Tensor, Tensor], Tensor] | None" = None
+    loss: "Callable[[nn.Module, Tensor | None, ShownBatch], Tensor] | None" = None
+    network: "Callable[[ModelConfig, int, bool], nn.Module] | None" = None
+    weight: "Callable[[ClientUpdate, Broadcast], int] | None" = None
+    server_step: "ServerStep | None" = None
+
+    @property
+    def changes_rounds(self) -> bool:
+        """Whether rounds run a function of another package, which no setting describes."""
+        own = (self.penalty, self.loss, self.network, self.weight, self.server_step)
+        return any(function is not None for function in own)
 
     @property
     def is_personal(self) -> bool:

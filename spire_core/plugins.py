@@ -1,8 +1,8 @@
-"""Methods, data sets and metrics that other packages bring, by name.
+"""Methods, data sets, partitions and metrics that other packages bring, by name.
 
-A package names them as Python entry points, in the groups `spire.methods`, `spire.datasets` and
-`spire.metrics`. The package with a name alone is imported, when somebody asks for the name.
-`register` gives a name to this process alone.
+A package names them as Python entry points, in the groups `spire.methods`, `spire.datasets`,
+`spire.partitions` and `spire.metrics`. The package with a name alone is imported, when somebody
+asks for the name. `register` gives a name to this process alone.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,7 @@ class Plugin:
 
 
 class Plugins:
-    """All objects of one kind ("method", "dataset" or "metric") that SPIRE lacks itself.
+    """All objects of one kind, such as "method" or "dataset", that SPIRE lacks itself.
 
     `ours` are the names that SPIRE has.
     """

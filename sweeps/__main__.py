@@ -1,6 +1,6 @@
 """`python -m sweeps FILE ...` is the command `spire sweep FILE ...`: what a submitted job runs.
 
-`python -m sweeps report ...` is `spire report ...`.
+`python -m sweeps report ...` is `spire report ...`, and so is `plan`.
 """
 
 import os
@@ -12,4 +12,4 @@ if __name__ == "__main__":
     from sweeps.cli import main
 
     words = sys.argv[1:]
-    sys.exit(main(words if words[:1] in (["sweep"], ["report"]) else ["sweep", *words]))
+    sys.exit(main(words if words[:1] in (["sweep"], ["plan"], ["report"]) else ["sweep", *words]))

@@ -1,11 +1,14 @@
-"""The command `spire` with the verbs of this package: `sweep` and `report`."""
+"""The command `spire` with the verbs of this package: `sweep`, `plan` and `report`."""
 
-import os
+import re
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from click import argument, option
+from click import IntRange, argument, option
 
 import spire
 from pipeline.cli.command import INTERRUPTED, Answer, one_line, verb
@@ -14,7 +17,7 @@ from pipeline.cli.tables import change, duration, table
 from pipeline.cli.words import Words, keys, offered, split_words
 from pipeline.config.tracking import ui_text
 from pipeline.runs.record import experiment_of
-from spire_core.errors import SpireError
+from spire_core.errors import ConfigError, SpireError
 from sweeps.design.config import SweepConfig, load_sweep, sweep_names
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @verb(epilog=f"Sweeps by name: {', '.join(sweep_names())}.")
 @argument("file", metavar="FILE_OR_NAME", shell_complete=offered(sweep_names))
 @argument("words", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=offered(keys))
-@option("--dry-run", is_flag=True, help="Print the trials and what they need, and stop.")
+@option("--dry-run", is_flag=True, help="Print what spire plan prints, and stop.")
 @option("--retry-failed", is_flag=True, help="Try failed trials again as well.")
 def sweep(file: str, words: Words, dry_run: bool, retry_failed: bool) -> Answer:
     """Run a sweep from a YAML file, or one of ours by name; the same command goes on with it.
@@ -39,7 +42,7 @@ def sweep(file: str, words: Words, dry_run: bool, retry_failed: bool) -> Answer:
     Settings are of the sweep, such as seeds=[0,1], or of every trial, such as client.lr=0.001.
     """
     if dry_run:
-        return _dry_run(load_sweep(file, words), retry_failed)
+        return _planned(file, words, retry_failed, None)
     outcome = spire.sweep(file, words, retry_failed=retry_failed)
     values = outcome_json(outcome)
     text = outcome_text(values) + _reported(outcome, values)
@@ -63,19 +66,48 @@ def _reported(outcome: "Outcome", values: dict[str, Any]) -> str:
     return f"\n\n{written.text()}\nlook at it all  {where}"
 
 
-def _dry_run(sweep: SweepConfig, retry_failed: bool) -> Answer:
-    from pipeline.cluster.actor_plan import machine_resources
-    from pipeline.cluster.session import cluster
+@verb(epilog=f"Sweeps by name: {', '.join(sweep_names())}.")
+@argument("file", metavar="FILE_OR_NAME", shell_complete=offered(sweep_names))
+@argument("words", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=offered(keys))
+@option("--gpus", metavar="NODESxGPUS", help="Nodes and the GPUs of each, such as 4x8.")
+@option("--cpus", type=IntRange(1), help="CPUs of each of these nodes (8 for each GPU).")
+def plan(file: str, words: Words, gpus: str | None, cpus: int | None) -> Answer:
+    """Say what a sweep needs of a cluster, how long it takes, and whether GPUs stay idle.
+
+    Without --gpus, of the cluster or the machine that is here. A step is timed on one CPU of this
+    machine, or on one GPU if it has one.
+    """
+    return _planned(file, words, False, None if gpus is None else nodes_of(gpus, cpus))
+
+
+def nodes_of(gpus: str, num_cpus: int | None) -> list[dict[str, float]]:
+    """Return the resources of nodes as `--gpus` names them: 4x8, or 8 for one node."""
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)", gpus)
+    if found is None:
+        raise ConfigError(f"expected --gpus as NODESxGPUS, such as 4x8, got {gpus}: change it")
+    num_nodes, num_gpus = int(found[1] or 1), int(found[2])
+    return [{"CPU": float(num_cpus or 8 * num_gpus), "GPU": float(num_gpus)}] * num_nodes
+
+
+def _planned(
+    file: str, words: Words, retry_failed: bool, nodes: "Sequence[Mapping[str, float]] | None"
+) -> Answer:
+    """Answer with the plan of a sweep on these nodes; without any, on those that are there."""
+    from pipeline.cluster.actor_plan import present_nodes
     from sweeps.execution.study import Study
     from sweeps.sweep import base_config
 
+    sweep = load_sweep(file, words)
+    grows = sweep.autoscaling
     study = Study.of(sweep, base_config(sweep).tracking)
-    if os.environ.get("RAY_ADDRESS"):
-        with cluster() as available:
-            values = plan_json(sweep, study, available, retry_failed)
-    else:
-        values = plan_json(sweep, study, machine_resources(), retry_failed)
-    return Answer(plan_text(values), values)
+    if nodes is not None:
+        sweep = replace(sweep, autoscaling=False)  # it has grown to these
+    values = plan_json(sweep, study, nodes or present_nodes(), retry_failed)
+    settings = values["better"] or (values["settings"] if grows else [])
+    changed = {word.partition("=")[0] for word in settings}
+    kept = [word for word in words if word.partition("=")[0] not in changed]
+    values["command"] = shlex.join(["spire", "sweep", file, *kept, *settings])
+    return Answer(f"{plan_text(values)}\n{values['command']}", values)
 
 
 @verb()
@@ -92,22 +124,27 @@ def report(words: Words, out: str | None) -> Answer:
     return Answer(written.text(), written.values())
 
 
-MORE_VERBS = (sweep, report)
+MORE_VERBS = (sweep, plan, report)
 
 
 # --- a sweep before it runs -----------------------------------------------------------------------
 
 
 def plan_json(
-    sweep: SweepConfig, study: "Study", cluster: Mapping[str, float], retry_failed: bool = False
+    sweep: SweepConfig,
+    study: "Study",
+    nodes: Sequence[Mapping[str, float]],
+    retry_failed: bool = False,
 ) -> dict[str, Any]:
-    """Return the trials of a sweep, each with its status and with what it asks of the cluster.
+    """Return the trials of a sweep, each with its status and with what it asks of these nodes.
 
     The estimate covers the trials that are left. Of a search, these are the trials at the axes'
-    ends, by which draws still to be made are estimated.
+    ends, by which draws still to be made are estimated. `settings`: those that fix the plan of the
+    first; `better`: those that give work to more GPUs.
     """
+    from pipeline.cluster.actor_plan import total
     from sweeps.design.points import probes
-    from sweeps.design.trial_plan import concurrency, plan_trial, sweep_seconds
+    from sweeps.design.trial_plan import better_words, concurrency, estimate, plan_trial
     from sweeps.sweep import check_trials, read_progress, told_equal
 
     progress = read_progress(sweep, study)
@@ -115,12 +152,15 @@ def plan_json(
     check_trials(sweep, progress, left, is_new=study.parent_run_dir is None)
     shown = probes(sweep) if sweep.is_drawn else progress.trials
     to_run = [*left, *islice(cycle(shown), progress.num_undrawn)]
-    at_once = concurrency(sweep, to_run or shown, cluster)
+    at_once = concurrency(sweep, to_run or shown, nodes)
     plans = {
-        trial.trial_id: plan_trial(trial.config, cluster, at_once, sweep.autoscaling)
+        trial.trial_id: plan_trial(trial.config, nodes, at_once, sweep.autoscaling)
         for trial in [*to_run, *shown]
     }
     left_to_run = [(trial, plans[trial.trial_id]) for trial in to_run]
+    found = estimate(left_to_run, at_once, progress.with_status("finished"))
+    used = sum(plan.num_gpus for _, plan in left_to_run[:at_once])
+    better = better_words([trial for trial, _ in left_to_run[:at_once]], nodes, used)
     return {
         "name": sweep.name,
         "preset": sweep.preset,
@@ -129,8 +169,16 @@ def plan_json(
         "num_to_run": len(to_run),
         "equal": told_equal(sweep, progress.num_trials),
         "concurrency": at_once,
-        "cluster": {name: cluster[name] for name in ("CPU", "GPU") if name in cluster},
-        "estimate_s": sweep_seconds(left_to_run, at_once, progress.with_status("finished")),
+        "nodes": [{name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes],
+        "gpus": {
+            "all": total(nodes, "GPU"),
+            "used": used,
+            "trials_on_each": used and at_once / used,
+        },
+        "settings": plans[shown[0].trial_id].workers.words,
+        "better": better,
+        "estimate_s": found.seconds,
+        "measured": [vars(costs) for costs in found.measured],
         "trials": [
             {
                 "trial_id": trial.trial_id,
@@ -148,19 +196,43 @@ def plan_json(
 def plan_text(values: Mapping[str, Any]) -> str:
     """Return the values of `plan_json` as a table."""
     columns = {"trial": "trial_id", "what": "label", "status": "status", "needs": "needs"}
-    cluster = ", ".join(f"{amount:g} {name}" for name, amount in values["cluster"].items())
     kind = "trials" if values["search"] == "grid" else "trials to draw; those at the axes' ends"
     num_trials, num_to_run = values["num_trials"], values["num_to_run"]
     left = "" if num_to_run == num_trials else f", {num_to_run} of them left"
+    kinds = Counter(f"{node['CPU']:g} CPU, {node['GPU']:g} GPU" for node in values["nodes"])
+    nodes = "; ".join(f"{count} x ({kind})" for kind, count in kinds.items())
+    measured, timed = values["measured"], ""
+    devices = "GPUs" if any(one["device"] == "cuda" for one in measured) else "CPUs"
+    if measured:
+        seconds = sorted(one["num_images"] * one["train_s"] for one in measured)
+        most = max(one["peak_bytes"] for one in measured)
+        timed = f"a step here: {seconds[0]:.2g} to {seconds[-1]:.2g} s, {most / 2**20:.0f} MiB"
     lines = [
         f"sweep {values['name']} on {values['preset']}: {num_trials} {kind}{left}, "
-        f"{values['concurrency']} at once on {cluster}",
+        f"{values['concurrency']} at once on {nodes}",
         table(values["trials"], columns),
         values["equal"],
-        f"about {duration(values['estimate_s'])} on CPUs such as this machine's, by a few timed "
-        "steps",
+        _gpus_text(values),
+        timed,
+        f"about {duration(values['estimate_s'])} on {devices} such as this machine's",
     ]
     return "\n".join(filter(None, lines))
+
+
+def _gpus_text(values: Mapping[str, Any]) -> str:
+    """Return how many GPUs have work, and what gives some to the others."""
+    gpus, words = values["gpus"], values["better"]
+    if not gpus["all"]:
+        return ""
+    on_each = f", {gpus['trials_on_each']:.2g} trials on each" if gpus["used"] else ""
+    told = f"{gpus['used']:.3g} of {gpus['all']:g} GPUs have work{on_each}"
+    if words:
+        return f"{told}; more with {' '.join(words)}"
+    if gpus["used"] > gpus["all"] - 1:
+        return told
+    is_room = values["concurrency"] == values["num_to_run"]
+    others = "more seeds or values would use" if is_room else "CPUs or concurrency hold back"
+    return f"{told}; {others} the others"
 
 
 # --- a sweep at the end of a command --------------------------------------------------------------

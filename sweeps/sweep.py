@@ -24,7 +24,7 @@ from pipeline.tracking.mlflow_queries import NOTE, NOTE_CHARS
 from pipeline.tracking.tracker import Status, Tracker, check_store, has_ended, is_deleted
 from sweeps.design.config import SweepConfig, labelled
 from sweeps.design.points import Trial, check_compared, check_effects, probes, trials
-from sweeps.design.trial_plan import check_nodes, concurrency, plan_trial
+from sweeps.design.trial_plan import concurrency, plan_trial
 from sweeps.execution.search import read_search
 from sweeps.execution.study import Progress, Study, progress_of
 from sweeps.execution.trial import Command
@@ -81,11 +81,12 @@ def _run_left(
     if told := told_equal(sweep, before.num_trials):
         say(told)
     say(f"{len(left) + before.num_undrawn} of {before.num_trials} trials to run")
-    with cluster() as have:
+    with cluster():
         # 2. Plan.
-        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], have)
-        for trial in probed if not sweep.autoscaling else ():
-            check_nodes(plan_trial(trial.config, have, at_once), cluster_nodes())
+        nodes = cluster_nodes()
+        at_once = concurrency(sweep, [*left, *[probed[0]] * before.num_undrawn], nodes)
+        for trial in probed:
+            plan_trial(trial.config, nodes, at_once, sweep.autoscaling)
         # 3. Run, below the sweep's own tracking run.
         study.folder.mkdir(parents=True, exist_ok=True)
         for trial in left:
@@ -99,7 +100,7 @@ def _run_left(
                 data_root=str(base.data.root),
                 typed_in=str(Path.cwd()),
                 parent_run_id=None if tracker.uri is None else tracker.run_id,
-                cluster=dict(have),
+                nodes=nodes,
                 at_once=at_once,
                 stop=study.folder / f"stop-{uuid.uuid4().hex}",
             )

@@ -1,6 +1,5 @@
 """The command `spire`: its verbs, each of which parses, calls and answers."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -64,23 +63,22 @@ def run(words: Words, dry_run: bool, quiet: bool) -> Answer:
     if not dry_run:
         return _finished(spire.run(preset, settings, is_quiet=quiet))
     from pipeline.cli.texts import setting_json, setting_text
-    from pipeline.cluster.actor_plan import most_useful_actors, plan_here, plan_on_nodes
+    from pipeline.cluster.actor_plan import (
+        ActorPlan,
+        most_useful_actors,
+        plan_on_nodes,
+        present_nodes,
+    )
     from pipeline.data.fetch import fetch_for
     from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import prepare
 
     config = located(load_typed(preset, settings))
     fetch_for(config.data, say)
-    if config.resources.pool == "local" or not os.environ.get("RAY_ADDRESS"):
-        plan = plan_here(config)
-    else:
-        from pipeline.cluster import session
-
-        with session.cluster():
-            nodes = session.cluster_nodes()
-            plan = plan_on_nodes(config.resources, nodes, most_useful_actors(config))
-    num_cpus = 1.0 if plan is None else plan.num_actors * min(1.0, plan.num_cpus)
-    estimate_s = run_seconds(config, num_cpus)
+    plan = None
+    if config.resources.pool == "ray":
+        plan = plan_on_nodes(config.resources, present_nodes(), most_useful_actors(config))
+    estimate_s = run_seconds(config, plan or ActorPlan(1, 1.0, 0.0))
     description = setting_json(prepare(config), preset, plan, estimate_s)
     return Answer(setting_text(description), description)
 

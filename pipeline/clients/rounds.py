@@ -7,6 +7,7 @@ weights, and measurements. P: length of the weight vector, n: images.
 """
 
 import functools
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from spire_core.config.client import ClientConfig
 from spire_core.diffusion.process import Diffusion
 from spire_core.evaluation.extractors import cached
 from spire_core.evaluation.prompted_images import Gallery
-from spire_core.federated.client import train_client
+from spire_core.federated.client import train_client, weighted
 from spire_core.federated.client_group import train_group
 from spire_core.federated.compression import lossy
 from spire_core.federated.messages import (
@@ -41,6 +42,7 @@ from spire_core.federated.messages import (
 from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState, load_client, new_private_state
 from spire_core.federated.private_updates import NOISE, ClippedFormat
+from spire_core.federated.server import ServerState, aggregate
 from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
@@ -61,14 +63,20 @@ from spire_core.training.several import (
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Seconds of a processor for an image: of an optimizer step, and of one network evaluation.
+    """Seconds of a device for an image: of an optimizer step, and of one network evaluation.
 
-    `peak_bytes`: the most memory that the step of a whole group took, on the GPU if it is there.
+    `peak_bytes`: the most memory that the step of a whole group took, on the GPU if it is there;
+    `num_images`: those of that step. `collect_s`, `average_s`: of the server's processor in a
+    round, for each worker's sum, and for the mean and the step.
     """
 
     train_s: float
     look_s: float
     peak_bytes: int = 0
+    device: str = "cpu"
+    num_images: int = 0
+    collect_s: float = 0.0
+    average_s: float = 0.0
 
 
 class RoundWorker:
@@ -93,6 +101,7 @@ class RoundWorker:
             self.diffusion,
             precision=config.client.precision,
             below=config.method.own_timesteps(self.diffusion.config.num_timesteps),
+            own_loss=config.method.record.loss,
         )
         self.store = ClientStore(setup.folder / CLIENTS)
         self.cache = setup.folder.parent / "cache"  # of all runs
@@ -241,6 +250,7 @@ class RoundWorker:
                 ]
         for before, (update, after) in zip(states, finished, strict=True):
             arrived, residual = lossy(update, broadcast, before.residual, settings)
+            arrived = weighted(arrived, broadcast, self.config.method.record.weight)
             kept = replace(after, residual=residual, assignment=before.assignment)
             results.append((arrived, kept))
         return results
@@ -335,7 +345,7 @@ class RoundWorker:
         config, before = self.config, resident_bytes()
         size, device = config.client.batch_size, self.device
         group = config.resolved_client.groups(range(config.federation.cohort_size))[0]
-        step_s = _second_of_two(lambda: self._rehearse(group))
+        step_s = _second_of_two(lambda: self._rehearse(group), device)
         clients = [self.client_data(client_id) for client_id in group]
         num_trained = sum(len(client.split.train[:size]) for client in clients)
         x = to_float(self.for_training(clients[0]).images[:size].to(device))
@@ -343,14 +353,23 @@ class RoundWorker:
         if config.method.record.has_embedding:
             emb = torch.zeros(len(x), config.model.d_emb, device=device)
         with torch.inference_mode():
-            look_s = _second_of_two(lambda: self.model.net(x, t, emb))
+            look_s = _second_of_two(lambda: self.model.net(x, t, emb), device)
         peak = max(0, peak_bytes() - before)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(device)
-        return StepCosts(step_s / num_trained, look_s / len(x), peak)
+        step_s, look_s = step_s / num_trained, look_s / len(x)
+        return StepCosts(step_s, look_s, peak, device.type, num_trained)
 
-    def _rehearse(self, client_ids: Sequence[int]) -> None:
-        """Take a step of each phase as in a round, and add the updates up."""
+    def measure_server(self) -> tuple[float, float]:
+        """Return `collect_s` and `average_s` of `StepCosts`, from a rehearsal of one client."""
+        total, broadcast = self._rehearse(range(1))
+        whole, state = UpdateSum(broadcast, 0), ServerState.initial(broadcast.weights)
+        server, cpu = self.config.server, torch.device("cpu")
+        collect_s = _second_of_two(lambda: whole.merge(pickle.loads(pickle.dumps(total))), cpu)
+        return collect_s, _second_of_two(lambda: aggregate(state, whole.mean(), server), cpu)
+
+    def _rehearse(self, client_ids: Sequence[int]) -> tuple[UpdateSum, Broadcast]:
+        """Take a step of each phase as in a round, and return the sum of the updates."""
         config, weights = self.config, self.model.weights.cpu().numpy().copy()
         moments = None
         if config.client.opt_state == "average":  # as from the second round on
@@ -361,13 +380,20 @@ class RoundWorker:
         total = UpdateSum(broadcast, plan.num_examples)
         for update, _ in self.trained(client_ids, 0, broadcast, plan):
             total.add(update)
+        return total, broadcast
 
 
-def _second_of_two(call: Callable[[], object]) -> float:
+def _second_of_two(call: Callable[[], object], device: torch.device) -> float:
+    def seconds() -> float:
+        if device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     call()
-    began = time.process_time()
+    began = seconds()
     call()
-    return time.process_time() - began
+    return seconds() - began
 
 
 def prepare_torch(client: ClientConfig, device: torch.device) -> None:

@@ -21,6 +21,12 @@ class ActorPlan:
     def describe(self) -> str:
         return f"{self.num_actors} client actors x ({self.num_cpus:g} CPU, {self.num_gpus:g} GPU)"
 
+    @property
+    def words(self) -> list[str]:
+        """The settings that ask for these actors."""
+        numbers = ("num_actors", self.num_actors), ("num_gpus", self.num_gpus)
+        return [f"resources.{name}={value:g}" for name, value in numbers]
+
     def device(self, config: ResourcesConfig) -> str:
         """Return the kind of device of all actors, as each of them chooses it."""
         return "cuda" if self.num_gpus > 0 and config.device != "cpu" else "cpu"
@@ -34,21 +40,18 @@ def plan_on_nodes(
     With an automatic share of the GPUs, nodes without a GPU get no actor if others have one.
     `max_useful`: the most actors that `auto` plans (`most_useful_actors`).
     """
-
-    def fitting(num_gpus: float) -> int:
-        return sum(num_fitting(node, config.num_cpus, num_gpus) for node in nodes)
-
-    num_actors, num_gpus = config.num_actors, config.num_gpus
-    have = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    num_cpus, num_actors, num_gpus = config.num_cpus, config.num_actors, config.num_gpus
+    have = {name: total(nodes, name) for name in ("CPU", "GPU")}
     least = LEAST_SHARE if have["GPU"] >= 1 else 0.0
     if isinstance(num_actors, str):
-        most = fitting(least if isinstance(num_gpus, str) else num_gpus)
+        most = num_fitting(nodes, num_cpus, least if isinstance(num_gpus, str) else num_gpus)
         num_actors = max(1, min(most, max_useful))
     if isinstance(num_gpus, str):
         num_gpus = gpu_share(have["GPU"], num_actors)
-        while num_gpus > least and fitting(num_gpus) < num_actors:  # nodes are not alike
+        while num_gpus > least and num_fitting(nodes, num_cpus, num_gpus) < num_actors:
+            # Nodes are not alike.
             num_gpus = gpu_share(1, _floor(1 / num_gpus) + 1)
-    plan, fits = ActorPlan(num_actors, config.num_cpus, num_gpus), fitting(num_gpus)
+    plan, fits = ActorPlan(num_actors, num_cpus, num_gpus), num_fitting(nodes, num_cpus, num_gpus)
     if fits < num_actors:
         raise ClusterError(
             f"expected client actors that fit {have['CPU']:g} CPUs and {have['GPU']:g} GPUs on "
@@ -59,8 +62,17 @@ def plan_on_nodes(
     return plan
 
 
-def num_fitting(have: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
-    """Return how many actors with these shares fit; a share below 1 is part of one GPU."""
+def total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
+    """Return the CPUs or GPUs of all nodes."""
+    return sum(node.get(name, 0.0) for node in nodes)
+
+
+def num_fitting(nodes: Sequence[Mapping[str, float]], num_cpus: float, num_gpus: float) -> int:
+    """Return how many actors with these shares fit nodes; a share below 1 is part of one GPU."""
+    return sum(_fitting_one(node, num_cpus, num_gpus) for node in nodes)
+
+
+def _fitting_one(have: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
     fits = _floor(have.get("CPU", 0.0) / num_cpus)
     gpus = _floor(have.get("GPU", 0.0))
     if num_gpus >= 1:
@@ -88,11 +100,14 @@ def most_useful_actors(config: Config) -> int:
     return max(config.federation.cohort_size, config.federation.num_new_clients)
 
 
-def plan_here(config: Config) -> ActorPlan | None:
-    """Return the client actors for this machine; None if one process does all the work."""
-    if config.resources.pool == "local":
-        return None
-    return plan_on_nodes(config.resources, [machine_resources()], most_useful_actors(config))
+def present_nodes() -> list[Mapping[str, float]]:
+    """Return the resources of the nodes at RAY_ADDRESS, or of this machine."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return [machine_resources()]
+    from pipeline.cluster import session
+
+    with session.cluster():
+        return session.cluster_nodes()
 
 
 def machine_resources() -> dict[str, float]:

@@ -62,9 +62,10 @@ SWITCHES: tuple[Switch, ...] = (
     (("eval.guidance_interval",), "eval.guidance or adapt.guidance", lambda c: c.is_guided),
     (("eval.metrics",), "new clients", lambda c: c.federation.num_new_clients > 0),
     (("eval.controls",), "KID, without prompts", lambda c: c.can_have_controls),
+    (("server.optimizer", "server.lr", "server.momentum"), "a method without a server's step of its own", lambda c: c.method.record.server_step is None),
     (("server.momentum",), "server.optimizer=fedavgm or fedadam", lambda c: c.server.optimizer != "fedavg"),
-    (("partition.alpha",), f"partition={' or '.join(MIXED)}", lambda c: c.partition.name in MIXED),
-    (("partition.classes_per_client",), "partition=pathological", lambda c: c.partition.name == "pathological"),
+    (("partition.alpha",), f"partition={' or '.join(MIXED)}", lambda c: c.partition.name in MIXED or c.partition.is_outside),
+    (("partition.classes_per_client",), "partition=pathological", lambda c: c.partition.name == "pathological" or c.partition.is_outside),
     (("adapt.group_size",), "model.dropout=0", lambda c: c.model.dropout == 0.0),
     (("adapt.epochs",), "privacy.adapt.epsilon=null (privacy.adapt.steps counts)", lambda c: not c.privacy.adapt.is_on),
     (FIT, "privacy.adapt.epsilon=null (privacy.adapt has settings of its own)", lambda c: c.scores_tuned or not c.privacy.adapt.is_on),
@@ -154,7 +155,7 @@ def pretrain_fingerprint(config: Config) -> str:
     """
     method, settings = config.method.record, _counting(config)
     of_fits = ["adapt.", "privacy.adapt.", "eval.controls", "eval.metrics", "plugin metric "]
-    of_fits += [] if method.penalty is not None else ["plugin method "]
+    of_fits += [] if method.changes_rounds else ["plugin method "]
     of_fits += [] if config.eval.guidance != 1.0 else ["eval.guidance_interval"]
     of_fits += [] if config.privacy.rounds.is_on else ["privacy."]
     kept = {key: value for key, value in settings.items() if not key.startswith(tuple(of_fits))}

@@ -4,15 +4,22 @@ from pipeline.config.data import OTHER_DATASETS
 from pipeline.config.schema import Config
 from spire_core.config.eval import OTHER_METRICS
 from spire_core.config.method import OTHER_METHODS
+from spire_core.config.partition import OTHER_PARTITIONS
 from spire_core.errors import ConfigError
 from spire_core.plugins import Plugin, Plugins
 
-ALL_PLUGINS: tuple[Plugins, ...] = (OTHER_METHODS, OTHER_DATASETS, OTHER_METRICS)
+ALL_PLUGINS: tuple[Plugins, ...] = (
+    OTHER_METHODS,
+    OTHER_DATASETS,
+    OTHER_PARTITIONS,
+    OTHER_METRICS,
+)
 
 
 def plugins_of(config: Config) -> list[Plugin]:
-    """Return the method, the data set and the metrics of a configuration that are not SPIRE's."""
+    """Return the method, data set, partition and metrics of a configuration from outside."""
     found = [OTHER_METHODS.find(config.method.name), OTHER_DATASETS.find(config.data.name)]
+    found.append(OTHER_PARTITIONS.find(config.partition.name))
     found += [OTHER_METRICS.find(name) for name in config.eval.metrics]
     return [plugin for plugin in found if plugin is not None]
 

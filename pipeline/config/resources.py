@@ -22,7 +22,7 @@ class ResourcesConfig:
     pool: Annotated[str, Choice("ray", "local")] = "ray"
     num_actors: Annotated[int | str, Range(1, 100_000)] = "auto"
     num_cpus: Annotated[float, Range(LEAST_SHARE, 100_000)] = 1.0
-    num_gpus: Annotated[float | str, Range(0, 100_000)] = "auto"
+    num_gpus: Annotated[int | float | str, Range(0, 100_000)] = "auto"
     device: Annotated[str, Choice("auto", "cpu")] = "auto"
 
     def __post_init__(self) -> None:

@@ -39,7 +39,8 @@ def _plain(c: "Config") -> Iterator[Rule]:
     yield c.adapt.guidance is None or c.eval.extractor != "none", "an eval.extractor with adapt.guidance", "none", "drawings are compared in its features, so set adapt.guidance=null"
     yield is_given or not record.is_frozen, f"model.backbone=FOLDER with method={record.name}" + " and method.freeze=true" * c.method.freeze, "null", "a network of random numbers is not worth freezing"
     yield not is_given or not record.has_local_layers or record.adapts_layers, "a method without local layers with model.backbone", record.name, "choose retrofit, spire, fedavg_ft, lora, bias or diffit"
-    yield c.is_plain or c.client.engine != "grouped", "client.engine=auto or loop with model.backbone or an adapter", "grouped", "such networks are computed one by one"
+    yield c.is_plain or c.client.engine != "grouped", "client.engine=auto or loop with model.backbone, an adapter, or a method's own network or loss", "grouped", "such clients are computed one by one"
+    yield not is_given or record.network is None, f"model.backbone=null with method={record.name}", c.model.backbone, "it has a network of its own"
     yield record.is_federated or not record.has_embedding or c.adapt.init == "zero", "adapt.init=zero without rounds", c.adapt.init, "no client has an embedding that trained"
     yield not (is_given and record.has_embedding and c.method.projection == "learnt") or c.client.emb_init_std > 0, "client.emb_init_std above 0 with model.backbone", 0, "the map of embeddings into the model is zero at first too, and neither would ever train"
     yield c.model.text == "none" or c.text_guidance == 1 or c.has_null_text, f"client.text_dropout above 0 with eval.text_guidance={c.text_guidance:g}", 0, "images shown without captions train the prediction that guidance starts from: set 0.1, or eval.text_guidance=1"
@@ -57,6 +58,7 @@ def _of_private_fits(c: "Config") -> Iterator[Rule]:
     if not private.is_on:
         return
     yield len(parts) == 1, "a method whose new clients train one part with privacy.adapt.epsilon", f"{c.method.name}, which trains {len(parts)}", "choose spire, fedavg_ft, shared_rep or local"
+    yield c.method.record.loss is None, "a method without a loss of its own with privacy.adapt.epsilon", c.method.name, "a term that compares images tells of each of them, and no noise covers it"
     yield c.num_client_embs == 1 or private.mechanism == "dp_sgd", "privacy.adapt.mechanism=dp_sgd with model.num_embs above 1", private.mechanism, "one release publishes one embedding"
     yield not c.adapt.early_stopping, "adapt.early_stopping=false with privacy.adapt.epsilon", "true", "an epoch that was chosen on the client's images tells of them, and no noise covers it"
     yield c.adapt.guidance is None, "adapt.guidance=null with privacy.adapt.epsilon", c.adapt.guidance, "a scale that was chosen by the client's images tells of them, and no noise covers it"
@@ -71,6 +73,7 @@ def _of_private_rounds(c: "Config") -> Iterator[Rule]:
         return
     noise_cohort, sizes = private.noise_cohort or federation.cohort_size, (federation.cohort_size, c.privacy.noise_key is not None)
     yield record.is_federated, f"a method with rounds {named}", record.name, "choose spire, fedavg_ft, fedavg or shared_rep"
+    yield record.weight is None, f"a method without weights of its own {named}", record.name, "each client counts once in a private mean"
     yield not c.privacy.adapt.is_on, f"privacy.adapt.epsilon=null {named}", c.privacy.adapt.epsilon, "epsilon is about one unit in a run, so adapt later with spire adapt --epsilon"
     yield c.mean_part is None, f"adapt.init=zero or random, and adapt.local_init=shared, {named}", "mean", "a mean of clients' own parts has no noise"
     yield c.client.opt_state == "reset", f"client.opt_state=reset {named}", c.client.opt_state, "moments are gradients that nobody clips"
@@ -84,6 +87,7 @@ def _of_secure_sums(c: "Config") -> Iterator[Rule]:
     if not federation.secure_aggregation:
         return
     yield federation.cohort_size >= FEWEST, f"federation.cohort_size of at least {FEWEST} {named}", federation.cohort_size, "each of two clients could subtract its own update from the sum"
+    yield c.method.record.weight is None, f"a method without weights of its own {named}", c.method.name, "the server would learn each client's, which tells of its update"
     if c.method.record.is_federated:
         yield c.client.compression == "none", f"client.compression=none {named}", c.client.compression, "a number in a sum of integers takes 8 bytes, whatever it was before"
         few = _chance_of_few(c)

@@ -49,8 +49,10 @@ class Config:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the network is the U-Net alone, which several clients can compute as one."""
-        return self.model.backbone is None and not self.method.record.adds_layers
+        """Whether the U-Net is all that is computed, which several clients can do as one."""
+        record = self.method.record
+        is_unet = self.model.backbone is None and record.network is None
+        return is_unet and record.loss is None and not record.adds_layers
 
     @property
     def resolved_client(self) -> ClientConfig:

@@ -1,8 +1,8 @@
-"""The expected time of a run on this machine's CPUs, from a few seconds of measurements.
+"""The expected time of a run on devices such as this machine's, from seconds of measurements.
 
-One optimizer step and one network evaluation are timed for every kind of network; the rest is
-counting images. GPUs, waiting, other users of the machine and a pre-trained model's autoencoder are
-not foreseen.
+One optimizer step and one network evaluation are timed for every kind of network: on one CPU or,
+for actors with a GPU where this machine has one, on one GPU. The rest is counting images. Waiting,
+other users of the machine and a pre-trained model's autoencoder are not foreseen.
 """
 
 import os
@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.clients.memory import peak_bytes, resident_bytes
 from pipeline.clients.rounds import RoundWorker, StepCosts
+from pipeline.cluster.actor_plan import ActorPlan
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
@@ -30,22 +32,28 @@ from spire_core.federated.messages import steps_per_epoch
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.partition.styles import styled_channels
 from spire_core.training.fit import to_float
+from spire_core.training.heldout import NUM_DRAWS
 
 START_S = 10.0  # a run's process, its tracking run, its first features of real images
-MOST_IMAGES = 8  # in a timed batch: networks of GPU size take seconds for these on a CPU
+MOST_IMAGES = 8  # in the first timed batch: networks of GPU size take seconds for these on a CPU
+MOST_S = 3.0  # of a step whose whole batch is timed
 
 
-def run_seconds(config: Config, num_cpus: float) -> float:
-    """Return the seconds of a run whose actors have so many CPUs together.
+def run_seconds(config: Config, plan: ActorPlan) -> float:
+    """Return the seconds of a run with these actors; DataError if an image folder is missing."""
+    costs = measure(*kind_of(config, plan.num_gpus > 0))
+    work = pretraining_s(config, costs) + adaptation_s(config, costs)
+    return START_S + server_s(config, costs, plan.num_actors) + work / devices_of(plan, costs)
 
-    DataError if an image folder is missing.
-    """
-    costs = measure(kind_of(config))
-    return START_S + (pretraining_s(config, costs) + adaptation_s(config, costs)) / num_cpus
+
+def devices_of(plan: ActorPlan, costs: StepCosts) -> float:
+    """Return the number of devices such as the measured one that actors keep at work together."""
+    share = plan.num_gpus if costs.device == "cuda" else plan.num_cpus
+    return plan.num_actors * min(1.0, share)
 
 
 def pretraining_s(config: Config, costs: StepCosts) -> float:
-    """Return the seconds of the rounds and their evaluations on one CPU."""
+    """Return the seconds of the clients' rounds and of their evaluations on one device."""
     federation, batch_size, num_old = config.federation, config.client.batch_size, _num_old(config)
     if not config.method.record.is_federated:
         return 0.0
@@ -54,13 +62,22 @@ def pretraining_s(config: Config, costs: StepCosts) -> float:
     )
     num_rows = federation.num_rounds * federation.cohort_size * num_steps * batch_size
     num_drawn = min(num_old, NUM_POPULATION_DRAWS) if config.draws_alike else num_old
-    num_draws = num_drawn * len(evaluation_rounds(federation.num_rounds, config.eval.every))
+    num_evaluations = len(evaluation_rounds(federation.num_rounds, config.eval.every))
+    num_draws = num_drawn * num_evaluations
     num_draws += min(num_old, MAX_OLD) if config.has_controls else 0
-    return num_rows * costs.train_s + num_draws * _drawing_s(config, costs)
+    num_losses = num_evaluations * num_old * (3 if config.method.record.has_embedding else 1)
+    num_looks = num_draws * _num_drawing(config) + num_losses * _num_heldout(config)
+    return num_rows * costs.train_s + num_looks * costs.look_s
+
+
+def server_s(config: Config, costs: StepCosts, num_actors: int) -> float:
+    """Return the seconds of the server's part of the rounds, which no client's device shares."""
+    round_s = costs.average_s + num_actors * costs.collect_s
+    return config.federation.num_rounds * round_s if config.method.record.is_federated else 0.0
 
 
 def adaptation_s(config: Config, costs: StepCosts) -> float:
-    """Return the seconds of the new clients and of their evaluations on one CPU.
+    """Return the seconds of the new clients and of their evaluations on one device.
 
     A row is an image with one draw of noise.
     """
@@ -76,54 +93,86 @@ def adaptation_s(config: Config, costs: StepCosts) -> float:
         num_rows, num_draws = 0, 1
     num_draws += len(settings.guidance or ())
     num_draws += config.has_controls and record.is_personal  # of the nearest client
-    new_s = num_rows * costs.train_s + num_draws * _drawing_s(config, costs)
-    tuned_s = 0.0
+    num_losses = num_draws + (2 * NUM_DRAWS if config.has_controls and config.has_backbone else 0)
+    num_looks = num_draws * _num_drawing(config) + num_losses * _num_heldout(config)
+    new_s, tuned_s = num_rows * costs.train_s + num_looks * costs.look_s, 0.0
     if config.scores_tuned:
         num_rows = settings.tune_epochs * settings.num_rows(_images_per_client(config))
-        tuned_s = num_rows * costs.train_s + _drawing_s(config, costs)
+        num_looks = _num_drawing(config) + _num_heldout(config)
+        tuned_s = num_rows * costs.train_s + num_looks * costs.look_s
     return config.federation.num_new_clients * new_s + _num_old(config) * tuned_s
 
 
-def measure(config: Config) -> StepCosts:
-    """Return the costs of a step and of a look on this machine, on random images."""
+def measure(config: Config, device: str = "cpu") -> StepCosts:
+    """Return the costs of a step, a look and a round on a device of this machine, on random images.
+
+    A whole batch is timed where that takes seconds; else a part of it stands for it.
+    """
+    before = resident_bytes()
+    client = replace(config.client, batch_size=min(MOST_IMAGES, config.client.batch_size))
+    costs = _measured(replace(config, client=client), device)
+    num_images = config.client.batch_size * config.federation.cohort_size
+    if costs.num_images < num_images and costs.train_s * num_images < MOST_S:
+        costs = _measured(config, device)
+    if device == "cpu":  # the first step has left memory to the second
+        costs = replace(costs, peak_bytes=max(0, peak_bytes() - before))
+    return costs
+
+
+def _measured(config: Config, device: str) -> StepCosts:
     channels, _, width = _known(config)
     channels = styled_channels(channels, config.partition.style)
     size, num_clients = side(width, config.data.image_size), config.federation.cohort_size
-    shape = (num_clients * MOST_IMAGES, channels, size, size)
+    num_images = config.client.batch_size
+    shape = (num_clients * num_images, channels, size, size)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    held = np.arange(len(images)).reshape(num_clients, MOST_IMAGES)
+    held = np.arange(len(images)).reshape(num_clients, num_images)
     partition = Partition(tuple(ClientSplit(i, own, own) for i, own in enumerate(held)), ())
     nowhere = Path(os.devnull)  # no client has a state in it
-    worker = RoundWorker(WorkerSetup(config, {}, partition, NO_EXTRACTOR, nowhere), images)
+    setup = WorkerSetup(config, {}, partition, NO_EXTRACTOR, nowhere)
+    worker = RoundWorker(setup, images, device)
     if worker.encode is not None:  # once for all clients
-        x = worker.diffusion.encoded(to_float(torch.from_numpy(images[:MOST_IMAGES])))
+        x = worker.diffusion.encoded(to_float(torch.from_numpy(images[:num_images])))
         worker.encode = lambda own: x[: len(own)]
-    return worker.measure_step()
+    collect_s, average_s = worker.measure_server()
+    return replace(worker.measure_step(), collect_s=collect_s, average_s=average_s)
 
 
-def kind_of(config: Config) -> Config:
-    """Return the settings that set the costs; trials that differ in others are timed once."""
+def kind_of(config: Config, has_gpu: bool) -> tuple[Config, str]:
+    """Return the settings that set the costs, and the device on which they are measured.
+
+    Trials that differ in other settings are timed once.
+    """
+    is_on_gpu = has_gpu and config.resources.device == "auto" and torch.cuda.is_available()
     num_clients = config.client.largest_group(config.federation.cohort_size)
-    return Config(
+    kind = Config(
         data=config.data,
         partition=PartitionConfig(style=config.partition.style),
         model=config.model,
         method=replace(config.method, phases="joint"),  # alternate ones need two steps
         client=ClientConfig(
-            batch_size=MOST_IMAGES,
+            batch_size=config.client.batch_size,
             precision=config.client.precision,
+            opt_state=config.client.opt_state,
             engine=config.client.engine,
             group_size=num_clients,
         ),
         federation=FederationConfig(num_clients=num_clients, cohort_size=num_clients, tau=1),
     )
+    return kind, "cuda" if is_on_gpu else "cpu"
 
 
-def _drawing_s(config: Config, costs: StepCosts) -> float:
-    """Return the seconds of generating the images by which one client is scored."""
+def _num_drawing(config: Config) -> int:
+    """Return the evaluations of the network for the images by which one client is scored."""
     is_text_guided = config.model.text != "none" and config.text_guidance != 1
     num_looks = 1 + (config.eval.guidance != 1) + is_text_guided
-    return config.eval.num_images * config.diffusion.sample_steps * num_looks * costs.look_s
+    return config.eval.num_images * config.diffusion.sample_steps * num_looks
+
+
+def _num_heldout(config: Config) -> int:
+    """Return the number of held-out images by whose loss a client is scored."""
+    own, share = _images_per_client(config), config.partition.test_fraction
+    return min(config.eval.num_loss_images, max(1, round(own * share / (1 - share))))
 
 
 def _num_old(config: Config) -> int:

@@ -72,7 +72,7 @@ class Driver:
             mean = settings.update_format(plan, state.broadcast).decode(total)
         else:
             mean = replace(total.mean(), loss=_mean_loss(reports))
-        after = aggregate(state, mean, config.server)
+        after = aggregate(state, mean, config.server, config.method.record.server_step)
         train_s, busy_s = gathered - began, pool.busy_s - busy_before_s
         stats = RoundStats(
             round_idx=plan.round_idx,

@@ -10,6 +10,7 @@ from spire_core.federated.messages import Broadcast, RoundPlan
 from spire_core.federated.private_updates import ClippedFormat
 from spire_core.federated.server import ServerState
 from spire_core.federated.sums import SecureFormat
+from spire_core.methods import MAX_WEIGHT
 from spire_core.privacy.guarantee import RoundsGuarantee, rounds_guarantee
 
 
@@ -37,12 +38,15 @@ class RoundSettings:
         """Return the plan of the round after a state for the clients that respond."""
         federation, round_idx = self.config.federation, state.round_idx
         num_shared = self.config.method.num_shared_rounds(federation.num_rounds)
+        num_examples = sum(self.num_examples[client_id] for client_id in client_ids)
+        if self.config.method.record.weight is not None:
+            num_examples = len(client_ids) * MAX_WEIGHT
         private = self.guarantee and self.guarantee.round(clip_norm_of(self.guarantee, state))
         return RoundPlan(
             round_idx=round_idx,
             lr_scale=self.client.lr_scale(round_idx, federation.num_rounds),
             shares_local=round_idx < num_shared,
-            num_examples=sum(self.num_examples[client_id] for client_id in client_ids),
+            num_examples=num_examples,
             tau=federation.tau,
             local_epochs=federation.local_epochs,
             kept_rounds=kept_rounds,

@@ -169,8 +169,11 @@ def prepare(config: Config) -> FederationSetup:
     channels = styled_channels(data.images.shape[1], config.partition.style)
     size = side(data.images.shape[-1], config.data.image_size)
     extractor.check_channels(channels)
-    config.model.check_image_size(size)
     model = FlatModel(config.model, config.method, channels)
+    if config.method.record.network is None:
+        config.model.check_image_size(size)
+    else:
+        check_network(model, (channels, size, size))
     diffusion = Diffusion.of(config.diffusion, "cpu", backbone)
     if isinstance(model.net, PretrainedNet):
         model.net.check_images((channels, size, size), diffusion.codec)
@@ -250,6 +253,16 @@ def held_back(data: ImageData, config: Config) -> HeldBack:
             mask |= found
         masks.append(mask)
     return HeldBack(*masks)
+
+
+def check_network(model: FlatModel, shape: tuple[int, int, int]) -> None:
+    """Raise ConfigError if a method's own network makes no images (C, H, W) of such images."""
+    xt, emb = torch.zeros(2, *shape), torch.zeros(2, model.net.config.d_emb)
+    shown = (emb,) if model.method.record.has_embedding else ()
+    with torch.no_grad():
+        found = model.net(xt, torch.zeros(2, dtype=torch.int64), *shown).shape
+    expected, got = f"a network that returns {tuple(xt.shape)}", tuple(found)
+    require(found == xt.shape, expected, got, f"mend that of method={model.method.name}")
 
 
 def score(name: str, drawn: Tensor, real: Tensor) -> float:

@@ -26,13 +26,13 @@ def write_pipeline(run: SavedRun, client_id: int | None, folder: Path) -> None:
 
     Our own pipeline draws one of several embeddings for each image. Pipelines of pre-trained models
     cannot: such a client gets a folder for each embedding, by its number, and `weights.json`.
-    RunError for an unknown client, a folder that is not empty, and a client of two networks.
+    RunError for an unknown client, a folder that is not empty, and a network that diffusers lacks.
     """
     state = run.client_state(client_id)
-    if isinstance(run.model.net, TimeSplit):
+    if run.config.method.record.network is not None or isinstance(run.model.net, TimeSplit):
         raise RunError(
-            f"expected a client of one network, got one of {run.config.method.name}, which has "
-            "two: draw with spire sample"
+            f"expected one U-Net or a pre-trained network, got the network of "
+            f"{run.config.method.name}, which diffusers lacks: draw with spire sample"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"expected a new folder, got {folder}, which is there: name another")

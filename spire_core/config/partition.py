@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from spire_core.config.checks import Choice, Range, check_fields, require
+from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
+from spire_core.plugins import Plugins
 
 INDEPENDENT, NATURAL = "independent", "natural"
 DEALT = ("iid", "dirichlet", "inner_dirichlet", "pathological")
 SCHEME_NAMES = (*DEALT, INDEPENDENT, NATURAL)
 SIZED = ("iid", "inner_dirichlet", INDEPENDENT)  # schemes that take a client's size
+OTHER_PARTITIONS = Plugins("partition", SCHEME_NAMES)
 STYLES = ("none", "rotation", "tint", "stroke")
 
 
 @dataclass(frozen=True)
 class PartitionConfig:
-    """How images are split over clients.
+    """How images are split over clients; `name` is one of ours, or one of another package.
 
     `alpha`: for dirichlet, inner_dirichlet and independent, the concentration of a client's class
     mixture; below 1 few classes, far above 1 all of them alike. `classes_per_client`: for
@@ -37,7 +39,7 @@ class PartitionConfig:
     held-out share of each client's images.
     """
 
-    name: Annotated[str, Choice(*SCHEME_NAMES)] = "inner_dirichlet"
+    name: str = "inner_dirichlet"
     alpha: Annotated[float, Range(above=0)] = 0.1
     classes_per_client: Annotated[int, Range(1)] = 2
     client_size: int | None = None
@@ -51,9 +53,13 @@ class PartitionConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "partition")
+        if self.is_outside and OTHER_PARTITIONS.find(self.name) is None:
+            known = (*SCHEME_NAMES, *OTHER_PARTITIONS.names())
+            check_choice("partition.name", self.name, known)
         size, is_independent = self.client_size, self.name == INDEPENDENT
         is_dealt = self.name not in (INDEPENDENT, NATURAL)
-        self._require(size is None or self.name in SIZED, "no partition.client_size", size)
+        is_sized = self.name in SIZED or self.is_outside
+        self._require(size is None or is_sized, "no partition.client_size", size)
         self._require(size is not None or not is_independent, "partition.client_size", size)
         self._require(self.style == "none" or not is_independent, "no partition.style", self.style)
         classes = self.num_train_classes
@@ -65,6 +71,11 @@ class PartitionConfig:
             require(is_once, f"different entries of partition.{name}", given, "drop one")
         expected = f"partition.client_size of at least partition.min_size ({self.min_size})"
         require(size is None or size >= self.min_size, expected, size, "raise it or lower min_size")
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the split is a function of another package."""
+        return self.name not in SCHEME_NAMES
 
     def _require(self, is_met: bool, expected: str, got: object) -> None:
         advice = "docs/settings.md says which partitions take it"

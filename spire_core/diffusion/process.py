@@ -166,7 +166,10 @@ class Diffusion:
         The error is `denoiser(xt, t)` minus the target; x0 and eps are (B, C, H, W). All arguments
         and the result may have further dimensions after B.
         """
-        output = denoiser(self.q_sample(x0, t, eps), t)
+        return self.errors(denoiser(self.q_sample(x0, t, eps), t), x0, t, eps)
+
+    def errors(self, output: Tensor, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Return the loss (B,) of an output (B, C, H, W)."""
         return (output - self.target(x0, t, eps)).square().flatten(-3).mean(dim=-1)
 
 

@@ -8,17 +8,28 @@ P: length of the flat weight vector; S <= P: length of its shared stretch.
 """
 
 import itertools
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spire_core.config.checks import require
 from spire_core.config.client import PRIVATE_MOMENTS, ClientConfig
 from spire_core.federated.messages import AdamMoments, Broadcast, ClientUpdate, RoundPlan
 from spire_core.federated.private_state import PrivateState, load_client
-from spire_core.methods import BODY, CLIENT_EMB, EMB_PROJ, LOCAL, MODULATION, NETWORK_PARTS
+from spire_core.methods import (
+    BODY,
+    CLIENT_EMB,
+    EMB_PROJ,
+    LOCAL,
+    MAX_WEIGHT,
+    MODULATION,
+    NETWORK_PARTS,
+)
 from spire_core.network.flat_model import FlatModel, FlatWeights, Layout
 from spire_core.training.adam import Adam, PartMoments
 from spire_core.training.batches import Batch, client_batches
@@ -165,6 +176,20 @@ def finish_client(
         parts[LOCAL] = model.weights[model.layout.parts[LOCAL]].clone().cpu()
     moments = {part: m.to("cpu") for part, m in run.moments.items() if part in parts}
     return update, PrivateState(parts, moments)
+
+
+def weighted(
+    update: ClientUpdate,
+    broadcast: Broadcast,
+    weight: Callable[[ClientUpdate, Broadcast], int] | None,
+) -> ClientUpdate:
+    """Return a finite update with the weight that a method's own function gives it, if any."""
+    if weight is None or not math.isfinite(update.loss):
+        return update
+    found = operator.index(weight(update, broadcast))
+    expected = f"a client's weight in 1..{MAX_WEIGHT}"
+    require(1 <= found <= MAX_WEIGHT, expected, found, "change the method's function")
+    return replace(update, num_examples=found)
 
 
 def _shared(layout: Layout, plan: RoundPlan) -> slice:

@@ -93,10 +93,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 class RoundPlan:
     """The settings of one round for all its clients: its number, length, rate, and shared parts.
 
-    `num_examples`: those of all its clients together. `kept_rounds` lists the rounds after which a
-    kept checkpoint was taken; a client keeps its state of each. `is_secure`: the server sees the
-    sum of the updates alone. `private`: clip norm and noise of a round with differential privacy,
-    in which each client counts as one example.
+    `num_examples`: those of all its clients together, or more. `kept_rounds` lists the rounds after
+    which a kept checkpoint was taken; a client keeps its state of each. `is_secure`: the server
+    sees the sum of the updates alone. `private`: clip norm and noise of a round with differential
+    privacy, in which each client counts as one example.
     """
 
     round_idx: int

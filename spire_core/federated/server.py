@@ -11,6 +11,7 @@ from spire_core.config.server import ServerConfig
 from spire_core.errors import DivergenceError
 from spire_core.federated.messages import AdamMoments, Broadcast
 from spire_core.federated.sums import MeanUpdate
+from spire_core.methods import ServerStep
 
 BETA2, ADAPTIVITY = 0.99, 1e-3  # of FedAdam; the second is called tau by Reddi et al. 2021
 
@@ -63,12 +64,21 @@ def _next_moments(sent: AdamMoments | None, previous: AdamMoments | None) -> Ada
 
 
 def _server_step(
-    state: ServerState, mean: np.ndarray, shared_size: int, config: ServerConfig
+    state: ServerState,
+    mean: np.ndarray,
+    shared_size: int,
+    config: ServerConfig,
+    own_step: ServerStep | None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return new weights, velocity and second moment; the pseudo-gradient is mean minus weights.
 
     Numbers beyond the shared stretch lose their velocity, so that they stay as they are.
     """
+    if own_step is not None:
+        new, at = np.array([state.weights, np.zeros_like(mean)], np.float64), slice(shared_size)
+        before = new[1, at] if state.velocity is None else state.velocity[at]
+        new[:, at] = own_step(new[0, at].copy(), mean[at].astype(np.float64), before.copy())
+        return new[0].astype(np.float32), new[1], None
     if config.optimizer == "fedavg" and config.lr == 1.0:
         return mean, None, None
     delta = mean.astype(np.float64) - state.weights
@@ -89,14 +99,21 @@ def _server_step(
     return (state.weights + step).astype(np.float32), velocity, second
 
 
-def aggregate(state: ServerState, mean: MeanUpdate, config: ServerConfig) -> ServerState:
+def aggregate(
+    state: ServerState,
+    mean: MeanUpdate,
+    config: ServerConfig,
+    own_step: ServerStep | None = None,
+) -> ServerState:
     """Return the server's state after a round: server step towards the mean update, EMA.
 
-    Raises DivergenceError if the server's step leads out of float32.
+    `own_step`: a method's, in the place of the settings' optimizer. Raises DivergenceError if the
+    server's step leads out of float32.
     """
     whole = _whole(mean.weights, state.weights)
     with np.errstate(over="ignore"):  # the error below says it in words
-        weights, velocity, second = _server_step(state, whole, mean.weights.size, config)
+        size = mean.weights.size
+        weights, velocity, second = _server_step(state, whole, size, config, own_step)
     if not np.isfinite(weights).all():
         raise DivergenceError(
             "expected finite weights after the server's step, got infinity or NaN in round "

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from spire_core.network.pretrained import PretrainedNet
 from spire_core.network.unet import TimeSplit, UNet
 from spire_core.rng import derive_seed
 
-Network = UNet | PretrainedNet
+Network = UNet | PretrainedNet  # or one of another package, with the same interface
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,21 @@ class FlatModel(FlatWeights):
 def new_network(model: ModelConfig, method: MethodConfig, image_channels: int) -> Network:
     """Return the network of a configuration, with a method's entrance and adapter.
 
-    A U-Net has random numbers, a pre-trained network its own.
+    A U-Net and a network of another package have random numbers, a pre-trained one its own.
     """
-    net: Network
-    sizes = (model, image_channels, method.record.has_embedding)
-    if model.backbone is None:
+    net: Any
+    own, sizes = method.record.network, (model, image_channels, method.record.has_embedding)
+    if own is not None:
+        net = own(*sizes)
+        net.config = model
+    elif model.backbone is None:
         is_split = method.record.adapter == DENOISER
         net = TimeSplit(*sizes, method.own_width, method.t0) if is_split else UNet(*sizes)
     else:
         net = PretrainedNet(model, method)
     add_adapter(net, method)
+    if own is not None:
+        net.by_name = dict(net.named_parameters())
     return net
 
 
@@ -188,7 +194,7 @@ def initial_weights(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial_weights", *counters))
-        if model.backbone is None:
+        if model.backbone is None and method.record.network is None:
             drawn = UNet(model, image_channels, has_embedding=False).state_dict()
         else:
             drawn = dict[str, Tensor]()

@@ -7,7 +7,8 @@ M clients (old and new together).
 
 import numpy as np
 
-from spire_core.config.partition import PartitionConfig
+from spire_core.config.checks import require
+from spire_core.config.partition import OTHER_PARTITIONS, PartitionConfig
 from spire_core.errors import ConfigError, DataError
 from spire_core.rng import numpy_generator
 
@@ -125,6 +126,18 @@ SCHEMES = {
 }
 
 
+def _outside(labels: np.ndarray, config: PartitionConfig, num: int, rng: Rng) -> Held:
+    """Return what a function of another package deals out; ConfigError if an image goes twice."""
+    plugin = OTHER_PARTITIONS.find(config.name)
+    assert plugin is not None  # else the settings are refused
+    held = [np.asarray(own, np.int64) for own in plugin.value(labels, config, num, rng)]
+    dealt = np.concatenate(held)
+    is_split = len(held) == num and len(np.unique(dealt)) == len(dealt)
+    got = f"{len(held)} clients with {len(dealt)} images, {len(np.unique(dealt))} different ones"
+    require(is_split, f"{num} clients without a common image", got, f"mend {config.name}")
+    return held
+
+
 def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) -> Held:
     """Return the images of each client in the first draw of a scheme that leaves none too small.
 
@@ -138,7 +151,7 @@ def draw_held(labels: np.ndarray, config: PartitionConfig, num: int, seed: int) 
     smallest = 0
     for attempt in range(NUM_DRAWS):
         rng = numpy_generator(seed, "partition", attempt)
-        held = SCHEMES[config.name](labels, config, num, rng)
+        held = SCHEMES.get(config.name, _outside)(labels, config, num, rng)
         smallest = max(smallest, min(len(h) for h in held))
         if smallest >= config.min_size:
             return held

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from spire_core.config.checks import require
 from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.methods import CLIENT_EMB, LOCAL
 from spire_core.network.flat_model import FlatModel, FlatWeights, train_only
@@ -52,9 +53,19 @@ class StepNoise(NamedTuple):
     tokens: Tensor  # (B, L), int64; L is 0 without text
 
 
+class ShownBatch(NamedTuple):
+    """What a method's own loss sees of a step; `output` is the network's, for xt at t."""
+
+    x0: Tensor  # (B, C, H, W)
+    xt: Tensor  # (B, C, H, W)
+    t: Tensor  # (B,)
+    tokens: Tensor  # (B, L)
+    output: Tensor  # (B, C, H, W)
+
+
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The denoising objective, and the terms that a round adds to it.
+    """The denoising objective, a method's own loss, and the terms that a round adds.
 
     `below`: the first timestep that steps do not draw, None for all. Of a client with a network of
     its own it is that of the steps that train this network alone.
@@ -65,6 +76,7 @@ class TrainingObjective:
     precision: str = "float32"
     text_dropout: float = 0.0
     terms: tuple[ProximalTerm | Penalty, ...] = ()
+    own_loss: Callable[..., Tensor] | None = None
     below: int | None = None
 
     @property
@@ -102,22 +114,31 @@ class TrainingObjective:
     def losses(
         self, net: Callable[..., Tensor], embs: Tensor | None, x0: Tensor, noise: StepNoise
     ) -> Tensor:
-        """Return the denoising loss (B,) of each image of a batch x0 (B, C, H, W).
+        """Return the loss (B,) of each image of a batch x0 (B, C, H, W).
 
         `embs` (D_emb,) or (B, D_emb) are the embeddings that the network is shown. All arguments
-        and the result may have a dimension K of clients after B.
+        and the result may have a dimension K of clients after B, but for a method's own loss.
+        ConfigError if that is not one number for each image.
         """
         t, eps, kept, tokens = (draws.to(x0.device) for draws in noise)
         condition = None if embs is None else embs * kept  # (B, D_emb)
         shown = (condition, tokens) if tokens.shape[-1] > 0 else (condition,)
 
-        def denoiser(xt: Tensor, t: Tensor) -> Tensor:
-            if self.precision != "bf16":
-                return net(xt, t, *shown)
-            with torch.autocast(xt.device.type, torch.bfloat16):
-                return net(xt, t, *shown).to(xt.dtype)
-
-        return self.diffusion.loss(denoiser, x0, t, eps)
+        xt = self.diffusion.q_sample(x0, t, eps)
+        with torch.autocast(xt.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output = net(xt, t, *shown).to(xt.dtype)
+        losses = self.diffusion.errors(output, x0, t, eps)
+        if self.own_loss is None:
+            return losses
+        own = None if embs is None else embs.expand(len(x0), -1)
+        term = self.own_loss(net, own, ShownBatch(x0, xt, t, tokens, output))
+        require(
+            term.shape == losses.shape,
+            f"a method's loss of shape {tuple(losses.shape)}, a number for each image",
+            tuple(term.shape),
+            "take the mean over all dimensions but the first",
+        )
+        return losses + term
 
 
 def to_float(images: Tensor) -> Tensor:

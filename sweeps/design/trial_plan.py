@@ -1,6 +1,6 @@
 """What each trial of a sweep needs, and how long it takes, before anything starts."""
 
-import functools
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,15 +10,27 @@ from pipeline.cluster.actor_plan import (
     most_useful_actors,
     num_fitting,
     plan_on_nodes,
+    total,
 )
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.experiment.estimate import START_S, adaptation_s, kind_of, measure, pretraining_s
-from spire_core.errors import ClusterError
+from pipeline.experiment.estimate import (
+    START_S,
+    StepCosts,
+    adaptation_s,
+    devices_of,
+    kind_of,
+    measure,
+    pretraining_s,
+    server_s,
+)
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial
 
-Resources = Mapping[str, float]
+Nodes = Sequence[Mapping[str, float]]  # the resources of each
+SWEEP_S = 25.0  # Ray, the tracking store, the first trials' processes, and at the end the report
+TRIAL_S = 5.0  # a trial's tracking run, and its first features of real images
+MOST_SHARING = 8  # actors on a GPU, if that is left to the plan: each process takes memory there
 
 
 @dataclass(frozen=True)
@@ -42,21 +54,26 @@ class TrialPlan:
         actor = {name: amount for name, amount in share.items() if amount > 0}
         return [{}] + [dict(actor) for _ in range(self.actors.num_actors)]
 
+    @property
+    def num_gpus(self) -> float:
+        """The GPUs of the whole trial."""
+        return self.workers.num_actors * self.workers.num_gpus
+
     def describe(self) -> str:
         if self.actors is None:
             return f"1 process ({self.num_cpus:g} CPU)"
         return self.actors.describe()
 
 
-def concurrency(sweep: SweepConfig, trials: Sequence[Trial], cluster: Resources) -> int:
-    """Return how many trials run at once: as asked for, or as many as the cluster has room for.
+def concurrency(sweep: SweepConfig, trials: Sequence[Trial], nodes: Nodes) -> int:
+    """Return how many trials run at once: as asked for, or as many as the nodes have room for.
 
     A cluster that grows has room for all.
     """
     room = len(trials)
     for config in (trial.config for trial in trials if not sweep.autoscaling):
         num_actors, num_gpus = _least(config)
-        room = min(room, num_fitting(cluster, config.resources.num_cpus, num_gpus) // num_actors)
+        room = min(room, num_fitting(nodes, config.resources.num_cpus, num_gpus) // num_actors)
     return max(1, min(room, sweep.concurrency or room))
 
 
@@ -72,25 +89,28 @@ def _least(config: Config) -> tuple[int, float]:
     )
 
 
-def plan_trial(
-    config: Config, cluster: Resources, at_once: int, is_growing: bool = False
-) -> TrialPlan:
+def plan_trial(config: Config, nodes: Nodes, at_once: int, is_growing: bool = False) -> TrialPlan:
     """Return what one trial asks for: what is on auto, it takes from its share of the cluster.
 
-    ClusterError if it asks for more than the whole cluster has, unless that is growing.
+    With actors and their GPUs both on auto, as many GPUs as can be have work. ClusterError if it
+    would wait for ever, because the nodes, however empty, have no room: unless more can come.
     """
     asked = config.resources
     if asked.pool == "local":
+        if not is_growing:
+            plan_on_nodes(replace(asked, num_actors=1, num_gpus=0.0), nodes, 1)
         return TrialPlan(None, asked.num_cpus)
     most, num_actors, num_gpus = most_useful_actors(config), asked.num_actors, asked.num_gpus
+    if num_actors == num_gpus == "auto" and total(nodes, "GPU") >= 1:
+        num_actors, num_gpus = filling(asked.num_cpus, most, nodes, at_once)
     if isinstance(num_actors, str):
-        fits = num_fitting(cluster, asked.num_cpus, _least(config)[1]) // at_once
+        fits = num_fitting(nodes, asked.num_cpus, _least(config)[1]) // at_once
         num_actors = max(1, min(fits, most))
     if isinstance(num_gpus, str):
-        num_gpus = gpu_share(cluster.get("GPU", 0.0), num_actors * at_once)
+        num_gpus = gpu_share(total(nodes, "GPU"), num_actors * at_once)
     if is_growing:
         return TrialPlan(ActorPlan(num_actors, asked.num_cpus, num_gpus))
-    plan = plan_on_nodes(replace(asked, num_actors=num_actors, num_gpus=num_gpus), [cluster], most)
+    plan = plan_on_nodes(replace(asked, num_actors=num_actors, num_gpus=num_gpus), nodes, most)
     # Only an actor can be given up on without the trial.
     outlives = config.federation.client_timeout_s is not None
     needs_actor = asked.num_actors != "auto" or plan.num_gpus > 0 or outlives
@@ -99,37 +119,65 @@ def plan_trial(
     return TrialPlan(plan)
 
 
-def check_nodes(plan: TrialPlan, nodes: Sequence[Resources]) -> None:
-    """Raise ClusterError if the nodes, however empty, have no room: a trial would wait for ever."""
-    workers = plan.workers
-    fits = sum(num_fitting(node, workers.num_cpus, workers.num_gpus) for node in nodes)
-    if fits < workers.num_actors:
-        have = [", ".join(f"{n[k]:g} {k}" for k in ("CPU", "GPU") if n.get(k)) for n in nodes]
-        raise ClusterError(
-            f"expected nodes with room for {plan.describe()}, got nodes with "
-            f"{'; '.join(filter(None, have)) or 'neither CPU nor GPU'}, where {fits} fit: lower "
-            "resources.num_actors, resources.num_cpus or resources.num_gpus, or set "
-            "autoscaling=true if nodes can be added"
-        )
+def filling(num_cpus: float, most: int, nodes: Nodes, at_once: int) -> tuple[int, float]:
+    """Return the actors of each of `at_once` trials, and their shares, that use most of the GPUs.
 
-
-def sweep_seconds(
-    planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
-) -> float:
-    """Return the seconds of these trials, `at_once` at a time, after the trials that are done.
-
-    A pre-training that several trials share counts once. Pre-trainings of other sweeps, which may
-    be reused, count again. DataError if an image folder is missing.
+    Of several that do, those with the fewest actors on a GPU. `most`: the actors that a trial keeps
+    at work.
     """
-    measured = functools.cache(measure)
+    gpus, fits = int(total(nodes, "GPU")), num_fitting(nodes, num_cpus, 0.0) // at_once
+    found = [
+        (at_once * num_actors * gpu_share(1, sharing), -sharing, num_actors)
+        for sharing in range(1, MOST_SHARING + 1)
+        if (num_actors := min(most, fits, gpus * sharing // at_once)) > 0
+    ]
+    if not found:
+        return 1, gpu_share(gpus, at_once)
+    _, sharing, num_actors = max(found)
+    return num_actors, gpu_share(1, -sharing)
+
+
+def better_words(trials: Sequence[Trial], nodes: Nodes, used: float) -> list[str]:
+    """Return the settings with which these trials at once use more of the GPUs, if any do."""
+    if not trials or used > total(nodes, "GPU") - 1:
+        return []
+    num_cpus = trials[0].config.resources.num_cpus
+    most = min(most_useful_actors(trial.config) for trial in trials)
+    num_actors, num_gpus = filling(num_cpus, most, nodes, len(trials))
+    if len(trials) * num_actors * num_gpus < used + 1:
+        return []
+    pool = ["resources.pool=ray"] if trials[0].config.resources.pool == "local" else []
+    return [*ActorPlan(num_actors, num_cpus, num_gpus).words, *pool]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The seconds of trials, and the memory of an actor's step, as `measured` on one device."""
+
+    seconds: float
+    measured: tuple[StepCosts, ...]
+
+
+def estimate(
+    planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
+) -> Estimate:
+    """Return the time of these trials, `at_once` at a time, after the trials that are done.
+
+    Each begins when another one ends. Actors that share a device share its speed. A pre-training
+    that several trials share counts once. Pre-trainings of other sweeps, which may be reused, count
+    again. DataError if an image folder is missing.
+    """
+    measured: dict[tuple[Config, str], StepCosts] = {}
     begun = {pretrain_fingerprint(trial.config) for trial in done}
-    total = 0.0
+    free_at = [SWEEP_S if planned else 0.0] * max(1, min(at_once, len(planned)))
     for trial, plan in planned:
-        config, workers = trial.config, plan.workers
-        costs, shared = measured(kind_of(config)), pretrain_fingerprint(config)
-        work = adaptation_s(config, costs)
+        config, workers, shared = trial.config, plan.workers, pretrain_fingerprint(trial.config)
+        kind = kind_of(config, workers.num_gpus > 0)
+        costs = measured[kind] = measured.get(kind) or measure(*kind)
+        work, seconds = adaptation_s(config, costs), TRIAL_S if plan.actors is None else START_S
         if shared not in begun:
             work += pretraining_s(config, costs)
+            seconds += server_s(config, costs, workers.num_actors)
         begun.add(shared)
-        total += START_S + work / (workers.num_actors * min(1.0, workers.num_cpus))
-    return total / max(1, min(at_once, len(planned)))
+        heapq.heapreplace(free_at, free_at[0] + seconds + work / devices_of(workers, costs))
+    return Estimate(max(free_at), tuple(measured.values()))

@@ -17,15 +17,14 @@ from pipeline.experiment.reuse import has_pretraining
 from pipeline.experiment.run import resume_experiment, run_experiment
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
-from pipeline.results.metric_names import ROUND_METRICS, final_name
 from pipeline.runs.record import located
 from pipeline.tracking.mlflow_session import PARENT
 from pipeline.tracking.tracker import drop_runs, is_deleted
 from spire_core.errors import BusyError, ClusterError, SpireError
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, TuneParams, trial_of
-from sweeps.design.trial_plan import TrialPlan, plan_trial
-from sweeps.execution.study import Study
+from sweeps.design.trial_plan import Nodes, TrialPlan, plan_trial
+from sweeps.execution.study import Study, score_of
 
 Report = Callable[[dict[str, Any]], None]
 POLL_S = 0.5  # between two looks at whether a trial that waits is to go on
@@ -47,7 +46,7 @@ class Command:
     data_root: str
     typed_in: str
     parent_run_id: str | None
-    cluster: dict[str, float]
+    nodes: Nodes
     at_once: int
     stop: Path
 
@@ -58,7 +57,7 @@ class Command:
 
     def plan(self, trial: Trial) -> TrialPlan:
         """Return the resources that a trial asks of the cluster."""
-        return plan_trial(trial.config, self.cluster, self.at_once, self.sweep.autoscaling)
+        return plan_trial(trial.config, self.nodes, self.at_once, self.sweep.autoscaling)
 
     def config(self, trial: Trial) -> Config:
         """Return a trial's configuration for its process, which has another directory."""
@@ -171,7 +170,8 @@ def run_trial(command: Command, trial: Trial, report: Report) -> None:
                 _run(command, trial, report)
             if (result := study.result(trial_id)) is not None:
                 after = trial.config.federation.num_rounds + 1
-                command.report_to(report, after, _numbers(result["metrics"]))
+                score = {command.sweep.metric: score_of(command.sweep, result)}
+                command.report_to(report, after, result["metrics"] | score)
         except KeyboardInterrupt:  # the same command goes on with it
             return
         except (ClusterError, BusyError):  # a store, an actor, another process: Ray tries again
@@ -179,12 +179,6 @@ def run_trial(command: Command, trial: Trial, report: Report) -> None:
         except Exception as error:
             sentence = str(error) if isinstance(error, SpireError) else repr(error)
             study.fail(trial_id, sentence, traceback.format_exc())
-
-
-def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return final numbers; those of the last round also under the names that rounds use."""
-    last = {n: metrics[final_name(n)] for n in ROUND_METRICS if final_name(n) in metrics}
-    return last | metrics
 
 
 def _run(command: Command, trial: Trial, report: Report) -> None:

@@ -68,7 +68,7 @@ def test_a_command_is_one_that_would_be_understood(page: str, line: str, tmp_pat
         load_config(*preset_and_settings(settings))
     elif name == "theory":
         load_theory(settings[0], settings[1:])
-    elif name == "sweep":
+    elif name in ("sweep", "plan"):
         file = typed["file"]
         if file in NAMES:
             [text] = re.findall(

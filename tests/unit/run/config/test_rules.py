@@ -1,13 +1,18 @@
 """Rules between groups of settings; each that protects a promise of privacy is a case here."""
 
+import dataclasses
+
 import pytest
 
 from pipeline.config.load import load_config
 from pipeline.config.meaning import load_typed
+from spire_core.config.method import OTHER_METHODS
 from spire_core.errors import ConfigError
+from spire_core.methods import METHODS
 
 SECURE = "federation.secure_aggregation=true"
 FIT = "privacy.adapt.epsilon=4"
+OWN = dataclasses.replace(METHODS["spire"], name="own", loss=max, weight=max)
 ROUNDS = "client.opt_state=reset client.engine=loop privacy.rounds.epsilon=8"
 LARGE = "federation.num_clients=40 federation.cohort_size=20 federation.num_rounds=20"
 
@@ -38,6 +43,9 @@ LARGE = "federation.num_clients=40 federation.cohort_size=20 federation.num_roun
         (ROUNDS, "privacy.rounds.noise_cohort=1", r"noise_cohort in 4\.\.6, got 1"),
         (ROUNDS, "privacy.rounds.noise_cohort=7", r"noise_cohort in 4\.\.6, got 7"),
         (ROUNDS, SECURE, "of fewer than 3 clients in a round's sum"),
+        (ROUNDS, "method=own", "without weights of its own with privacy.rounds"),
+        (SECURE, "method=own", "without weights of its own with federation.secure"),
+        (FIT, "method=own", "without a loss of its own with privacy.adapt"),
         # What the sum of too few, or one of another form, would tell.
         (SECURE, "federation.cohort_size=2", "federation.cohort_size of at least 3"),
         (SECURE, "client.compression=bf16", "client.compression=none with federation.secure"),
@@ -63,7 +71,11 @@ LARGE = "federation.num_clients=40 federation.cohort_size=20 federation.num_roun
         ("", "privacy.rounds.clip_quantile=1", r"clip_quantile in \(0, 1\), got 1"),
     ],
 )
-def test_no_promise_of_privacy_is_broken(fine: str, last: str, told: str) -> None:
+def test_no_promise_of_privacy_is_broken(
+    fine: str, last: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OTHER_METHODS, "_found", {})
+    OTHER_METHODS.register("own", OWN, "0")
     with pytest.raises(ConfigError, match=told):
         load_typed("smoke", [*fine.split(), last])
     load_typed("smoke", [word for word in fine.split() if "batch_size" not in word])

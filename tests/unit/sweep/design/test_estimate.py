@@ -3,28 +3,30 @@
 import pytest
 
 from pipeline.clients.rounds import StepCosts
-from pipeline.experiment.estimate import START_S, adaptation_s, pretraining_s
+from pipeline.experiment.estimate import adaptation_s, pretraining_s
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, trials
-from sweeps.design.trial_plan import TrialPlan, sweep_seconds
+from sweeps.design.trial_plan import SWEEP_S, TRIAL_S, TrialPlan, estimate
 
-COSTS = StepCosts(train_s=1.0, look_s=1e-3)
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)  # and nothing for the server
 
 
 def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.design.trial_plan.measure", lambda config: COSTS)
+    monkeypatch.setattr("sweeps.design.trial_plan.measure", lambda config, device: COSTS)
 
     def trials_of(epochs: list[int]) -> list[Trial]:
         return trials(SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs}))
 
-    def seconds(epochs: list[int], num_done: int = 0) -> float:
+    def seconds(epochs: list[int], num_done: int = 0, at_once: int = 1) -> float:
         found = trials_of(epochs)
         left = [(trial, TrialPlan(None)) for trial in found[num_done:]]
-        return sweep_seconds(left, at_once=1, done=found[:num_done])
+        return estimate(left, at_once, done=found[:num_done]).seconds
 
     configs = [trial.config for trial in trials_of([2, 3, 4])]
     first, *more = [adaptation_s(config, COSTS) for config in configs]
-    one = START_S + pretraining_s(configs[0], COSTS) + first
+    one = SWEEP_S + TRIAL_S + pretraining_s(configs[0], COSTS) + first
     assert seconds([2]) == pytest.approx(one)
-    assert seconds([2, 3, 4]) == pytest.approx(one + sum(START_S + s for s in more))
-    assert seconds([3, 2], num_done=1) == pytest.approx(START_S + first)
+    assert seconds([2, 3, 4]) == pytest.approx(one + sum(TRIAL_S + s for s in more))
+    assert seconds([3, 2], num_done=1) == pytest.approx(SWEEP_S + TRIAL_S + first)
+    others = SWEEP_S + sum(TRIAL_S + s for s in more)
+    assert seconds([2, 3, 4], at_once=2) == pytest.approx(max(one, others))

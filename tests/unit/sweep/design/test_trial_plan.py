@@ -1,5 +1,6 @@
 """What trials ask of a cluster, and what is refused because it could never be had."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from pipeline.cluster.actor_plan import ActorPlan, plan_on_nodes
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.tracking import TrackingConfig
 from spire_core.errors import ClusterError, SpireError
-from sweeps.cli import plan_json, plan_text
+from sweeps.cli import main, plan_json, plan_text
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import trials
-from sweeps.design.trial_plan import TrialPlan, check_nodes, concurrency, plan_trial
+from sweeps.design.trial_plan import TrialPlan, concurrency, plan_trial
 from sweeps.execution.study import Study
 from sweeps.sweep import check_data
 
@@ -29,8 +30,8 @@ def sweep_of(resources: dict[str, Any], num_trials: int = 4, **values: Any) -> S
 
 def planned(sweep: SweepConfig, cluster: dict[str, float]) -> tuple[int, TrialPlan]:
     found = trials(sweep)
-    at_once = concurrency(sweep, found, cluster)
-    return at_once, plan_trial(found[0].config, cluster, at_once, sweep.autoscaling)
+    at_once = concurrency(sweep, found, [cluster])
+    return at_once, plan_trial(found[0].config, [cluster], at_once, sweep.autoscaling)
 
 
 def plan_of(resources: dict[str, Any], cluster: dict[str, float], **more: Any) -> Any:
@@ -49,7 +50,11 @@ def test_trials_at_once_share_the_cluster() -> None:
 
 
 def test_gpus_are_shared_in_fractions_of_one() -> None:
-    assert plan_of({}, {"CPU": 16.0, "GPU": 1.0}) == (4, 4, 1.0, 0.0625)
+    assert plan_of({}, {"CPU": 16.0, "GPU": 1.0}) == (4, 1, 1.0, 0.25)
+    four_nodes = {"CPU": 256.0, "GPU": 32.0}
+    assert plan_of({}, four_nodes, num_trials=18) == (18, 3, 1.0, 0.5)  # of which 27 GPUs have work
+    assert plan_of({}, four_nodes, num_trials=100) == (100, 2, 1.0, 0.1428)
+    assert plan_of({}, {"CPU": 16.0, "GPU": 32.0}, num_trials=9) == (9, 1, 1.0, 1.0)
     assert plan_of({"num_gpus": 0.25}, {"CPU": 16.0, "GPU": 1.0}) == (4, 1, 1.0, 0.25)
     four = {"num_gpus": 0.25, "num_actors": 4}
     assert plan_of(four, {"CPU": 16.0, "GPU": 1.0}) == (1, 4, 1.0, 0.25)
@@ -73,9 +78,9 @@ def test_a_local_pool_is_one_process() -> None:
     assert (at_once, plan.bundles) == (2, [{"CPU": 1.0}])
     at_once, plan = planned(sweep_of({"pool": "local", "num_cpus": 2}), TWO)
     assert (at_once, plan.describe()) == (1, "1 process (2 CPU)")
-    _, plan = planned(sweep_of({"pool": "local", "num_cpus": 4}), TWO)
-    with pytest.raises(ClusterError, match="room for 1 process"):
-        check_nodes(plan, [TWO, TWO])
+    [trial] = trials(sweep_of({"pool": "local", "num_cpus": 4}, num_trials=1))
+    with pytest.raises(ClusterError, match=r"on 2 nodes, got 1 .* \(4 CPU, 0 GPU\)"):
+        plan_trial(trial.config, [TWO, TWO], 1)
 
 
 def test_a_trial_with_one_actor_of_its_own_choice_is_one_process() -> None:
@@ -108,9 +113,11 @@ def test_more_than_the_whole_cluster_is_refused(resources: dict[str, Any]) -> No
 def test_what_no_nodes_could_ever_place_is_refused(
     actors: ActorPlan, nodes: list[dict[str, float]], fits: int
 ) -> None:
-    with pytest.raises(ClusterError, match=rf"where {fits} fit: lower .*autoscaling=true"):
-        check_nodes(TrialPlan(actors), nodes)
-    check_nodes(TrialPlan(actors), [{"CPU": 64.0, "GPU": 8.0}])
+    asked = {"num_actors": actors.num_actors, "num_cpus": actors.num_cpus}
+    [trial] = trials(sweep_of(asked | {"num_gpus": actors.num_gpus}, num_trials=1))
+    with pytest.raises(ClusterError, match=f"of which {fits} fit: lower "):
+        plan_trial(trial.config, nodes, 1)
+    assert plan_trial(trial.config, [{"CPU": 64.0, "GPU": 8.0}], 1).actors == actors
 
 
 def test_a_cluster_that_grows_is_asked_for_what_it_does_not_have_yet() -> None:
@@ -150,10 +157,36 @@ def test_a_dry_run_in_between_tells_what_is_left(tmp_path: Path) -> None:
     begun(study, first.trial_id, tracking, {})
     begun(study, second.trial_id, tracking)
     study.fail(third.trial_id, "expected x, got y: z")
-    told = plan_json(sweep, study, {"CPU": 4.0})
+    told = plan_json(sweep, study, [{"CPU": 4.0}])
     statuses = ["finished", "unfinished", "failed", "unfinished"]
     assert [row["status"] for row in told["trials"]] == statuses
     assert (told["num_trials"], told["num_to_run"]) == (4, 2)
     assert "4 trials, 2 of them left" in plan_text(told)
     assert "\n4 of 8 trials are equal to others: 4 run\n" in plan_text(told)
-    assert plan_json(sweep, study, {"CPU": 4.0}, retry_failed=True)["num_to_run"] == 3
+    assert plan_json(sweep, study, [{"CPU": 4.0}], retry_failed=True)["num_to_run"] == 3
+
+
+def test_a_plan_names_the_settings_that_give_idle_gpus_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPIRE_ROOT", str(tmp_path))
+    asked = ["resources.num_gpus=0.25", "resources.num_actors=1"]
+    seeds = "seeds=" + json.dumps([*range(15)], separators=(",", ":"))
+
+    def plan(*words: str) -> dict[str, Any]:
+        assert main(["plan", "compare", "preset=smoke", seeds, "--json", *words]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    words = ["axes.method=[spire]", "--gpus", "4x8", *asked]
+    told = plan(*words)
+    assert told["gpus"] == {"all": 32.0, "used": 3.75, "trials_on_each": 4.0}
+    assert told["better"] == ["resources.num_actors=2", "resources.num_gpus=1"]
+    assert told["command"].endswith(f"axes.method=[spire]' {' '.join(told['better'])}")
+    assert told["nodes"] == [{"CPU": 64.0, "GPU": 8.0}] * 4
+    better = plan(*words, *told["better"])
+    assert (better["gpus"]["used"], better["better"]) == (30.0, [])
+    assert better["estimate_s"] < told["estimate_s"]
+    # On a cluster that has still to grow, the numbers of the plan are written out.
+    grown = plan("axes.method=[spire]", "autoscaling=true", "--gpus", "8", "--cpus", "64")
+    assert grown["command"].endswith("resources.num_actors=1 resources.num_gpus=0.5")
+    assert main(["plan", "compare", "--gpus", "4y8"]) == 2
