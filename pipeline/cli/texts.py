@@ -119,7 +119,7 @@ def result_table(result: Result) -> str:
     parts = [f"pre-training clients\n{table(rows, ROUNDS)}"] if rows else []
     parts += [f"new clients\n{table(clients, NEW_CLIENTS)}"] if clients else []
     told, floor = result_json(result, None), result.metrics.get("final/pretrain_kid_floor")
-    values = {"pretrain_kid_floor": floor, "privacy": result.adaptation.privacy_sentence or None}
+    values = {"pretrain_kid_floor": floor, "privacy": result.promise or None}
     values |= {key: told[key] for key in told if key not in ("metrics", "preset", "ui_command")}
     parts.append(listing(values))
     if tracking.enabled:

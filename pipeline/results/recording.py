@@ -228,7 +228,7 @@ def log_summary(
 
 def log_note(tracker: Tracker, result: Result, preset: str | None) -> None:
     """Write the description of a finished run: its setting, promise and diagnoses."""
-    promise, note = result.adaptation.privacy_sentence, _setting_note(result.setting.config, preset)
-    told = [promise] if promise else []
+    note = _setting_note(result.setting.config, preset)
+    told = [result.promise] if result.promise else []
     told += [f"diagnosis: {one.name} (try {one.advice})" for one in result.diagnoses]
     tracker.log_tags({NOTE: "\n- ".join([f"{note}\n", *told])})

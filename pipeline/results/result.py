@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import AdaptReport, ControlScores
+from pipeline.federation.partitioning import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from spire_core.privacy.guarantee import Guarantee
 
@@ -52,11 +53,6 @@ class Adaptation:
         weakest = max(guarantees, key=lambda g: (g.epsilon, g.delta))
         return replace(weakest, delta=max(g.delta for g in guarantees))
 
-    @property
-    def privacy_sentence(self) -> str:
-        """The weakest guarantee in words; empty without any."""
-        return "" if self.weakest_guarantee is None else self.weakest_guarantee.sentence
-
 
 @dataclass(frozen=True)
 class Result:
@@ -77,3 +73,9 @@ class Result:
     diagnoses: tuple[Diagnosis, ...]
     metrics: Mapping[str, float]
     state_fingerprint: str
+
+    @property
+    def promise(self) -> str:
+        """What is promised to the run's clients, or to its new ones, in words; empty if nothing."""
+        promise = promise_to_clients(self.setting.config) or self.adaptation.weakest_guarantee
+        return promise.sentence if promise else ""

@@ -58,14 +58,15 @@ class Guarantee:
 
     @property
     def sentence(self) -> str:
-        """The guarantee to a new client in words."""
-        how = f"{self.num_steps} noisy sums of {self.batch:g} of {self.num_units} images"
+        """The guarantee in words."""
+        units = f"{self.unit.removeprefix('one ')}s"
+        how = f"{self.num_steps} noisy sums of {self.batch:g} of {self.num_units} {units}"
         if self.mechanism == "one_release":
             how = f"the noisy mean of the embeddings of {self.num_units} images"
         return (
-            f"private: epsilon {self.epsilon:.3g} at delta {self.delta:.3g} for {self.unit} "
-            f"({self.mechanism}: {how}, noise {self.noise_multiplier:.3g} clip norms, "
-            f"{self.source} noise key)"
+            f"{'simulated' if self.is_simulated else 'private'}: epsilon {self.epsilon:.3g} "
+            f"at delta {self.delta:.3g} for {self.unit} ({self.mechanism}: {how}, "
+            f"noise {self.noise_multiplier:.3g} clip norms)"
         )
 
     def as_values(self) -> dict[str, Any]:

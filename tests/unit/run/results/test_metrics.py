@@ -212,9 +212,9 @@ def test_a_runs_privacy_holds_for_each_of_its_new_clients() -> None:
         found = Adaptation(tuple(reports), ())
         pair = {"privacy/epsilon": weakest.epsilon, "privacy/delta": weakest.delta}
         assert privacy_metrics(found) == pair
-        assert found.privacy_sentence == weakest.sentence
+        assert found.weakest_guarantee == weakest
     nobody = Adaptation((report(0),), ())
-    assert (privacy_metrics(nobody), nobody.privacy_sentence) == ({}, "")
+    assert (privacy_metrics(nobody), nobody.weakest_guarantee) == ({}, None)
 
 
 def test_a_few_personal_clients_are_held_against_their_own_data() -> None:
