@@ -26,7 +26,7 @@ from pipeline.config.load import load_config
 from pipeline.config.meaning import load_typed
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.launch import ready_for
-from pipeline.runs.record import find_run, load_result, load_resumed, run_lock
+from pipeline.runs.record import find_run, load_result, load_resumed, new_name, run_lock
 from spire_core.config.eval import OTHER_METRICS
 from spire_core.config.method import OTHER_METHODS
 from spire_core.errors import RunError, StoreError
@@ -56,8 +56,8 @@ class FinishedError(RunError):
     """An interrupted run was expected, and the run has finished: `result` is what it printed."""
 
     def __init__(self, result: dict[str, Any]) -> None:
-        run_id = result["run_id"]
-        super().__init__(f'expected a run to resume, {run_id} has finished: spire.load("{run_id}")')
+        name = result["name"]
+        super().__init__(f'expected a run to resume, {name} has finished: spire.load("{name}")')
         self.result = result
 
 
@@ -74,7 +74,7 @@ def run(
         from pipeline.experiment.run import run_experiment
 
         with _watched(is_quiet) as watcher:
-            return run_experiment(config, preset, watcher)
+            return run_experiment(config, preset, watcher, name=new_name(config.tracking))
 
 
 def resume(
@@ -119,8 +119,8 @@ def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedR
 
 
 def draw(
-    run: "SavedRun",
-    client_id: int | None = None,
+    run: "SavedRun | str | Path" = "last",
+    client: int | str | None = None,
     num_images: int = 64,
     *,
     prompt: str | None = None,
@@ -130,28 +130,31 @@ def draw(
 ) -> "np.ndarray":
     """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, None for the population.
 
-    `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
-    run's unless given; 1 turns them off. ConfigError as `spire sample` says.
+    `run`: a loaded one, or the word that `load` takes. `client`: its name or its id. `prompt`: the
+    subject, of a run with text. The scales of guidance are the client's own or the run's unless
+    given; 1 turns them off. ConfigError as `spire sample` says.
     """
+    run = _loaded(run)
+    client_id = run.id_of(client)
     scale, text_scale = run.scales(client_id, guidance, prompt, text_guidance)
     return run.draw(client_id, num_images, index(seed), scale, prompt, text_scale)
 
 
 def adapt(
-    run: "SavedRun",
+    run: "SavedRun | str | Path",
     images: Any,
     settings: Settings | None = None,
     *,
     captions: Sequence[str] | None = None,
     classes: Sequence[str] = (),
-    client_id: int | None = None,
+    client: int | str | None = None,
 ) -> "Arrival":
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
     `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
     of which `classes`, by name, are taken, or all. `captions` (N): of images in memory,
     for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
-    `data.root`. `client_id`: the next free one unless given.
+    `data.root`. `client`: a name, or an id that is free. A folder's client has its name by default.
     """
     from pipeline.data.arrays import uint8_images
     from pipeline.data.catalog import SPECS
@@ -164,19 +167,22 @@ def adapt(
         load_arrival,
     )
 
+    run = _loaded(run)
     config = joining_config(run, words_of(settings, OF_A_FIT))
     root = data_root(run, config)
     if isinstance(images, str | Path):
         if images in SPECS:
             fetch_for(DataConfig(str(images), root), say)
-        arriving = load_arrival(run, str(images), classes, root)
+        arriving, folder = load_arrival(run, str(images), classes, root), Path(images).resolve()
+        if client is None and folder.name not in run.client_names.values() and images not in SPECS:
+            client = folder.name or None
     else:
         arriving = ArrivingImages(uint8_images(images, run.image_shape))
     if captions is not None:
         arriving = replace(arriving, captions=captions)
     if run.has_text and arriving.captions is None:
         say(f"no captions in {captions_file(run)}, so the client learns from images alone")
-    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy, say)
+    return adapt_arrival(run, arriving, config.adapt, client, config.privacy, say)
 
 
 def sweep(
@@ -258,6 +264,10 @@ def register_metric(
     for it.
     """
     OTHER_METRICS.register(name, metric, version)
+
+
+def _loaded(run: "SavedRun | str | Path") -> "SavedRun":
+    return load(run) if isinstance(run, str | Path) else run
 
 
 @contextlib.contextmanager

@@ -47,8 +47,8 @@ anew = option(
     "--anew", is_flag=True, help="Deliver the whole run to the present store, as a new one."
 )
 quiet = option("--quiet", is_flag=True, help="Show no progress.")
-client_id, scale = IntRange(0, 10**9), FloatRange(0, MAX_GUIDANCE)
-of_client = option("--client", type=client_id, help="Whose (the population's unless given).")
+scale = FloatRange(0, MAX_GUIDANCE)
+of_client = option("--client", help="Whose, by name or id (the population's unless given).")
 
 
 # --- one experiment -------------------------------------------------------------------------------
@@ -100,8 +100,8 @@ def resume(run: str, words: Words, anew: bool, quiet: bool) -> Answer:
     try:
         return _finished(spire.resume(run, words, is_anew=anew, is_quiet=quiet))
     except spire.FinishedError as ended:
-        run_id = ended.result["run_id"]
-        return Answer(f"run {run_id} has finished: spire sample {run_id}", ended.result)
+        name = ended.result["name"]
+        return Answer(f"run {name} has finished: spire sample {name}", ended.result)
 
 
 def _finished(result: Any) -> Answer:
@@ -139,7 +139,7 @@ def sync(words: Words, anew: bool) -> Answer:
 @with_settings
 @option("--data", required=True, help="A data set (its test split), or a folder of images.")
 @option("--classes", default="", help="Only these classes, by name, such as 3,7.")
-@option("--client", type=client_id, help="An id that is free (the next one unless given).")
+@option("--client", help="The client's name (the folder's unless given), or an id that is free.")
 @option("--num-images", type=IntRange(1), help="How many images it learns from.")
 @option("--epsilon", type=float, help="Privacy budget of its images, such as 4 (docs/privacy.md).")
 def adapt(
@@ -147,7 +147,7 @@ def adapt(
     words: Words,
     data: str,
     classes: str,
-    client: int | None,
+    client: str | None,
     num_images: int | None,
     epsilon: float | None,
 ) -> Answer:
@@ -163,7 +163,7 @@ def adapt(
     settings += [] if epsilon is None else [f"privacy.adapt.epsilon={epsilon}"]
     saved = spire.load(run, [word for word in words if word.startswith("tracking.")])
     wanted = [name.strip() for name in classes.split(",") if name.strip()]
-    arrival = spire.adapt(saved, data, settings, classes=wanted, client_id=client)
+    arrival = spire.adapt(saved, data, settings, classes=wanted, client=client)
     return Answer("", arrival_json(arrival))
 
 
@@ -180,7 +180,7 @@ def adapt(
 def sample(
     run: str,
     words: Words,
-    client: int | None,
+    client: str | None,
     num: int | None,
     prompts: tuple[str, ...],
     seed: int,
@@ -193,25 +193,29 @@ def sample(
     RUN is a run's id, name or folder, or last. Settings are those of tracking.*. New clients have
     the ids after the others.
     """
+    import re
+
     import numpy as np
     from PIL import Image
 
     from pipeline.figures.image_grids import image_grid
 
     saved = spire.load(run, words)
-    used = saved.scales(client, guidance, next(iter(prompts), None), text_guidance)
-    name = f"{'population' if client is None else f'client_{client}'}_seed{seed}.png"
+    client_id = saved.id_of(client)
+    used = saved.scales(client_id, guidance, next(iter(prompts), None), text_guidance)
+    name = saved.client_names.get(client_id, f"client_{client_id}") if client else "population"
+    name = re.sub(r"[^\w.-]+", "-", f"{name}_seed{seed}.png")
     png = png_path(out or saved.folder.parent / SAMPLES / name)
     num = num or (NUM_PER_PROMPT if prompts else NUM_IMAGES)
     scales = {"guidance": guidance, "text_guidance": text_guidance}
     drawn = [
-        spire.draw(saved, client, num, prompt=prompt, seed=seed, **scales)
+        spire.draw(saved, client_id, num, prompt=prompt, seed=seed, **scales)
         for prompt in prompts or (None,)
     ]
     images, npz = np.concatenate(drawn), png.with_suffix(".npz")
     np.savez_compressed(npz, images=images)
     Image.fromarray(image_grid(images, num if prompts and num <= MAX_COLUMNS else 8)).save(png)
-    values = {"client_id": client, "num_images": len(images), "seed": seed, "guidance": used[0]}
+    values = {"client_id": client_id, "num_images": len(images), "seed": seed, "guidance": used[0]}
     values["artifacts"] = {"png": str(png), "npz": str(npz)}
     values |= {"prompts": [*prompts], "text_guidance": used[1]} if prompts else {}
     return Answer("", values)
@@ -222,7 +226,7 @@ def sample(
 @with_settings
 @of_client
 @option("--diffusers", required=True, metavar="FOLDER", help="A new folder (docs/retrofit.md).")
-def export(run: str, words: Words, client: int | None, diffusers: str) -> Answer:
+def export(run: str, words: Words, client: str | None, diffusers: str) -> Answer:
     """Write a client of a finished run as a folder that diffusers loads.
 
     RUN is a run's id, name or folder, or last. Settings are those of tracking.*.
@@ -230,8 +234,10 @@ def export(run: str, words: Words, client: int | None, diffusers: str) -> Answer
     from pipeline.inference.pipeline_folder import write_pipeline
 
     folder = lasting(diffusers, "--diffusers")
-    write_pipeline(spire.load(run, words), client, folder)
-    return Answer("", {"client_id": client, "artifacts": {"diffusers": str(folder)}})
+    saved = spire.load(run, words)
+    client_id = saved.id_of(client)
+    write_pipeline(saved, client_id, folder)
+    return Answer("", {"client_id": client_id, "artifacts": {"diffusers": str(folder)}})
 
 
 @verb()
@@ -309,7 +315,9 @@ def show(words: Words, out: str | None) -> Answer:
 
         path, shown, names = png_path(out), partition.shown, data.class_names
         counts = shown.class_counts(data.labels, len(names))
-        figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
+        figure = partition_figure(
+            counts, names, len(shown.train_clients), shown.names or shown.client_ids
+        )
         figure.savefig(path)
         values["artifacts"] = {"png": str(path)}
         text += f"\ndrawn in {path}"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.figures.style import blank_figure, plain
 from spire_core.errors import DataError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 6.5  # inches of a figure of grids
+TITLE_PIXELS = 20  # of a line of text above a grid
 
 
 def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -> np.ndarray:
@@ -33,6 +35,14 @@ def image_grid(images: np.ndarray, columns: int, pad: int = 2, scale: int = 2) -
     grid = tiles.reshape(num_rows, columns, *tiles.shape[1:]).transpose(0, 3, 1, 4, 2)
     grid = grid.reshape(num_rows * tiles.shape[2], columns * tiles.shape[3], 3)
     return np.pad(grid, ((0, pad), (0, pad), (0, 0)), constant_values=255)
+
+
+def titled(text: str, picture: np.ndarray) -> np.ndarray:
+    """Return a picture (H, W, 3) of uint8 below a line of text, which is cut at its width."""
+    strip = Image.new("RGB", (picture.shape[1], TITLE_PIXELS), "white")
+    font = ImageFont.load_default(TITLE_PIXELS - 6)
+    ImageDraw.Draw(strip).text((2, 2), text, fill="black", font=font)
+    return np.concatenate([np.asarray(strip), picture])
 
 
 def labelled_grids(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> "Figure":

@@ -49,6 +49,7 @@ OF_RUNS = ("adapt.tune_epochs", "adapt.group_size", "adapt.local_init")  # no ar
 class Arrival(AdaptReport):
     """A client that has arrived: the report of its fit, and the files that were written."""
 
+    name: str | None
     path: Path
     grid_path: Path
     num_train: int
@@ -80,18 +81,18 @@ def adapt_arrival(
     run: SavedRun,
     arriving: ArrivingImages,
     config: AdaptConfig,
-    client_id: int | None = None,
+    client: int | str | None = None,
     privacy: PrivacyConfig = PrivacyConfig(),  # noqa: B008
     say: Callable[[str], object] = lambda text: None,
 ) -> Arrival:
     """Fit a new client's part on its images and save it with the run.
 
-    A share of the images, the run's `partition.test_fraction`, is held out to measure on.
-    `client_id` None takes the next free id. With a budget in `privacy` the fit is differentially
-    private, under a key that is forgotten at the end. `say` is told when it begins. Raises RunError
-    if the id is taken or the method has no personal part, DataError for too few images or a word
-    that the run does not know, ConfigError for privacy that cannot be kept, and for captions
-    without a run with text.
+    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `client`
+    is a name or an id that is free; without an id, the client gets the next one. With a budget in
+    `privacy` the fit is differentially private, under a key that is forgotten at the end. `say` is
+    told when it begins. Raises RunError if the name or id is taken or the method has no personal
+    part, DataError for too few images or a word that the run does not know, ConfigError for privacy
+    that cannot be kept, and for captions without a run with text.
     """
     if not run.config.method.record.adapt_parts:
         raise RunError(
@@ -103,8 +104,11 @@ def adapt_arrival(
     settings = replace(run.config, adapt=config, privacy=privacy.labelled())
     has_gpu = settings.resources.device != "cpu" and torch.cuda.is_available()
     mean_emb = mean_start(run, config)
+    name = client if isinstance(client, str) and not client.isdecimal() else None
+    if name in run.client_names.values():
+        raise RunError(f"expected a name that is free, got {name!r}: choose another")
     with (
-        reserved_id(run, client_id) as client_id,
+        reserved_id(run, None if client is None or name else int(client)) as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = split_of(arriving, run, config.num_images, client_id)
@@ -127,13 +131,14 @@ def adapt_arrival(
         report = report_of(fitted, [*fitted.looks, *looks])
         parts = worker.private_state(client_id).parts
         texts = report.guarantee.as_texts() if report.guarantee else {}
-        path = save_client(run.folder, client_id, parts, texts, report.guidance)
+        path = save_client(run.folder, client_id, parts, texts, report.guidance, name)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
     fields: dict[str, Any] = vars(report) | {
         "curve": tuple(_known_scores(point) for point in report.curve)
     }
     return Arrival(
         **fields,
+        name=name,
         path=path,
         grid_path=path.with_suffix(".png"),
         num_train=len(split.train),
