@@ -77,6 +77,32 @@ def run(
             return run_experiment(config, preset, watcher, name=new_name(config.tracking))
 
 
+def try_out(
+    folder: str | Path,
+    *,
+    owners: bool | None = None,
+    new: str | None = None,
+    minutes: float = 3.0,
+    is_quiet: bool = False,
+) -> "Result":
+    """Train on a folder of images for some minutes and write a page, as `spire try` does.
+
+    `owners`: whether its subfolders are people, each with images of their own, or kinds of images.
+    `new`: who arrives later. All settings follow from the folder. The page is `people.html` in the
+    folder of the result.
+    """
+    from pipeline.experiment.tryout import PRESET, look, rounds_in, words_for, write_page
+
+    seen = look(folder, owners, new)
+    say(seen.text)
+    words = words_for(seen, new)
+    num_rounds = rounds_in(words, minutes)
+    say(f"{num_rounds} rounds, in about {minutes:g} minutes")
+    result = run(PRESET, [*words, f"federation.num_rounds={num_rounds}"], is_quiet=is_quiet)
+    write_page(result, words)
+    return result
+
+
 def resume(
     name: str | Path = "last",
     settings: Settings | None = None,

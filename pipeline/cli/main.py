@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,6 +103,34 @@ def resume(run: str, words: Words, anew: bool, quiet: bool) -> Answer:
     except spire.FinishedError as ended:
         name = ended.result["name"]
         return Answer(f"run {name} has finished: spire sample {name}", ended.result)
+
+
+@verb(name="try")
+@argument("folder")
+@option("--owners", "is_owners", is_flag=True, help="Its subfolders are people.")
+@option("--classes", "is_classes", is_flag=True, help="Its subfolders are kinds of images.")
+@option("--new", metavar="NAME", help="Who arrives later (the last person unless given).")
+@option("--minutes", type=FloatRange(0.5, 600), default=3.0, help="How long to train (3).")
+@quiet
+def try_out(
+    folder: str, is_owners: bool, is_classes: bool, new: str | None, minutes: float, quiet: bool
+) -> Answer:
+    """Train on a folder of images for a few minutes, and write a page of what is drawn.
+
+    FOLDER has a subfolder of images for each person, or for each kind of images.
+    """
+    from pipeline.experiment.tryout import look
+    from pipeline.runs.layout import PAGE
+
+    owners = is_owners if is_owners or is_classes else None
+    if sys.stdin.isatty() and (seen := look(folder, owners, new)).are_owners is None:
+        say(seen.text)
+        owners = click.confirm("Are these people, each with images of their own?", err=True)
+    kept = {"owners": owners, "new": new, "minutes": minutes, "is_quiet": quiet}
+    result = spire.try_out(folder, **kept)
+    answer, page = _finished(result), result.run_dir / PAGE
+    answer.values["artifacts"]["page"] = str(page)
+    return Answer(f"{answer.text}\n\neach one's images beside what is drawn: {page}", answer.values)
 
 
 def _finished(result: Any) -> Answer:
@@ -385,7 +414,7 @@ def doctor(metrics: bool) -> Answer:
     return Answer("", state, 0 if state["ok"] else 1)
 
 
-VERBS = (run, resume, adapt, sample, export, audit, data, theory, doctor, sync)
+VERBS = (run, try_out, resume, adapt, sample, export, audit, data, theory, doctor, sync)
 
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[click.Command] = ()) -> int:
