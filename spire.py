@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.outside import OutsideImages
     from pipeline.experiment.watcher import Watcher
+    from pipeline.federation.rounds import RoundStats
     from pipeline.inference.arrival import Arrival
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any] | Sequence[str]
+OnRound = Callable[["RoundStats"], object]
 CHANGEABLE = ("resources.", "federation.client_timeout_s=", "data.root=", "eval.extractor_weights=")
 CHANGEABLE += ("tracking.enabled=", "tracking.uri=", "tracking.root=", "tracking.storage=")
 CHANGEABLE += ("tracking.log_model=", "tracking.profile=", "tracking.checkpoint_every=")
@@ -62,9 +64,15 @@ class FinishedError(RunError):
 
 
 def run(
-    preset: str = "mnist-cpu", settings: Settings | None = None, *, is_quiet: bool = False
+    preset: str = "mnist-cpu",
+    settings: Settings | None = None,
+    *,
+    is_quiet: bool = False,
+    on_round: OnRound | None = None,
 ) -> "Result":
     """Run one experiment from start to end and return its result, as `spire run` does.
+
+    `on_round` is called after each round with its `round_idx`, mean `loss`, seconds and bytes.
 
     Images that are missing are fetched. Ray starts for the run and ends with it, unless this
     process is part of a cluster already. Progress goes to stderr.
@@ -73,7 +81,7 @@ def run(
     with ready_for(config, say):
         from pipeline.experiment.run import run_experiment
 
-        with _watched(is_quiet) as watcher:
+        with _watched(is_quiet, on_round) as watcher:
             return run_experiment(config, preset, watcher, name=new_name(config.tracking))
 
 
@@ -109,12 +117,13 @@ def resume(
     *,
     is_anew: bool = False,
     is_quiet: bool = False,
+    on_round: OnRound | None = None,
 ) -> "Result":
     """Go on with an interrupted run, and return its result, as `spire resume` does.
 
     `name`: an id, a name or a folder, or the address of the run's copy on a storage. `settings`: of
     tracking and resources, `data.root`, `eval.extractor_weights` and `federation.client_timeout_s`.
-    `is_anew`: as `--anew`. FinishedError for a run that has finished.
+    `is_anew`: as `--anew`. `on_round`: as of `run`. FinishedError for a run that has finished.
     """
     words, name = words_of(settings, CHANGEABLE), str(name)
     given = load_config(None, words).tracking
@@ -133,7 +142,7 @@ def resume(
     with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 
-        with _watched(is_quiet) as watcher:
+        with _watched(is_quiet, on_round) as watcher:
             return resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
 
 
@@ -174,20 +183,21 @@ def adapt(
     captions: Sequence[str] | None = None,
     classes: Sequence[str] = (),
     client: int | str | None = None,
+    goes_on: bool = False,
 ) -> "Arrival":
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
-    `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    of which `classes`, by name, are taken, or all. `captions` (N): of images in memory,
-    for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
+    `images`: as `write_images` takes them, or a data set's name or a folder, of which `classes`, by
+    name, are taken, or all. They are cut and scaled as the run's own. `captions` (N): of images in
+    memory, for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
     `data.root`. `client`: a name, or an id that is free. A folder's client has its name by default.
+    `goes_on`: the client is one of the run, whose saved part goes on with these images.
     """
-    from pipeline.data.arrays import uint8_images
     from pipeline.data.catalog import SPECS
     from pipeline.data.fetch import fetch_for
     from pipeline.inference.arrival import adapt_arrival, joining_config
     from pipeline.inference.arrival_images import (
-        ArrivingImages,
+        arrival_of,
         captions_file,
         data_root,
         load_arrival,
@@ -200,15 +210,16 @@ def adapt(
         if images in SPECS:
             fetch_for(DataConfig(str(images), root), say)
         arriving, folder = load_arrival(run, str(images), classes, root), Path(images).resolve()
-        if client is None and folder.name not in run.client_names.values() and images not in SPECS:
+        is_new = client is None and not goes_on and str(images) not in SPECS
+        if is_new and folder.name not in run.client_names.values():
             client = folder.name or None
     else:
-        arriving = ArrivingImages(uint8_images(images, run.image_shape))
+        arriving = arrival_of(run, images)
     if captions is not None:
         arriving = replace(arriving, captions=captions)
     if run.has_text and arriving.captions is None:
         say(f"no captions in {captions_file(run)}, so the client learns from images alone")
-    return adapt_arrival(run, arriving, config.adapt, client, config.privacy, say)
+    return adapt_arrival(run, arriving, config.adapt, client, config.privacy, say, goes_on)
 
 
 def sweep(
@@ -297,12 +308,13 @@ def _loaded(run: "SavedRun | str | Path") -> "SavedRun":
 
 
 @contextlib.contextmanager
-def _watched(is_quiet: bool) -> "Iterator[Watcher]":
+def _watched(is_quiet: bool, on_round: OnRound | None) -> "Iterator[Watcher]":
     """Yield who watches a run; an interrupt says how to go on with one that has begun."""
     from pipeline.cli.progress import Progress
     from pipeline.experiment.watcher import Watcher
 
     with contextlib.closing(Watcher() if is_quiet else Progress()) as watcher:
+        watcher.on_round = on_round
         try:
             yield watcher
         except KeyboardInterrupt as interrupt:

@@ -1,6 +1,7 @@
 """The command `spire`: its verbs, each of which parses, calls and answers."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,10 +26,11 @@ from pipeline.cli.words import (
 )
 from pipeline.config.load import load_config, overridden, preset_names, write_value, write_yaml
 from pipeline.config.meaning import load_typed, say_without_effect, without_effect
-from pipeline.config.tracking import ui_command
+from pipeline.config.tracking import SERVERS, tracking_uri, ui_command
 from pipeline.files.paths import lasting
 from pipeline.runs.layout import SAMPLES
 from pipeline.runs.record import find_run, load_result, load_start, located, run_folders, run_lock
+from spire_core.config.checks import require
 from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 from spire_core.errors import RunError
 
@@ -66,11 +68,15 @@ def run(words: Words, dry_run: bool, quiet: bool) -> Answer:
         return _finished(spire.run(preset, settings, is_quiet=quiet))
     from pipeline.cli.texts import setting_json, setting_text
     from pipeline.cluster.actor_plan import most_useful_actors, plan_here, plan_on_nodes
-    from pipeline.data.fetch import fetch_for
+    from pipeline.data.fetch import check_before, fetch_for
     from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import prepare
+    from pipeline.tracking.tracker import check_store
 
     config = located(load_typed(preset, settings))
+    check_before(config, say)
+    if tracking_uri(config.tracking).startswith(SERVERS):
+        check_store(config.tracking)
     fetch_for(config.data, say)
     if config.resources.pool == "local" or not os.environ.get("RAY_ADDRESS"):
         plan = plan_here(config)
@@ -166,7 +172,8 @@ def sync(words: Words, anew: bool) -> Answer:
 @verb()
 @of_run
 @with_settings
-@option("--data", required=True, help="A data set (its test split), or a folder of images.")
+@option("--data", help="A data set (its test split), or a folder of images.")
+@option("--more-data", metavar="DATA", help="The same, to go on with the fit of --client.")
 @option("--classes", default="", help="Only these classes, by name, such as 3,7.")
 @option("--client", help="The client's name (the folder's unless given), or an id that is free.")
 @option("--num-images", type=IntRange(1), help="How many images it learns from.")
@@ -174,7 +181,8 @@ def sync(words: Words, anew: bool) -> Answer:
 def adapt(
     run: str,
     words: Words,
-    data: str,
+    data: str | None,
+    more_data: str | None,
     classes: str,
     client: str | None,
     num_images: int | None,
@@ -187,12 +195,15 @@ def adapt(
     """
     from pipeline.cli.texts import arrival_json
 
+    images, got = data or more_data or "", "both" if data and more_data else "none"
+    require(bool(data) != bool(more_data), "one of --data and --more-data", got, "name images")
     settings = [*words]
     settings += [] if num_images is None else [f"adapt.num_images={num_images}"]
     settings += [] if epsilon is None else [f"privacy.adapt.epsilon={epsilon}"]
     saved = spire.load(run, [word for word in words if word.startswith("tracking.")])
     wanted = [name.strip() for name in classes.split(",") if name.strip()]
-    arrival = spire.adapt(saved, data, settings, classes=wanted, client=client)
+    kept = {"classes": wanted, "client": client, "goes_on": more_data is not None}
+    arrival = spire.adapt(saved, images, settings, **kept)
     return Answer("", arrival_json(arrival))
 
 
@@ -222,8 +233,6 @@ def sample(
     RUN is a run's id, name or folder, or last. Settings are those of tracking.*. New clients have
     the ids after the others.
     """
-    import re
-
     import numpy as np
     from PIL import Image
 
@@ -232,7 +241,9 @@ def sample(
     saved = spire.load(run, words)
     client_id = saved.id_of(client)
     used = saved.scales(client_id, guidance, next(iter(prompts), None), text_guidance)
-    name = saved.client_names.get(client_id, f"client_{client_id}") if client else "population"
+    name = "population"
+    if client_id is not None:
+        name = saved.client_names.get(client_id, f"client_{client_id}")
     name = re.sub(r"[^\w.-]+", "-", f"{name}_seed{seed}.png")
     png = png_path(out or saved.folder.parent / SAMPLES / name)
     num = num or (NUM_PER_PROMPT if prompts else NUM_IMAGES)
@@ -326,11 +337,12 @@ def show(words: Words, out: str | None) -> Answer:
     that they need.
     """
     from pipeline.cli.texts import partition_json, partition_text
-    from pipeline.data.fetch import fetch_for
+    from pipeline.data.fetch import check_before, fetch_for
     from pipeline.federation.partitioning import partitioned
     from spire_core.network.words import words_in
 
     config = load_typed(*preset_and_settings(words))
+    check_before(config, say)
     fetch_for(config.data, say)
     data, partition = partitioned(config)
     values = partition_json(partition, data)

@@ -98,6 +98,11 @@ class SavedRun:
             raise RunError(f"expected a client of the run, {known}, got {client!r}: {advice}")
         return named[0] if named else int(client)
 
+    def is_private(self, client_id: int) -> bool:
+        """Whether a client's file promises something about its privacy."""
+        self.client_state(client_id)  # or there is no such client
+        return any(key.startswith("privacy.") for key in self._header(client_id))
+
     def _header(self, client_id: int) -> dict[str, str]:
         """Return the texts in a client's file."""
         path = client_path(self.folder, client_id)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import FederationSetup
-from pipeline.figures.image_grids import image_grid, titled
+from pipeline.figures.image_grids import image_grid, labelled_grids
 from pipeline.results.result import Result
 
 CLIENTS, COLUMNS = 4, 16  # of a grid of images
@@ -28,7 +28,7 @@ def samples_grid(result: Result) -> np.ndarray:
         drawn = result.pretraining.evaluations[-1].drawn[:CLIENTS]
         rows = [(f"drawn as {setting.label(one.client_id)}", one.images) for one in drawn]
     width = min(COLUMNS, min(len(images) for _, images in rows))
-    return np.concatenate([titled(text, image_grid(own[:width], width)) for text, own in rows])
+    return labelled_grids([(text, images[:width]) for text, images in rows], width)
 
 
 def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str, np.ndarray]]:

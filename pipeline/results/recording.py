@@ -175,7 +175,7 @@ def log_adaptation(
         picture = labelled_grids(
             [*client_rows(setting, report), *embedding_rows(setting, report)], COLUMNS
         )
-        tracker.log_figure(picture, f"samples/{name}.png")
+        tracker.log_picture(picture, f"samples/{name}.png")
         tracker.log_image(f"samples/new_{name}", grid, step=0)
     method, curves = config.method.name, adaptation.curves
     if curves and setting.has_features:

@@ -13,6 +13,8 @@ from pipeline.federation.messages import AdaptReport, ControlScores
 from pipeline.federation.setup import FederationSetup
 from spire_core.privacy.guarantee import Guarantee
 
+SHOWN = ("client_id", "kid_before", "kid_after", "kid_floor", "heldout_before", "heldout_after")
+
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -77,3 +79,16 @@ class Result:
     diagnoses: tuple[Diagnosis, ...]
     metrics: Mapping[str, float]
     state_fingerprint: str
+
+    def _repr_html_(self) -> str:
+        """Return new clients' scores and what they draw, as a notebook shows them."""
+        from pipeline.figures.image_grids import inline
+        from pipeline.results.pictures import samples_grid
+        from pipeline.results.tables import new_clients
+
+        clients = new_clients(self.adaptation, self.real, self.setting.config.eval.kid_subset_size)
+        if len(clients):
+            clients["client_id"] = [self.setting.label(one) for one in clients["client_id"]]
+        table = clients.reindex(columns=[*SHOWN]).dropna(axis="columns", how="all")
+        text = table.to_html(index=False, float_format="{:.3g}".format)
+        return f"<b>{self.run_dir.name}</b>{text}<img src={inline(samples_grid(self))!r}>"

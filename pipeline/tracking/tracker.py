@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from PIL import Image
 
 from pipeline.config.load import write_yaml
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
@@ -163,6 +164,10 @@ class Tracker:
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Record a matplotlib figure as the artifact `path`, such as `figures/kid.png`."""
         self._append_file("file", path, figure.savefig)
+
+    def log_picture(self, picture: np.ndarray, path: str) -> None:
+        """Record a picture (H, W, 3) of uint8 as the artifact `path`, a PNG."""
+        self._append_file("file", path, Image.fromarray(picture).save)
 
     def log_file(self, source: Path, path: str) -> None:
         """Record a copy of a file as the artifact `path`."""
