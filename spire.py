@@ -26,7 +26,7 @@ from pipeline.config.load import load_config
 from pipeline.config.meaning import load_typed
 from pipeline.config.tracking import TrackingConfig
 from pipeline.experiment.launch import ready_for
-from pipeline.runs.record import find_run, load_result, load_resumed, run_lock
+from pipeline.runs.record import find_run, load_result, load_resumed, new_name, run_lock
 from spire_core.config.eval import OTHER_METRICS
 from spire_core.config.method import OTHER_METHODS
 from spire_core.config.partition import OTHER_PARTITIONS
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.outside import OutsideImages
     from pipeline.experiment.watcher import Watcher
+    from pipeline.federation.rounds import RoundStats
     from pipeline.inference.arrival import Arrival
     from pipeline.inference.saved_run import SavedRun
     from pipeline.results.result import Result
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from sweeps.sweep import Outcome
 
 Settings = Mapping[str, Any] | Sequence[str]
+OnRound = Callable[["RoundStats"], object]
 CHANGEABLE = ("resources.", "federation.client_timeout_s=", "data.root=", "eval.extractor_weights=")
 CHANGEABLE += ("tracking.enabled=", "tracking.uri=", "tracking.root=", "tracking.storage=")
 CHANGEABLE += ("tracking.log_model=", "tracking.profile=", "tracking.checkpoint_every=")
@@ -58,15 +60,21 @@ class FinishedError(RunError):
     """An interrupted run was expected, and the run has finished: `result` is what it printed."""
 
     def __init__(self, result: dict[str, Any]) -> None:
-        run_id = result["run_id"]
-        super().__init__(f'expected a run to resume, {run_id} has finished: spire.load("{run_id}")')
+        name = result["name"]
+        super().__init__(f'expected a run to resume, {name} has finished: spire.load("{name}")')
         self.result = result
 
 
 def run(
-    preset: str = "mnist-cpu", settings: Settings | None = None, *, is_quiet: bool = False
+    preset: str = "mnist-cpu",
+    settings: Settings | None = None,
+    *,
+    is_quiet: bool = False,
+    on_round: OnRound | None = None,
 ) -> "Result":
     """Run one experiment from start to end and return its result, as `spire run` does.
+
+    `on_round` is called after each round with its `round_idx`, mean `loss`, seconds and bytes.
 
     Images that are missing are fetched. Ray starts for the run and ends with it, unless this
     process is part of a cluster already. Progress goes to stderr.
@@ -75,8 +83,34 @@ def run(
     with ready_for(config, say):
         from pipeline.experiment.run import run_experiment
 
-        with _watched(is_quiet) as watcher:
-            return run_experiment(config, preset, watcher)
+        with _watched(is_quiet, on_round) as watcher:
+            return run_experiment(config, preset, watcher, name=new_name(config.tracking))
+
+
+def try_out(
+    folder: str | Path,
+    *,
+    owners: bool | None = None,
+    new: str | None = None,
+    minutes: float = 3.0,
+    is_quiet: bool = False,
+) -> "Result":
+    """Train on a folder of images for some minutes and write a page, as `spire try` does.
+
+    `owners`: whether its subfolders are people, each with images of their own, or kinds of images.
+    `new`: who arrives later. All settings follow from the folder. The page is `people.html` in the
+    folder of the result.
+    """
+    from pipeline.experiment.tryout import PRESET, look, rounds_in, words_for, write_page
+
+    seen = look(folder, owners, new)
+    say(seen.text)
+    words = words_for(seen, new)
+    num_rounds = rounds_in(words, minutes)
+    say(f"{num_rounds} rounds, in about {minutes:g} minutes")
+    result = run(PRESET, [*words, f"federation.num_rounds={num_rounds}"], is_quiet=is_quiet)
+    write_page(result, words)
+    return result
 
 
 def resume(
@@ -85,12 +119,13 @@ def resume(
     *,
     is_anew: bool = False,
     is_quiet: bool = False,
+    on_round: OnRound | None = None,
 ) -> "Result":
     """Go on with an interrupted run, and return its result, as `spire resume` does.
 
     `name`: an id, a name or a folder, or the address of the run's copy on a storage. `settings`: of
     tracking and resources, `data.root`, `eval.extractor_weights` and `federation.client_timeout_s`.
-    `is_anew`: as `--anew`. FinishedError for a run that has finished.
+    `is_anew`: as `--anew`. `on_round`: as of `run`. FinishedError for a run that has finished.
     """
     words, name = words_of(settings, CHANGEABLE), str(name)
     given = load_config(None, words).tracking
@@ -109,7 +144,7 @@ def resume(
     with ready_for(config, say, begins=False):
         from pipeline.experiment.run import resume_experiment
 
-        with _watched(is_quiet) as watcher:
+        with _watched(is_quiet, on_round) as watcher:
             return resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
 
 
@@ -121,8 +156,8 @@ def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedR
 
 
 def draw(
-    run: "SavedRun",
-    client_id: int | None = None,
+    run: "SavedRun | str | Path" = "last",
+    client: int | str | None = None,
     num_images: int = 64,
     *,
     prompt: str | None = None,
@@ -132,53 +167,61 @@ def draw(
 ) -> "np.ndarray":
     """Return images (n, C, H, W) float32 in [-1, 1] drawn as a client, None for the population.
 
-    `prompt`: the subject, of a run with text. The scales of guidance are the client's own or the
-    run's unless given; 1 turns them off. ConfigError as `spire sample` says.
+    `run`: a loaded one, or the word that `load` takes. `client`: its name or its id. `prompt`: the
+    subject, of a run with text. The scales of guidance are the client's own or the run's unless
+    given; 1 turns them off. ConfigError as `spire sample` says.
     """
+    run = _loaded(run)
+    client_id = run.id_of(client)
     scale, text_scale = run.scales(client_id, guidance, prompt, text_guidance)
     return run.draw(client_id, num_images, index(seed), scale, prompt, text_scale)
 
 
 def adapt(
-    run: "SavedRun",
+    run: "SavedRun | str | Path",
     images: Any,
     settings: Settings | None = None,
     *,
     captions: Sequence[str] | None = None,
     classes: Sequence[str] = (),
-    client_id: int | None = None,
+    client: int | str | None = None,
+    goes_on: bool = False,
 ) -> "Arrival":
     """Fit a client that arrives, and save its own part with the run, as `spire adapt` does.
 
-    `images`: uint8 (N, H, W) or (N, C, H, W) at the run's size, or a data set's name or a folder,
-    of which `classes`, by name, are taken, or all. `captions` (N): of images in memory,
-    for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
-    `data.root`. `client_id`: the next free one unless given.
+    `images`: as `write_images` takes them, or a data set's name or a folder, of which `classes`, by
+    name, are taken, or all. They are cut and scaled as the run's own. `captions` (N): of images in
+    memory, for a run with text. `settings`: of `adapt`, `privacy.adapt`, `privacy.noise_key` and
+    `data.root`. `client`: a name, or an id that is free. A folder's client has its name by default.
+    `goes_on`: the client is one of the run, whose saved part goes on with these images.
     """
-    from pipeline.data.arrays import uint8_images
     from pipeline.data.catalog import SPECS
     from pipeline.data.fetch import fetch_for
     from pipeline.inference.arrival import adapt_arrival, joining_config
     from pipeline.inference.arrival_images import (
-        ArrivingImages,
+        arrival_of,
         captions_file,
         data_root,
         load_arrival,
     )
 
+    run = _loaded(run)
     config = joining_config(run, words_of(settings, OF_A_FIT))
     root = data_root(run, config)
     if isinstance(images, str | Path):
         if images in SPECS:
             fetch_for(DataConfig(str(images), root), say)
-        arriving = load_arrival(run, str(images), classes, root)
+        arriving, folder = load_arrival(run, str(images), classes, root), Path(images).resolve()
+        is_new = client is None and not goes_on and str(images) not in SPECS
+        if is_new and folder.name not in run.client_names.values():
+            client = folder.name or None
     else:
-        arriving = ArrivingImages(uint8_images(images, run.image_shape))
+        arriving = arrival_of(run, images)
     if captions is not None:
         arriving = replace(arriving, captions=captions)
     if run.has_text and arriving.captions is None:
         say(f"no captions in {captions_file(run)}, so the client learns from images alone")
-    return adapt_arrival(run, arriving, config.adapt, client_id, config.privacy, say)
+    return adapt_arrival(run, arriving, config.adapt, client, config.privacy, say, goes_on)
 
 
 def sweep(
@@ -275,13 +318,18 @@ def register_metric(
     OTHER_METRICS.register(name, metric, version)
 
 
+def _loaded(run: "SavedRun | str | Path") -> "SavedRun":
+    return load(run) if isinstance(run, str | Path) else run
+
+
 @contextlib.contextmanager
-def _watched(is_quiet: bool) -> "Iterator[Watcher]":
+def _watched(is_quiet: bool, on_round: OnRound | None) -> "Iterator[Watcher]":
     """Yield who watches a run; an interrupt says how to go on with one that has begun."""
     from pipeline.cli.progress import Progress
     from pipeline.experiment.watcher import Watcher
 
     with contextlib.closing(Watcher() if is_quiet else Progress()) as watcher:
+        watcher.on_round = on_round
         try:
             yield watcher
         except KeyboardInterrupt as interrupt:

@@ -32,6 +32,7 @@ from mlflow import MlflowClient
 from benchmarks.ray_desk import Command, Missed
 from pipeline.data.datasets import store_root
 from pipeline.runs.layout import RECORD, REFUSED
+from pipeline.runs.record import read_record
 from pipeline.tracking.outbox import num_waiting
 
 MAX_COMMANDS, MAX_TRIES = 3, 3
@@ -225,7 +226,7 @@ EVENTS: dict[str, Callable[..., str]] = {
 
 def recorded(run: Run) -> tuple[str, Points]:
     """Return the status and all numbers that MLflow holds of a run."""
-    client, run_id = MlflowClient(run.uri), run.run_dir.name
+    client, run_id = MlflowClient(run.uri), read_record(run.run_dir)["run_id"]
     found = client.get_run(run_id)
     points = {key: client.get_metric_history(run_id, key) for key in found.data.metrics}
     return found.info.status, {

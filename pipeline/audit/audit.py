@@ -92,7 +92,8 @@ def audit_run(
         say(f"attacking the models of {len(setting.new_ids)} new clients")
         weights = saved.weights.numpy()
         models = attack_models(worker, weights, setting.new_ids, saved.client_state)
-    return Audit(run_dir.name, audited.method.name, messages, models, tuple(overrides))
+    run_id = read_record(run_dir)["run_id"]
+    return Audit(run_id, audited.method.name, messages, models, tuple(overrides))
 
 
 def audit_worker(setting: FederationSetup, run_dir: Path) -> ClientWorker:

@@ -32,7 +32,7 @@ from pipeline.runs.layout import (
     REFUSED,
     RUNS,
 )
-from pipeline.runs.record import run_lock
+from pipeline.runs.record import read_record, run_folders, run_lock
 from spire_core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def mirror_of(run_dir: Path, config: Config) -> "Mirror | None":
     if opened is None or config.privacy.is_on:
         return None
     storage, folder = opened
-    return Mirror(run_dir, storage, f"{folder.rstrip('/')}/{run_dir.name}")
+    return Mirror(run_dir, storage, f"{folder.rstrip('/')}/{read_record(run_dir)['run_id']}")
 
 
 def storage_of(uri: str) -> str:
@@ -226,7 +226,8 @@ def restore(uri: str, config: TrackingConfig, say: Callable[[str], None]) -> Pat
                 f"expected a run at {mask(uri)}, got {len(names)} files and no {RECORD}: name it "
                 "as <tracking.storage>/<run id>"
             )
-        run_dir = tracking_root(config) / RUNS / run_id
+        here = (one for one in run_folders(config) if read_record(one)["run_id"] == run_id)
+        run_dir = next(here, tracking_root(config) / RUNS / run_id)
         run_dir.mkdir(parents=True, exist_ok=True)
         with run_lock(run_dir):
             if (run_dir / RECORD).is_file():

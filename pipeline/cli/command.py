@@ -19,6 +19,8 @@ from typing import Any
 import click
 
 from pipeline.cli.tables import listing
+from pipeline.config.load import known_keys
+from pipeline.config.schema import Config
 from pipeline.files.paths import is_ray_job, lasting, mask
 from spire_core.errors import SpireError, lacks_memory
 
@@ -98,8 +100,12 @@ def run_command(argv: Sequence[str] | None, verbs: Sequence[click.Command]) -> i
         return command_of(verbs).main(argv, "spire", standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "spire"
-        is_setting = isinstance(error, click.NoSuchOption) and "." in error.option_name
-        advice = "write a setting as key=value" if is_setting else f"see {path} --help"
+        advice = f"see {path} --help"
+        if isinstance(error, click.NoSuchOption):
+            name = error.option_name.strip("-").replace("-", "_")
+            near = next((key for key in known_keys(Config) if name in key), None)
+            told = f", such as {near}=VALUE" if near else " and a preset as a word"
+            advice = f"write a setting as key=value{told}; {advice}"
         say(one_line(f"{path}: {error.format_message().rstrip('.')}: {advice}"))
         return USER_ERROR
     except click.Abort:  # an interrupt before a verb has begun

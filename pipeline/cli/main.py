@@ -1,6 +1,8 @@
 """The command `spire`: its verbs, each of which parses, calls and answers."""
 
+import re
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +25,11 @@ from pipeline.cli.words import (
 )
 from pipeline.config.load import load_config, overridden, preset_names, write_value, write_yaml
 from pipeline.config.meaning import load_typed, say_without_effect, without_effect
-from pipeline.config.tracking import ui_command
+from pipeline.config.tracking import SERVERS, tracking_uri, ui_command
 from pipeline.files.paths import lasting
 from pipeline.runs.layout import SAMPLES
 from pipeline.runs.record import find_run, load_result, load_start, located, run_folders, run_lock
+from spire_core.config.checks import require
 from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 from spire_core.errors import RunError
 
@@ -46,8 +49,8 @@ anew = option(
     "--anew", is_flag=True, help="Deliver the whole run to the present store, as a new one."
 )
 quiet = option("--quiet", is_flag=True, help="Show no progress.")
-client_id, scale = IntRange(0, 10**9), FloatRange(0, MAX_GUIDANCE)
-of_client = option("--client", type=client_id, help="Whose (the population's unless given).")
+scale = FloatRange(0, MAX_GUIDANCE)
+of_client = option("--client", help="Whose, by name or id (the population's unless given).")
 
 
 # --- one experiment -------------------------------------------------------------------------------
@@ -69,11 +72,15 @@ def run(words: Words, dry_run: bool, quiet: bool) -> Answer:
         plan_on_nodes,
         present_nodes,
     )
-    from pipeline.data.fetch import fetch_for
+    from pipeline.data.fetch import check_before, fetch_for
     from pipeline.experiment.estimate import run_seconds
     from pipeline.federation.setup import prepare
+    from pipeline.tracking.tracker import check_store
 
     config = located(load_typed(preset, settings))
+    check_before(config, say)
+    if tracking_uri(config.tracking).startswith(SERVERS):
+        check_store(config.tracking)
     fetch_for(config.data, say)
     plan = None
     if config.resources.pool == "ray":
@@ -98,8 +105,36 @@ def resume(run: str, words: Words, anew: bool, quiet: bool) -> Answer:
     try:
         return _finished(spire.resume(run, words, is_anew=anew, is_quiet=quiet))
     except spire.FinishedError as ended:
-        run_id = ended.result["run_id"]
-        return Answer(f"run {run_id} has finished: spire sample {run_id}", ended.result)
+        name = ended.result["name"]
+        return Answer(f"run {name} has finished: spire sample {name}", ended.result)
+
+
+@verb(name="try")
+@argument("folder")
+@option("--owners", "is_owners", is_flag=True, help="Its subfolders are people.")
+@option("--classes", "is_classes", is_flag=True, help="Its subfolders are kinds of images.")
+@option("--new", metavar="NAME", help="Who arrives later (the last person unless given).")
+@option("--minutes", type=FloatRange(0.5, 600), default=3.0, help="How long to train (3).")
+@quiet
+def try_out(
+    folder: str, is_owners: bool, is_classes: bool, new: str | None, minutes: float, quiet: bool
+) -> Answer:
+    """Train on a folder of images for a few minutes, and write a page of what is drawn.
+
+    FOLDER has a subfolder of images for each person, or for each kind of images.
+    """
+    from pipeline.experiment.tryout import look
+    from pipeline.runs.layout import PAGE
+
+    owners = is_owners if is_owners or is_classes else None
+    if sys.stdin.isatty() and (seen := look(folder, owners, new)).are_owners is None:
+        say(seen.text)
+        owners = click.confirm("Are these people, each with images of their own?", err=True)
+    kept = {"owners": owners, "new": new, "minutes": minutes, "is_quiet": quiet}
+    result = spire.try_out(folder, **kept)
+    answer, page = _finished(result), result.run_dir / PAGE
+    answer.values["artifacts"]["page"] = str(page)
+    return Answer(f"{answer.text}\n\neach one's images beside what is drawn: {page}", answer.values)
 
 
 def _finished(result: Any) -> Answer:
@@ -135,17 +170,19 @@ def sync(words: Words, anew: bool) -> Answer:
 @verb()
 @of_run
 @with_settings
-@option("--data", required=True, help="A data set (its test split), or a folder of images.")
+@option("--data", help="A data set (its test split), or a folder of images.")
+@option("--more-data", metavar="DATA", help="The same, to go on with the fit of --client.")
 @option("--classes", default="", help="Only these classes, by name, such as 3,7.")
-@option("--client", type=client_id, help="An id that is free (the next one unless given).")
+@option("--client", help="The client's name (the folder's unless given), or an id that is free.")
 @option("--num-images", type=IntRange(1), help="How many images it learns from.")
 @option("--epsilon", type=float, help="Privacy budget of its images, such as 4 (docs/privacy.md).")
 def adapt(
     run: str,
     words: Words,
-    data: str,
+    data: str | None,
+    more_data: str | None,
     classes: str,
-    client: int | None,
+    client: str | None,
     num_images: int | None,
     epsilon: float | None,
 ) -> Answer:
@@ -156,12 +193,15 @@ def adapt(
     """
     from pipeline.cli.texts import arrival_json
 
+    images, got = data or more_data or "", "both" if data and more_data else "none"
+    require(bool(data) != bool(more_data), "one of --data and --more-data", got, "name images")
     settings = [*words]
     settings += [] if num_images is None else [f"adapt.num_images={num_images}"]
     settings += [] if epsilon is None else [f"privacy.adapt.epsilon={epsilon}"]
     saved = spire.load(run, [word for word in words if word.startswith("tracking.")])
     wanted = [name.strip() for name in classes.split(",") if name.strip()]
-    arrival = spire.adapt(saved, data, settings, classes=wanted, client_id=client)
+    kept = {"classes": wanted, "client": client, "goes_on": more_data is not None}
+    arrival = spire.adapt(saved, images, settings, **kept)
     return Answer("", arrival_json(arrival))
 
 
@@ -178,7 +218,7 @@ def adapt(
 def sample(
     run: str,
     words: Words,
-    client: int | None,
+    client: str | None,
     num: int | None,
     prompts: tuple[str, ...],
     seed: int,
@@ -197,19 +237,23 @@ def sample(
     from pipeline.figures.image_grids import image_grid
 
     saved = spire.load(run, words)
-    used = saved.scales(client, guidance, next(iter(prompts), None), text_guidance)
-    name = f"{'population' if client is None else f'client_{client}'}_seed{seed}.png"
+    client_id = saved.id_of(client)
+    used = saved.scales(client_id, guidance, next(iter(prompts), None), text_guidance)
+    name = "population"
+    if client_id is not None:
+        name = saved.client_names.get(client_id, f"client_{client_id}")
+    name = re.sub(r"[^\w.-]+", "-", f"{name}_seed{seed}.png")
     png = png_path(out or saved.folder.parent / SAMPLES / name)
     num = num or (NUM_PER_PROMPT if prompts else NUM_IMAGES)
     scales = {"guidance": guidance, "text_guidance": text_guidance}
     drawn = [
-        spire.draw(saved, client, num, prompt=prompt, seed=seed, **scales)
+        spire.draw(saved, client_id, num, prompt=prompt, seed=seed, **scales)
         for prompt in prompts or (None,)
     ]
     images, npz = np.concatenate(drawn), png.with_suffix(".npz")
     np.savez_compressed(npz, images=images)
     Image.fromarray(image_grid(images, num if prompts and num <= MAX_COLUMNS else 8)).save(png)
-    values = {"client_id": client, "num_images": len(images), "seed": seed, "guidance": used[0]}
+    values = {"client_id": client_id, "num_images": len(images), "seed": seed, "guidance": used[0]}
     values["artifacts"] = {"png": str(png), "npz": str(npz)}
     values |= {"prompts": [*prompts], "text_guidance": used[1]} if prompts else {}
     return Answer("", values)
@@ -220,7 +264,7 @@ def sample(
 @with_settings
 @of_client
 @option("--diffusers", required=True, metavar="FOLDER", help="A new folder (docs/retrofit.md).")
-def export(run: str, words: Words, client: int | None, diffusers: str) -> Answer:
+def export(run: str, words: Words, client: str | None, diffusers: str) -> Answer:
     """Write a client of a finished run as a folder that diffusers loads.
 
     RUN is a run's id, name or folder, or last. Settings are those of tracking.*.
@@ -228,8 +272,10 @@ def export(run: str, words: Words, client: int | None, diffusers: str) -> Answer
     from pipeline.inference.pipeline_folder import write_pipeline
 
     folder = lasting(diffusers, "--diffusers")
-    write_pipeline(spire.load(run, words), client, folder)
-    return Answer("", {"client_id": client, "artifacts": {"diffusers": str(folder)}})
+    saved = spire.load(run, words)
+    client_id = saved.id_of(client)
+    write_pipeline(saved, client_id, folder)
+    return Answer("", {"client_id": client_id, "artifacts": {"diffusers": str(folder)}})
 
 
 @verb()
@@ -289,11 +335,12 @@ def show(words: Words, out: str | None) -> Answer:
     that they need.
     """
     from pipeline.cli.texts import partition_json, partition_text
-    from pipeline.data.fetch import fetch_for
+    from pipeline.data.fetch import check_before, fetch_for
     from pipeline.federation.setup import partitioned
     from spire_core.network.words import words_in
 
     config = load_typed(*preset_and_settings(words))
+    check_before(config, say)
     fetch_for(config.data, say)
     data, partition = partitioned(config)
     values = partition_json(partition, data)
@@ -307,7 +354,9 @@ def show(words: Words, out: str | None) -> Answer:
 
         path, shown, names = png_path(out), partition.shown, data.class_names
         counts = shown.class_counts(data.labels, len(names))
-        figure = partition_figure(counts, names, len(shown.train_clients), shown.client_ids)
+        figure = partition_figure(
+            counts, names, len(shown.train_clients), shown.names or shown.client_ids
+        )
         figure.savefig(path)
         values["artifacts"] = {"png": str(path)}
         text += f"\ndrawn in {path}"
@@ -375,7 +424,7 @@ def doctor(metrics: bool) -> Answer:
     return Answer("", state, 0 if state["ok"] else 1)
 
 
-VERBS = (run, resume, adapt, sample, export, audit, data, theory, doctor, sync)
+VERBS = (run, try_out, resume, adapt, sample, export, audit, data, theory, doctor, sync)
 
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[click.Command] = ()) -> int:

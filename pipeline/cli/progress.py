@@ -12,6 +12,7 @@ from pipeline.evaluation.scores import Evaluation
 from pipeline.experiment.watcher import Watcher
 from pipeline.federation.driver import Driver
 from pipeline.federation.rounds import RoundStats
+from pipeline.runs.record import read_record
 
 NUM_LINES = 10  # for the rounds of a run whose stderr is not a terminal
 SCORES = {"KID": "pretrain/kid/mean", "TV": "pretrain/tv/mean"}  # that are shown
@@ -26,9 +27,12 @@ class Progress(Watcher):
         self._bar = tqdm(disable=True)
 
     def started(self, run_dir: Path) -> None:
-        """Show the run's id, with which it can be resumed."""
+        """Show the run's name, with which it can be resumed, and its id on another storage."""
         super().started(run_dir)
-        self._say(f"run {run_dir.name} in {run_dir}")
+        record = read_record(run_dir)
+        is_copied = record["config"]["tracking"]["storage"] is not None
+        told = f", on its storage {record['run_id']}" if is_copied else ""
+        self._say(f"run {run_dir.name} in {run_dir}{told}")
 
     def stage(self, text: str) -> None:
         """Show the stage that begins."""
@@ -55,6 +59,7 @@ class Progress(Watcher):
             mean_s = (time.monotonic() - self._began) / (done - self._rounds.start)
             left = tqdm.format_interval(mean_s * (num_rounds - done))
             self._say(f"round {done}/{num_rounds}  {told}, {left} left")
+        super().after_round(stats, driver)
 
     def evaluated(self, evaluation: Evaluation, floor: float) -> None:
         """Show the means of an evaluation: KID and its floor, class distance, held-out losses."""

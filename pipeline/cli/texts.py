@@ -29,6 +29,8 @@ NEW_CLIENTS = {"client": "client_id", "KID before": "kid_before", "after": "kid_
 NEW_CLIENTS |= {"floor": "kid_floor", "epoch": "kept_epoch", "TV before": "tv_before"}
 NEW_CLIENTS |= {"TV after": "tv_after", "held-out before": "heldout_before"}
 NEW_CLIENTS |= {"held-out after": "heldout_after", "NN train": "nn_train", "NN test": "nn_test"}
+IN_JSON_ALONE = ("run_id", "metrics", "preset", "ui_command", "config_fingerprint")
+IN_JSON_ALONE += ("state_fingerprint", "partition_hash")
 MAX_CLASSES = 12  # of a client that are listed, the largest first
 WORLD = ("hull_tv", "nearest_tv")
 
@@ -114,13 +116,15 @@ def result_table(result: Result) -> str:
     config = result.setting.config
     subset_size, tracking = config.eval.kid_subset_size, config.tracking
     clients = new_clients(result.adaptation, result.real, subset_size).to_dict("records")
+    for row in clients:
+        row["client_id"] = result.setting.partition.name_of(row["client_id"]) or row["client_id"]
     evaluations = result.pretraining.evaluations
     rows = [{"round": one.round_idx} | one.metrics() for one in evaluations]
     parts = [f"pre-training clients\n{table(rows, ROUNDS)}"] if rows else []
     parts += [f"new clients\n{table(clients, NEW_CLIENTS)}"] if clients else []
     told, floor = result_json(result, None), result.metrics.get("final/pretrain_kid_floor")
     values = {"pretrain_kid_floor": floor, "privacy": result.promise or None}
-    values |= {key: told[key] for key in told if key not in ("metrics", "preset", "ui_command")}
+    values |= {"run": result.run_dir.name} | {k: told[k] for k in told if k not in IN_JSON_ALONE}
     parts.append(listing(values))
     if tracking.enabled:
         parts.append(f"look at it all  {ui_text(tracking, experiment_of(result.run_dir))}")
@@ -129,7 +133,7 @@ def result_table(result: Result) -> str:
 
 def arrival_json(arrival: Arrival) -> dict[str, Any]:
     """Return the result of an arrived client's adaptation as plain values."""
-    names = ("client_id", "num_train", "num_test", "num_trained", "kept_epoch", "guidance")
+    names = ("client_id", "name", "num_train", "num_test", "num_trained", "kept_epoch", "guidance")
     values = {name: value for name in names if (value := getattr(arrival, name)) is not None}
     values["curve"] = [
         {"epoch": one.epoch, "train_loss": one.train_loss, "val_loss": one.val_loss}

@@ -347,7 +347,9 @@ class ClientWorker(RoundWorker):
                 is_simulated = config.privacy.noise_key is not None
                 guarantee = guarantee_of(settings, num_images, is_simulated, num_embs)
             texts = {} if guarantee is None else guarantee.as_texts()
-            save_client(folder, client_id, state.parts, texts, state.guidance)
+            is_told = not config.privacy.is_on  # who is in a private run is nobody's business
+            name = self.setup.partition.name_of(client_id) if is_told else None
+            save_client(folder, client_id, state.parts, texts, state.guidance, name)
         return tensors_hash(dict(state.parts))
 
     # --- profiles ---

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from spire_core.config.checks import Range, check_choice, check_fields, require
+from spire_core.config.checks import Choice, Range, check_choice, check_fields, require
 from spire_core.plugins import Plugins
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "fonts")
@@ -25,7 +25,8 @@ class DataConfig:
     `path`: the image folder if `name` is "folder"; for the data set of another package, an argument
     of its function; for the other names, a folder with the original files to fetch from.
     `image_size`: side in pixels; None is the original size, 28 padded to 32. `channels`: of
-    "folder", 1, 3, or "auto", which is 1 if no image has a colour.
+    "folder", 1, 3, or "auto", which is 1 if no image has a colour. `on_bad`: of "folder", "stop"
+    refuses files that are no images, and "skip" leaves them out and says how many.
 
     `metadata`: for "folder", a CSV, JSON lines or Parquet file in `path` that lists the images.
     `clients` and `captions`: its columns that say whose an image is and what it shows.
@@ -36,6 +37,7 @@ class DataConfig:
     path: str | None = None
     image_size: Annotated[int | None, Range(1, MAX_IMAGE_SIZE)] = None
     channels: int | str = "auto"
+    on_bad: Annotated[str, Choice("stop", "skip")] = "stop"
     metadata: str | None = None
     clients: str = "client"
     captions: str = "caption"

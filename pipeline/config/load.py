@@ -6,6 +6,7 @@ imported as it is needed: actors get records that are read already.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, reduce
 from importlib import resources
@@ -41,11 +42,40 @@ def _preset(name: str) -> Config:
 
 
 def overridden(config: Config, words: Sequence[str]) -> Config:
-    """Return a configuration with words `key=value`; ConfigError if one is wrong.
+    """Return a configuration with words `key=value`; ConfigError, with all that are wrong, if any.
 
     One of tau and local_epochs withdraws the other of the layers below.
     """
-    return build(config, _with_one_length(read_words(words))) if words else config
+    found = _tried(config, words)
+    if isinstance(found, Config):
+        return found
+    faults, words = [found], [*words]
+    while isinstance(found, ConfigError):  # leave out the word without which it goes on
+        for word in words:
+            others = [one for one in words if one is not word]
+            left = _tried(config, others)
+            if isinstance(left, Config) or _kind(left) != _kind(found):
+                words, found = others, left
+                faults += [] if isinstance(left, Config) else [left]
+                break
+        else:
+            break
+    if len(faults) == 1:
+        raise faults[0]
+    told = "; ".join(f"({i}) {fault}" for i, fault in enumerate(faults, 1))
+    raise ConfigError(f"{len(faults)} settings are wrong: {told}") from faults[0]
+
+
+def _tried(config: Config, words: Sequence[str]) -> Config | ConfigError:
+    try:
+        return build(config, _with_one_length(read_words(words))) if words else config
+    except ConfigError as error:
+        return error
+
+
+def _kind(error: ConfigError) -> str:
+    """Return an error's text without its numbers, which move as other settings do."""
+    return re.sub(r"\d+", "", str(error))
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:

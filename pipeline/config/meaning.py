@@ -36,7 +36,7 @@ OF_ROUNDS = ("client.", "server.", "eval.text_guidance", "federation.num_rounds"
 OF_ROUNDS += ("federation.cohort_size", "federation.tau", "federation.local_epochs")
 OF_ROUNDS += ("federation.drop_rate", "federation.secure_aggregation")
 ALWAYS_READ = ("client.precision", "adapt.num_images")  # also where nothing trains in rounds
-PLACES = ("resources.", "tracking.", "data.root", "eval.extractor_weights")
+PLACES = ("resources.", "tracking.", "data.root", "data.on_bad", "eval.extractor_weights")
 PLACES += ("federation.client_timeout_s",)  # a client that is computed again gives the same
 OWN_NETWORK = ("model.width", "model.multipliers", "model.num_blocks", "model.attention")
 OWN_NETWORK += ("model.cond_dim", "model.space_to_depth", "diffusion.schedule")
@@ -54,6 +54,7 @@ SWITCHES: tuple[Switch, ...] = (
     (("client.group_size",), "client.engine=grouped", lambda c: c.resolved_client.engine != "loop"),
     (("method.entrance", "method.projection"), "model.backbone", lambda c: c.model.backbone is not None),
     (OWN_NETWORK, "model.backbone=null", lambda c: c.model.backbone is None),
+    (("data.on_bad",), "data=folder", lambda c: c.data.name == "folder"),
     (("data.clients", "data.captions"), "data.metadata", lambda c: c.data.metadata is not None),
     (("model.words",), "model.text=words", lambda c: c.model.text == "words"),
     (("model.text_encoder", "model.text_dim"), "model.text=sentences", lambda c: c.model.text == "sentences"),

@@ -1,4 +1,4 @@
-"""Images in memory: checked against a run, or written as a folder of the user's own."""
+"""Images in memory: read as they come, or written as a folder of the user's own."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,19 +16,6 @@ from spire_core.network.words import words_in
 METADATA = "metadata.csv"
 FACTOR = 4  # of the side of images that every preset's network takes
 NO_CLASS = "images"  # the folder of images without labels
-
-
-def uint8_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Return images as uint8 (N, C, H, W) of a run's shape (C, H, W); DataError if they differ."""
-    array = np.asarray(images)
-    if array.ndim == 3:
-        array = array[:, None]
-    if array.dtype != np.uint8 or array.shape[1:] != image_shape:
-        raise DataError(
-            f"expected images uint8 (N, {', '.join(map(str, image_shape))}), got {array.dtype} "
-            f"{array.shape}: scale them to the run's size and to 0..255"
-        )
-    return array
 
 
 def write_folder(
@@ -65,10 +52,10 @@ def _written(
 
     lists = {name: list(values) for name, values in given.items() if values is not None}
     rows, side = list[dict[str, Any]](), 0
-    for i, item in enumerate(_items(images)):
+    for i, item in enumerate(items_of(images)):
         item |= {name: values[i] for name, values in lists.items() if i < len(values)}
         known = {name: _plain(item.get(name)) for name in given}
-        image, label = _pil(item["image"], i), known["label"]
+        image, label = as_pil(item["image"], i), known["label"]
         label = NO_CLASS if label is None else str(label)
         if Path(label).name != label or label[:1] in ("", "."):
             raise DataError(f"expected labels that can name a folder, got {label!r}: rename it")
@@ -102,7 +89,7 @@ def _written(
     return settings
 
 
-def _items(images: Any) -> Iterator[dict[str, Any]]:
+def items_of(images: Any) -> Iterator[dict[str, Any]]:
     """Yield each image and what is known of it by name, as Hugging Face's data sets do."""
     is_indexed = hasattr(images, "__len__")  # a torch Dataset, which need not end by itself
     for found in (images[i] for i in range(len(images))) if is_indexed else images:
@@ -119,7 +106,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _pil(image: Any, i: int) -> Image.Image:
+def as_pil(image: Any, i: int) -> Image.Image:
     """Return an image as PIL's, grey or RGB; DataError if it is none."""
     if isinstance(image, Image.Image) and image.mode[0] not in "IF":
         rgb = upright_rgb(image)

@@ -83,7 +83,8 @@ def load(config: DataConfig, split: str) -> ImageData:
     class_names, labels = _numbered(row.class_name for row in rows)
     chosen = np.flatnonzero([row.split == split for row in rows])
     _require_some(chosen, split, base)
-    images, labels = decoded([base / rows[i].path for i in chosen], config), labels[chosen]
+    images, kept = decoded([base / rows[i].path for i in chosen], config)
+    labels = labels[chosen][kept]
     sha256 = combined(sha256_of(images), sha256_of(labels))
     return ImageData("folder", images, labels, class_names, sha256, split)
 
@@ -190,11 +191,12 @@ def _own_images(config: DataConfig) -> ImageData:
         rows = client_rows(base)
     else:
         rows = listed_rows(base, config.metadata, config.clients, config.captions)
+    images, kept = decoded([base / row.path for row in rows], config)
+    rows = [rows[i] for i in kept]
     names, owner = _numbered(row.client for row in rows)
     class_names, labels = _numbered(row.class_name or NO_CLASS for row in rows)
     is_test = np.array([row.split == "test" for row in rows]) if rows[0].split else None
     captions = tuple(row.caption for row in rows) if rows[0].caption else None
-    images = decoded([base / row.path for row in rows], config)
     arrays = [images, labels, owner, *([] if is_test is None else [is_test])]
     sha256 = combined(*map(sha256_of, arrays), json.dumps([names, class_names, captions]))
     clients = NaturalClients(names, owner, is_test)

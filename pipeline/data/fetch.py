@@ -3,6 +3,7 @@
 A stored data set is one file, `<root>/<name>.npz`. `pipeline.data.datasets` reads it.
 """
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.config.data import DataConfig
+from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import check_array, describe, store_root, stored_file
-from pipeline.data.image_folder import image_base
+from pipeline.data.image_folder import SPLITS, image_base
 from pipeline.data.originals import (
     ORIGINALS,
     PACKAGES,
@@ -25,7 +27,9 @@ from pipeline.data.originals import (
     from_torchvision,
     has_originals,
 )
+from pipeline.data.resize import side
 from spire_core.config.checks import hint, require
+from spire_core.config.partition import NATURAL
 from spire_core.errors import ConfigError, DataError
 
 Log = Callable[[str], object]
@@ -67,6 +71,21 @@ def fetch(
     return path
 
 
+def check_before(config: Config, say: Log) -> None:
+    """Raise what is wrong before anything is fetched; say how a folder of a new run is read."""
+    data, partition = config.data, config.partition
+    if data.name in SPECS:
+        config.model.check_image_size(side(SPECS[data.name].image_shape[-1], data.image_size))
+    if data.name != "folder" or data.metadata is not None or partition.name == NATURAL:
+        return
+    tops = sorted(path.name for path in image_base(str(data.path)).glob("[!.]*") if path.is_dir())
+    if tops and not {*tops} <= {*SPLITS}:
+        say(
+            f"{', '.join(tops):.80} are read as classes; if they are people, set "
+            f"partition=natural, or type spire try {shlex.quote(str(data.path))}"
+        )
+
+
 def fetch_for(config: DataConfig, log: Log, begins: bool = True) -> None:
     """Fetch a public data set that is not stored yet; others, as a folder, are read in place.
 
@@ -81,9 +100,12 @@ def fetch_for(config: DataConfig, log: Log, begins: bool = True) -> None:
     if source_dir is not None and begins and not has_originals(name, Path(source_dir).expanduser()):
         raise ConfigError(
             f"expected the original files of {name} in data.path={source_dir}, got none: leave it "
-            "out to fetch them; for images of your own, take preset folder-cpu or data.name=folder"
+            f"out to fetch them; for images of your own, type spire try {shlex.quote(source_dir)}, "
+            "or take preset folder-cpu or data.name=folder"
         )
     if not stored_file(name, root).exists():
+        is_there, advice = config.root is None or root.is_dir(), "make it, or leave data.root out"
+        require(is_there, "data.root as a folder that exists", root, advice)
         log(f"{name} is not in {root} yet: fetching it")
         fetch(name, root, source_dir, log=log)
 

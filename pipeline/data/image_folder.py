@@ -198,19 +198,43 @@ def _paths_by_top(base: Path, kind: str) -> Iterator[tuple[str, str, list[str]]]
             yield split, top, paths
 
 
-def decoded(files: Sequence[Path], config: DataConfig) -> np.ndarray:
+def decoded(files: Sequence[Path], config: DataConfig) -> tuple[np.ndarray, list[int]]:
     """Return the central squares of images as uint8 (N, C, S, S) of the size that is set.
 
     They are RGB or grey, as `data.channels` says: "auto" is grey if no image has a colour. Grey is
-    Pillow's luma, so that grey images keep their values.
+    Pillow's luma, so that grey images keep their values. Beside them, the positions of their files.
     """
     side, way = config.image_size or 0, Image.Resampling.BILINEAR
-    squares = (ImageOps.fit(opened_rgb(file), (side, side), way) for file in files)
-    images = np.stack([np.asarray(square) for square in squares])
+    found = {
+        i: np.asarray(ImageOps.fit(image, (side, side), way))
+        for i, image in opened(files, config.on_bad)
+    }
+    images = np.stack([*found.values()])
     if config.channels == 1 or (config.channels == "auto" and (images == images[..., :1]).all()):
         grey = (Image.fromarray(rgb).convert("L") for rgb in images)
         images = np.stack([np.asarray(image)[..., None] for image in grey])
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), [*found]
+
+
+def opened(files: Sequence[Path], on_bad: str) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the position and the image, as `opened_rgb` does, of each file that can be read.
+
+    At the end the others raise one DataError; with `on_bad` of "skip" a warning counts them.
+    """
+    faults = list[DataError]()
+    for i, file in enumerate(files):
+        try:
+            image = opened_rgb(file)
+        except DataError as error:
+            faults.append(error)
+        else:
+            yield i, image
+    if faults:
+        told = f"{len(faults)} of {len(files)} images cannot be read, the first: {faults[0]}"
+        if on_bad != "skip" or len(faults) == len(files):
+            advice = "; data.on_bad=skip leaves such files out"
+            raise DataError(told + advice) from faults[0]
+        _log.warning("left out: %s", told)
 
 
 def opened_rgb(file: Path) -> Image.Image:

@@ -5,7 +5,7 @@ Rules take evidence (losses, scores, a matrix) and return a `Diagnosis` or None;
 r: evaluations of pre-training, m: clients, n: held-out images of one client.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,16 +13,19 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from pipeline.config.schema import Config
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import FederationSetup
 from spire_core.errors import DivergenceError
 from spire_core.evaluation.image_metrics import total_variation
 from spire_core.federated.messages import steps_per_epoch
+from spire_core.methods import CLIENT_EMB
+from spire_core.partition.coverage import coverages
 
 DIAGNOSIS, NONE = "spire.diagnosis", "none"  # a run's tag, and its value without a known failure
 NOT_LEARNING, DIVERGING = "backbone_not_learning", "backbone_diverging"
-OVERFITTING = "adaptation_overfitting"
+OVERFITTING, UNCOVERED = "adaptation_overfitting", "new_client_uncovered"
 INCONSISTENT, IGNORED = "clients_inconsistent", "embedding_ignored"
 ADVICE = {
     NOT_LEARNING: "more federation.num_rounds or a higher client.lr; a lower one if the loss is "
@@ -31,6 +34,8 @@ ADVICE = {
     "client.warmup_rounds; fewer rounds if only the KID rises",
     OVERFITTING: "adapt.early_stopping=true, which keeps the best epoch on images set aside; if it "
     "is on, fewer adapt.epochs, a lower adapt.lr, more images",
+    UNCOVERED: "fine-tuning, such as method=fedavg_ft, or clients like it in the rounds; a longer "
+    "fit will not help",
     INCONSISTENT: "more rounds or a larger federation.cohort_size if clients took part a few times "
     "only, else a smaller federation.tau; check that every client gets its own state back",
     IGNORED: "a much higher client.emb_lr than client.lr (0.05 to 0.002), a larger "
@@ -43,6 +48,7 @@ MAX_RISE = 0.1  # of the training loss above its lowest, and of KID as a share o
 PART_ROUNDS, MAX_PARTS = 5, 10  # the training loss is compared between parts of the rounds
 NUM_ERRORS = 3  # standard errors that a rise has to exceed as well
 MIN_POINTS = 4  # of a new client's curve, below which it is not judged
+MAX_UNCOVERED = 0.5  # of a new client's class mixture, up to which it counts as covered
 MIN_LOSS_RISE = 0.02  # of a new client's held-out loss, as a share of it
 MIN_STEPS = 100  # of a client's own part in pre-training, below which it is not judged
 SAME_LOSS = 0.005  # losses that differ by a smaller share count as equal
@@ -89,8 +95,10 @@ def diagnose(
         rounds = [one.round_idx for one in evaluations]
         failure = backbone_diagnosis(losses, rounds, heldout, kids)
         failure = failure or _own_parts_diagnosis(setting, real, evaluations[-1], cross_losses)
-    overfitting = adaptation_diagnosis(reports)
-    return tuple(one for one in (failure, overfitting) if one is not None)
+    of_fits = adaptation_diagnosis(reports, setting.config, setting.label)
+    if of_fits is not None and of_fits.name == UNCOVERED:
+        of_fits = adaptation_diagnosis(reports, setting.config, setting.label, covered(setting))
+    return tuple(one for one in (failure, of_fits) if one is not None)
 
 
 # --- pre-training ---------------------------------------------------------------------------------
@@ -276,27 +284,69 @@ def kid_rise(kids: Mapping[int, Kid], kept: Kid) -> str | None:
     return f"KID rose from {means[low]:.3g} after epoch {low} to {kept[0]:.3g}"
 
 
-def adaptation_diagnosis(reports: Sequence[AdaptReport]) -> Diagnosis | None:
-    """Return the failure if new clients are kept in a worse state than an earlier one."""
-    rises: dict[int, str] = {}
+def covered(setting: FederationSetup) -> set[int]:
+    """Return the new clients whose class mixtures old clients span for the most part."""
+    shown = setting.partition.shown
+    counts = shown.class_counts(setting.data.labels, len(setting.data.class_names))
+    found = coverages(counts, len(shown.train_clients))
+    pairs = zip(shown.new_clients, found, strict=False)  # of one class there are no coverages
+    return {client.client_id for client, one in pairs if one.hull_tv < MAX_UNCOVERED}
+
+
+def uncovered(report: AdaptReport) -> str | None:
+    """Return in words that a fit made drawings worse though the held-out loss fell; else None.
+
+    An embedding cannot draw what no old client shows: it fits the noise better and the image worse.
+    """
+    first, end = report.curve[0].observed or {}, report.scores_after
+    before, after = (float(report.heldout[i].mean()) for i in (0, report.kept_epoch))
+    if "own_kid" not in end or after >= before:
+        return None
+    (start, start_std), (last, last_std) = _kid(first), _kid(end)
+    if last - start <= 2 * float(np.hypot(start_std, last_std)):
+        return None
+    return (
+        f"held-out loss fell from {before:.3g} to {after:.3g} in the fit, yet KID rose from "
+        f"{start:.3g} to {last:.3g}: it seems that no old client shows such images"
+    )
+
+
+def adaptation_diagnosis(
+    reports: Sequence[AdaptReport],
+    config: Config,
+    label: Callable[[int], str] = "client {}".format,
+    known: Collection[int] = (),
+) -> Diagnosis | None:
+    """Return the failure if new clients are kept in a worse state than an earlier one.
+
+    `label` names a client. Where embeddings alone are fitted, after rounds enough, what is not
+    over-fitted may be `uncovered`, except for clients that are `known` to be covered.
+    """
+    may_lack = config.method.record.adapt_parts == (CLIENT_EMB,)
+    may_lack = may_lack and config.federation.num_rounds >= MIN_ROUNDS
+    rises, lacks = dict[int, str](), dict[int, str]()
     for report in reports:
         seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
         kept, rise = report.kept_epoch, heldout_rise(report.heldout, report.kept_epoch)
         # The curve is of images with the run's guidance, whatever a client has chosen for the end.
         end = report.scores_after if report.guidance is None else seen.get(kept)
-        if not rise and end is not None and "own_kid" in end:
+        is_known = rise or not may_lack or report.client_id in known
+        if not is_known and (lack := uncovered(report)):
+            lacks[report.client_id] = lack
+        elif not rise and end is not None and "own_kid" in end:
             kids = {epoch: _kid(observed) for epoch, observed in seen.items()}
             rise = kid_rise(kids, _kid(end))
         if rise:
             rises[report.client_id] = f"{rise} after epoch {kept}"
-    if not rises:
-        return None
-    first = next(iter(rises))
-    return Diagnosis(
-        OVERFITTING,
-        f"{len(rises)} of {len(reports)} new clients got worse after their best epoch: client "
-        f"{first}'s {rises[first]}",
-    )
+    for name, found, what in (
+        (UNCOVERED, lacks, "are like no old client"),
+        (OVERFITTING, rises, "got worse after their best epoch"),
+    ):
+        if found:
+            first, text = next(iter(found.items()))
+            told = f"{len(found)} of {len(reports)} new clients {what}: {label(first)}'s {text}"
+            return Diagnosis(name, told)
+    return None
 
 
 def _kid(observed: Mapping[str, float]) -> Kid:

@@ -17,8 +17,10 @@ def ready_for(config: Config, say: Callable[[str], None], begins: bool = True) -
     `say` is told what is fetched. `begins`: the run is a new one. ClusterError if its actors do not
     fit the cluster.
     """
-    from pipeline.data.fetch import fetch_for
+    from pipeline.data.fetch import check_before, fetch_for
 
+    if begins:
+        check_before(config, say)
     fetch_for(config.data, say, begins)
     if config.resources.pool == "local":
         yield

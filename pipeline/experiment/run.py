@@ -46,21 +46,25 @@ def run_experiment(
     pretrained: Path | None = None,
     extra_tags: Mapping[str, str] | None = None,
     actors: ActorPlan | None = None,
+    name: str | None = None,
 ) -> Result:
     """Run one experiment end to end, track all of it, and return its result.
 
-    `parent_run_id` nests its tracking run below another. `extra_tags` go beside the usual ones.
-    `pretrained`: the folder of a run whose finished pre-training is reused. Raises RunError if that
-    has other settings. `actors`: what the cluster holds for it already, in place of a plan.
+    `name`: of the run and of its folder, which otherwise has the run's id. `parent_run_id` nests
+    its tracking run below another. `extra_tags` go beside the usual ones. `pretrained`: the folder
+    of a run whose finished pre-training is reused. Raises RunError if that has other settings.
+    `actors`: what the cluster holds for it already, in place of a plan.
     """
     check_storage(config.tracking)
     refuse_label(config.privacy)
     given, config = config.privacy, without_key(located(config))
     setting = prepare(config)
     tags = recording.run_tags(setting, preset) | dict(extra_tags or {})
-    name = f"{config.method.name}-{config.data.name}-s{config.seed}"
+    told = name or f"{config.method.name}-{config.data.name}-s{config.seed}"
     with (
-        Tracker.start(config.tracking, name, tags, parent_run_id) as tracker,
+        Tracker.start(
+            config.tracking, told, tags, parent_run_id, is_named=name is not None
+        ) as tracker,
         run_lock(tracker.run_dir),
     ):
         keep_noise_key(tracker.run_dir, given)  # before the start, after which none is made

@@ -1,9 +1,12 @@
 """The interface of whoever watches an experiment."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.evaluation.scores import Evaluation
+from pipeline.federation.driver import Driver
 from pipeline.federation.round_loop import RoundListener
+from pipeline.federation.rounds import RoundStats
 
 
 class Watcher(RoundListener):
@@ -13,6 +16,12 @@ class Watcher(RoundListener):
     """
 
     run_dir: Path | None = None
+    on_round: Callable[[RoundStats], object] | None = None  # of who called
+
+    def after_round(self, stats: RoundStats, driver: Driver) -> None:
+        """A round has ended, and all of it is safe."""
+        if self.on_round is not None:
+            self.on_round(stats)
 
     def started(self, run_dir: Path) -> None:
         """A run has begun, or is resumed."""

@@ -121,6 +121,10 @@ class FederationSetup:
         """The pre-training clients of evaluations."""
         return self.representative_ids[: self.config.eval.num_clients]
 
+    def label(self, client_id: int) -> str:
+        """Return a client's name in tables and pictures: its own, or its id."""
+        return self.partition.name_of(client_id) or f"client {client_id}"
+
     @property
     def splits_at_random(self) -> bool:
         """Whether held-out images are like training images, apart from chance.

@@ -30,15 +30,15 @@ def partition_figure(
     counts: np.ndarray,
     class_names: Sequence[str],
     num_train_clients: int,
-    client_ids: Sequence[int] | None = None,
+    clients: Sequence[int | str] | None = None,
 ) -> "Figure":
     """Return a heat map of who holds what: images of each class at each client, (M, K) int.
 
     Rows from `num_train_clients` on are the new clients: below a line and named as such. Clients
-    are named by `client_ids`, or counted from 0.
+    are called `clients`, or counted from 0.
     """
-    ids = client_ids or range(len(counts))
-    names = [f"new {c}" if i >= num_train_clients else str(c) for i, c in enumerate(ids)]
+    own = clients or range(len(counts))
+    names = [f"new {c}" if i >= num_train_clients else str(c) for i, c in enumerate(own)]
     title, axis_names = "Images of each class at each client", ("class", "client")
     figure = matrix_figure(counts, names, class_names, title, "images", axis_names, "d")
     if num_train_clients < len(counts):

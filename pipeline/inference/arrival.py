@@ -4,6 +4,7 @@ Its images come from a data set's test split, which no pre-training uses, or fro
 """
 
 import contextlib
+import html
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.diagnosis import Diagnosis, adaptation_diagnosis
 from pipeline.federation.messages import AdaptReport, FitPlan, WorkerSetup, report_of
 from pipeline.federation.setup import extractor_of, public_representatives
-from pipeline.figures.image_grids import image_grid
+from pipeline.figures.image_grids import image_grid, inline
 from pipeline.inference.arrival_images import ArrivingImages, held_back
 from pipeline.inference.saved_run import SavedRun
 from pipeline.runs.model_files import client_path, save_client
@@ -34,6 +35,7 @@ from spire_core.config.adapt import AdaptConfig
 from spire_core.config.model import ModelConfig
 from spire_core.config.privacy import PrivacyConfig
 from spire_core.errors import DataError, RunError
+from spire_core.federated.private_state import PrivateState
 from spire_core.methods import CLIENT_EMB
 from spire_core.partition.split import ClientSplit, Partition
 from spire_core.privacy.noise import SecretNoise
@@ -47,11 +49,21 @@ OF_RUNS = ("adapt.tune_epochs", "adapt.group_size", "adapt.local_init")  # no ar
 class Arrival(AdaptReport):
     """A client that has arrived: the report of its fit, and the files that were written."""
 
+    name: str | None
     path: Path
     grid_path: Path
     num_train: int
     num_test: int
     diagnosis: Diagnosis | None
+
+    def _repr_html_(self) -> str:
+        """Return the client's scores by epoch and what it draws, as a notebook shows them."""
+        import pandas as pd  # takes a second
+
+        rows = [{"epoch": one.epoch} | dict(one.observed) for one in self.curve if one.observed]
+        table = pd.DataFrame(rows).to_html(index=False, float_format="{:.3g}".format)
+        picture = inline(np.asarray(Image.open(self.grid_path)))
+        return f"<b>{html.escape(self.name or str(self.client_id))}</b>{table}<img src={picture!r}>"
 
 
 def joining_config(run: SavedRun, overrides: Sequence[str]) -> Config:
@@ -78,18 +90,21 @@ def adapt_arrival(
     run: SavedRun,
     arriving: ArrivingImages,
     config: AdaptConfig,
-    client_id: int | None = None,
+    client: int | str | None = None,
     privacy: PrivacyConfig = PrivacyConfig(),  # noqa: B008
     say: Callable[[str], object] = lambda text: None,
+    goes_on: bool = False,
 ) -> Arrival:
     """Fit a new client's part on its images and save it with the run.
 
-    A share of the images, the run's `partition.test_fraction`, is held out to measure on.
-    `client_id` None takes the next free id. With a budget in `privacy` the fit is differentially
-    private, under a key that is forgotten at the end. `say` is told when it begins. Raises RunError
-    if the id is taken or the method has no personal part, DataError for too few images or a word
-    that the run does not know, ConfigError for privacy that cannot be kept, and for captions
-    without a run with text.
+    With `goes_on` the client is one of the run, and its saved part goes on from where it is.
+
+    A share of the images, the run's `partition.test_fraction`, is held out to measure on. `client`
+    is a name or an id that is free; without an id, the client gets the next one. With a budget in
+    `privacy` the fit is differentially private, under a key that is forgotten at the end. `say` is
+    told when it begins. Raises RunError if the name or id is taken or the method has no personal
+    part, DataError for too few images or a word that the run does not know, ConfigError for privacy
+    that cannot be kept, and for captions without a run with text.
     """
     if not run.config.method.record.adapt_parts:
         raise RunError(
@@ -101,8 +116,19 @@ def adapt_arrival(
     settings = replace(run.config, adapt=config, privacy=privacy.labelled())
     has_gpu = settings.resources.device != "cpu" and torch.cuda.is_available()
     mean_emb = mean_start(run, config)
+    if goes_on:
+        client_id, began = saved_part(run, client, privacy)
+        name, reserved = run.client_names.get(client_id), contextlib.nullcontext(client_id)
+    else:
+        name, began = client if isinstance(client, str) and not client.isdecimal() else None, None
+        if name in run.client_names.values():
+            raise RunError(
+                f"expected a name that is free, got {name!r}: choose another, or go on with the "
+                "fit of that client by --more-data"
+            )
+        reserved = reserved_id(run, None if client is None or name else int(client))
     with (
-        reserved_id(run, client_id) as client_id,
+        reserved as client_id,
         tempfile.TemporaryDirectory(prefix="spire-") as scratch,
     ):
         split = split_of(arriving, run, config.num_images, client_id)
@@ -114,6 +140,7 @@ def adapt_arrival(
         mixtures = {} if arriving.mixture is None else {client_id: arriving.mixture}
         setup = WorkerSetup(settings, mixtures, partition, extractor_of(settings), folder, tokens)
         worker = _Worker(setup, images, "cuda" if has_gpu else "cpu")
+        worker.began = began
         # The population's features are unknown here. Its score is left out, see `_known_scores`.
         plan = FitPlan(run.weights.numpy(), worker.real_features(client_id), mean_emb)
         if privacy.is_on:  # with a noise key that no file gets
@@ -124,26 +151,47 @@ def adapt_arrival(
         report = report_of(fitted, worker.look([client_id], plan, fitted.asked))
         parts = worker.private_state(client_id).parts
         texts = report.guarantee.as_texts() if report.guarantee else {}
-        path = save_client(run.folder, client_id, parts, texts, report.guidance)
+        path = save_client(run.folder, client_id, parts, texts, report.guidance, name)
         Image.fromarray(image_grid(report.after.images, 8)).save(path.with_suffix(".png"))
     shown = replace(report, curve=tuple(map(_known_scores, report.curve)))
     return Arrival(
         **vars(shown),
+        name=name,
         path=path,
         grid_path=path.with_suffix(".png"),
         num_train=len(split.train),
         num_test=len(split.test),
-        diagnosis=adaptation_diagnosis([report]),
+        diagnosis=adaptation_diagnosis([report], run.config),
     )
 
 
 class _Worker(ClientWorker):
-    """Simulates the one client that arrives, whatever its id."""
+    """Simulates the one client that arrives, whatever its id; `began`: the part that it has."""
+
+    began: PrivateState | None = None
+
+    def start_state(self, client_id: int, mean_emb: Tensor | None = None) -> PrivateState:
+        return self.began or super().start_state(client_id, mean_emb)
 
     def client_data(self, client_id: int) -> ClientData:
         setup, [split] = self.setup, self.setup.partition.new_clients
         mixture = setup.mixtures.get(client_id)
         return ClientData(split, self.images, mixture, setup.tokens, encode=self.encode)
+
+
+def saved_part(
+    run: SavedRun, client: int | str | None, privacy: PrivacyConfig
+) -> tuple[int, PrivateState]:
+    """Return the id and the saved part of a client whose fit goes on.
+
+    RunError if it has none, or if either fit is private: what was promised of the first would not
+    say what the second adds.
+    """
+    client_id = run.id_of(client)
+    if client_id is None or privacy.is_on or run.is_private(client_id):
+        got = "none" if client_id is None else "a private fit"
+        raise RunError(f"expected a client without privacy whose fit goes on, got {got}: name one")
+    return client_id, PrivateState(run.client_state(client_id).parts)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Pre-training uses no test split. N images of C channels, K classes of the run.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 from pipeline.config.data import DataConfig, is_outside
 from pipeline.config.schema import Config
 from pipeline.data import image_folder
-from pipeline.data.arrays import METADATA, uint8_images
+from pipeline.data.arrays import METADATA, as_pil, items_of
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import fitting, load
 from pipeline.data.resize import resized
@@ -82,9 +83,17 @@ def load_arrival(
     if not rows:
         raise DataError(f"expected images in {folder}, got none: add some, such as .png or .jpg")
     if stored is None:
-        images = np.stack([_decode(folder / row.path, run) for row in rows])
+        files = [folder / row.path for row in rows]
+        opened = image_folder.opened(files, run.config.data.on_bad)
+        found = {i: _fitted(image, run) for i, image in opened}
+        rows, images = [rows[i] for i in found], np.stack([*found.values()])
     else:
-        images = uint8_images(resized(stored.images[chosen], size), run.image_shape)
+        images = resized(stored.images[chosen], size)
+        if images.shape[1:] != run.image_shape:
+            raise DataError(
+                f"expected images of {run.image_shape[0]} channels, as the run's, got {data} of "
+                f"{images.shape[1]}: name other data"
+            )
     captions = tuple(row.caption for row in rows) if run.has_text and rows[0].caption else None
     classes_of_run = {composed(name): i for i, name in enumerate(run.class_names)}
     labels = np.array([classes_of_run.get(composed(row.class_name), -1) for row in rows])
@@ -92,6 +101,21 @@ def load_arrival(
     if (labels >= 0).all():
         mixture = np.bincount(labels, minlength=len(run.class_names)) / len(labels)
     return ArrivingImages(images, mixture, captions, labels)
+
+
+def arrival_of(run: SavedRun, images: Any) -> ArrivingImages:
+    """Return a new client's images in memory, as `spire.write_images` takes them.
+
+    DataError for one that is no image.
+    """
+    items = [*items_of(images)]
+    captions = [str(item["caption"]) for item in items if run.has_text and item.get("caption")]
+    found = [_fitted(as_pil(item["image"], i), run) for i, item in enumerate(items)]
+    shape = (0, *run.image_shape)
+    return ArrivingImages(
+        np.stack(found) if found else np.empty(shape, np.uint8),
+        captions=captions or None,
+    )
 
 
 def held_back(run: SavedRun, arriving: ArrivingImages) -> np.ndarray:
@@ -151,10 +175,10 @@ def _rows(run: SavedRun, folder: Path) -> list[image_folder.Row]:
     return [with_class(row) for row in rows or (image_folder.Row(path) for path in found)]
 
 
-def _decode(file: Path, run: SavedRun) -> np.ndarray:
-    """Return an image file's central square as (C, H, W) uint8, scaled as the run's own images."""
+def _fitted(image: Image.Image, run: SavedRun) -> np.ndarray:
+    """Return an image's central square as (C, H, W) uint8, scaled as the run's own images."""
     channels, _, size = run.image_shape
-    plain = image_folder.opened_rgb(file).convert("L" if channels == 1 else "RGB")
+    plain = image.convert("L" if channels == 1 else "RGB")
     side = size if run.config.data.name == "folder" else min(plain.size)
     square = ImageOps.fit(plain, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square).reshape(side, side, channels).transpose(2, 0, 1)

@@ -19,15 +19,15 @@ from pipeline.config.load import config_from_dict, load_config
 from pipeline.config.schema import Config
 from pipeline.files.atomic import read_object, reading
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
-from pipeline.runs.model_files import CONFIG, GUIDANCE, client_path
+from pipeline.runs.model_files import CONFIG, GUIDANCE, NAME, client_path
 from pipeline.runs.record import find_run
-from spire_core.config.checks import require
+from spire_core.config.checks import hint, require
 from spire_core.diffusion.generation import client_denoiser, draw_together
 from spire_core.diffusion.process import Denoiser, Diffusion
 from spire_core.errors import RunError
 from spire_core.federated.private_state import PrivateState, load_client
 from spire_core.network.flat_model import FlatModel
-from spire_core.network.words import caption_tokens
+from spire_core.network.words import caption_tokens, composed
 from spire_core.pretrained.folder import check_same
 from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
@@ -77,6 +77,41 @@ class SavedRun:
         found = [CLIENT_FILE.fullmatch(p.name) for p in (self.folder / CLIENTS).glob("*")]
         return sorted(int(m.group(1)) for m in found if m)
 
+    @property
+    def client_names(self) -> dict[int, str]:
+        """The names of clients whose own parts are stored here, by id, of those that have one."""
+        headers = {client_id: self._header(client_id) for client_id in self.client_ids}
+        return {client_id: own[NAME] for client_id, own in headers.items() if NAME in own}
+
+    def id_of(self, client: int | str | None) -> int | None:
+        """Return a client's id by its name, or by the id itself; None is the population.
+
+        RunError for a name that no client here has. A name counts before an id.
+        """
+        if client is None or isinstance(client, int):
+            return client
+        names = self.client_names
+        named = [i for i, name in names.items() if composed(name) == composed(client)]
+        if not named and not client.isdecimal():
+            known = f"one of {', '.join(names.values())}" if names else "an id, as none has a name"
+            advice = hint(client, [*names.values()])
+            raise RunError(f"expected a client of the run, {known}, got {client!r}: {advice}")
+        return named[0] if named else int(client)
+
+    def is_private(self, client_id: int) -> bool:
+        """Whether a client's file promises something about its privacy."""
+        self.client_state(client_id)  # or there is no such client
+        return any(key.startswith("privacy.") for key in self._header(client_id))
+
+    def _header(self, client_id: int) -> dict[str, str]:
+        """Return the texts in a client's file."""
+        path = client_path(self.folder, client_id)
+        with (
+            reading("a client's own parts", path, ADVICE),
+            safe_open(path, framework="pt") as file,
+        ):
+            return file.metadata() or {}
+
     def client_state(self, client_id: int | None) -> PrivateState:
         """Return a client's own parts; None is the population (the backbone without an embedding).
 
@@ -89,10 +124,8 @@ class SavedRun:
             raise RunError(
                 f"expected a client out of {known}, got {client_id}: name another, or none"
             )
-        path = client_path(self.folder, client_id)
+        path, scale = client_path(self.folder, client_id), self._header(client_id).get(GUIDANCE)
         with reading("a client's own parts", path, ADVICE):
-            with safe_open(path, framework="pt") as file:
-                scale = (file.metadata() or {}).get(GUIDANCE)
             return PrivateState(load_file(path), guidance=None if scale is None else float(scale))
 
     def guidance(self, client_id: int | None) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.federation.messages import AdaptReport
 from pipeline.federation.setup import FederationSetup
-from pipeline.figures.image_grids import image_grid
+from pipeline.figures.image_grids import image_grid, labelled_grids
 from pipeline.results.result import Result
 
 CLIENTS, COLUMNS = 4, 16  # of a grid of images
@@ -15,7 +15,7 @@ GAP = 12  # pixels between its parts
 
 
 def samples_grid(result: Result) -> np.ndarray:
-    """Return rows of images as a picture (H, W, 3) of uint8.
+    """Return rows of images, each below its title, as a picture (H, W, 3) of uint8.
 
     Three rows per new client: its own images, samples before and after adaptation. Without new
     clients, one row of samples per pre-training client. With text, `prompt_sheet`.
@@ -23,11 +23,12 @@ def samples_grid(result: Result) -> np.ndarray:
     setting, reports = result.setting, result.adaptation.reports
     if setting.tokens is not None and reports:
         return prompt_sheet(setting, reports[:SHEET_CLIENTS])
-    rows = [images for one in reports[:CLIENTS] for _, images in client_rows(setting, one)]
+    rows = [row for one in reports[:CLIENTS] for row in client_rows(setting, one)]
     if not rows:
-        rows = [drawn.images for drawn in result.pretraining.evaluations[-1].drawn[:CLIENTS]]
-    width = min(COLUMNS, min(len(images) for images in rows))
-    return np.concatenate([image_grid(images[:width], width) for images in rows])
+        drawn = result.pretraining.evaluations[-1].drawn[:CLIENTS]
+        rows = [(f"drawn as {setting.label(one.client_id)}", one.images) for one in drawn]
+    width = min(COLUMNS, min(len(images) for _, images in rows))
+    return labelled_grids([(text, images[:width]) for text, images in rows], width)
 
 
 def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str, np.ndarray]]:
@@ -37,7 +38,7 @@ def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str
     order of classes, and a row before these has the images that the client shows.
     """
     split = setting.partition.split(report.client_id)
-    name, before, after = f"client {report.client_id}", report.before.images, report.after.images
+    name, before, after = setting.label(report.client_id), report.before.images, report.after.images
     shown, own = list[tuple[str, np.ndarray]](), f"{name}: its own images"
     at = np.arange(min(COLUMNS, len(after)))
     if setting.tokens is not None:
@@ -47,8 +48,8 @@ def client_rows(setting: FederationSetup, report: AdaptReport) -> list[tuple[str
     return [
         *shown,
         (own, setting.images[split.test[at % len(split.test)]]),
-        ("drawn before adaptation", before[at]),
-        ("drawn after adaptation", after[at]),
+        (f"{name}: drawn before adaptation", before[at]),
+        (f"{name}: drawn after adaptation", after[at]),
     ]
 
 

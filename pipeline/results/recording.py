@@ -99,7 +99,7 @@ def log_setting(tracker: Tracker, setting: FederationSetup, tags: Iterable[str] 
     tracker.log_dataset(data.name, data.sha256, len(data.labels))
     counts = shown.class_counts(data.labels, len(data.class_names))
     picture = plots.partition_figure(
-        counts, data.class_names, len(shown.train_clients), shown.client_ids
+        counts, data.class_names, len(shown.train_clients), shown.names or shown.client_ids
     )
     tracker.log_figure(picture, "plots/partition.png")
 
@@ -175,7 +175,7 @@ def log_adaptation(
         picture = labelled_grids(
             [*client_rows(setting, report), *embedding_rows(setting, report)], COLUMNS
         )
-        tracker.log_figure(picture, f"samples/{name}.png")
+        tracker.log_picture(picture, f"samples/{name}.png")
         tracker.log_image(f"samples/new_{name}", grid, step=0)
     rows = [
         (config.method.name, name, epoch, value)

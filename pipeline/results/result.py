@@ -10,9 +10,11 @@ import pandas as pd
 from pipeline.evaluation.diagnosis import Diagnosis
 from pipeline.evaluation.scores import Evaluation, RealData
 from pipeline.federation.messages import AdaptReport, ControlScores
-from pipeline.federation.partitioning import promise_to_clients
+from pipeline.federation.rounds import promise_to_clients
 from pipeline.federation.setup import FederationSetup
 from spire_core.privacy.guarantee import Guarantee
+
+SHOWN = ("client_id", "kid_before", "kid_after", "kid_floor", "heldout_before", "heldout_after")
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,16 @@ class Result:
         """What is promised to the run's clients, or to its new ones, in words; empty if nothing."""
         promise = promise_to_clients(self.setting.config) or self.adaptation.weakest_guarantee
         return promise.sentence if promise else ""
+
+    def _repr_html_(self) -> str:
+        """Return new clients' scores and what they draw, as a notebook shows them."""
+        from pipeline.figures.image_grids import inline
+        from pipeline.results.pictures import samples_grid
+        from pipeline.results.tables import new_clients
+
+        clients = new_clients(self.adaptation, self.real, self.setting.config.eval.kid_subset_size)
+        if len(clients):
+            clients["client_id"] = [self.setting.label(one) for one in clients["client_id"]]
+        table = clients.reindex(columns=[*SHOWN]).dropna(axis="columns", how="all")
+        text = table.to_html(index=False, float_format="{:.3g}".format)
+        return f"<b>{self.run_dir.name}</b>{text}<img src={inline(samples_grid(self))!r}>"

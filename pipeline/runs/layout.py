@@ -17,6 +17,7 @@ evaluations/<round>.safetensors  evaluations of pre-training clients
 model/                           the backbone, and clients' own parts below model/clients/
 profile/                         traces of torch.profiler
 samples/                         images that `spire sample` drew
+people.html                      the page of `spire try`
 audit.json                       the newest answer of `spire audit`
 """
 
@@ -26,7 +27,7 @@ from pathlib import Path
 RUNS = "runs"  # the folder of all runs, below the root
 NOISE_KEY, NOISE_DEVICE = "noise.key", "noise.device"
 RECORD, RESULT, LOCK = "run.json", "result.json", "run.lock"
-GRID, SAMPLES = "samples.png", "samples"
+GRID, SAMPLES, PAGE = "samples.png", "samples", "people.html"
 OUTBOX, DONE, REFUSED = "outbox.jsonl", "outbox.done", "outbox.refused.jsonl"
 OUTBOX_LOCK, ARTIFACTS = "outbox.lock", "artifacts"
 CHECKPOINTS, STATE, MANIFEST = "checkpoints", "server.safetensors", "manifest.json"

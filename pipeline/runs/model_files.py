@@ -18,7 +18,7 @@ from pipeline.runs.record import storable
 from spire_core.network.flat_model import FlatModel
 
 CONFIG = "config.json"
-GUIDANCE = "guidance"  # in the header of a client's file
+GUIDANCE, NAME = "guidance", "name"  # in the header of a client's file
 
 
 def client_path(folder: Path, client_id: int) -> Path:
@@ -32,17 +32,19 @@ def save_client(
     parts: Mapping[str, Tensor],
     texts: Mapping[str, str] | None = None,
     guidance: float | None = None,
+    name: str | None = None,
 ) -> Path:
     """Write a client's own parts by name; return the file.
 
-    Its header has texts about them, and the guidance that the client has chosen, if it did.
-    RunError if there is no room for it.
+    Its header has texts about them, the client's name if it has one, and the guidance that it has
+    chosen, if it did. RunError if there is no room for it.
     """
     path = client_path(folder, client_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in parts.items()}
     header = {"client_id": str(client_id), **(texts or {})}
     header |= {} if guidance is None else {GUIDANCE: repr(guidance)}
+    header |= {} if name is None else {NAME: name}
     write_whole(path, save(tensors, metadata=header))
     return path
 

@@ -6,8 +6,11 @@ that works on the run, and the run's result.
 """
 
 import contextlib
+import itertools
 import json
 import logging
+import random
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +33,42 @@ from spire_core.errors import BusyError, ConfigError, FormatError, RunError
 Kind = Literal["run", "sweep", "theory"]
 PATHS = (("data", "root"), ("data", "path"), ("eval", "extractor_weights"))
 PATHS += (("model", "backbone"), ("model", "text_encoder"))
+FIRST_WORDS = "amber bold brave bright calm clever copper crisp eager early fair fond gentle glad "
+FIRST_WORDS += "golden happy honest jolly keen kind light lively lucky merry mild neat noble proud "
+FIRST_WORDS += "patient quick quiet rapid ready silver steady sunny swift tidy warm wise"
+LAST_WORDS = "badger beaver bison crane curlew deer dolphin eagle falcon ferret finch fox gecko "
+LAST_WORDS += "heron ibex jay kestrel koala lark lemur linnet lynx moose newt otter owl "
+LAST_WORDS += "puffin quail raven seal stoat stork swan tern tiger trout vole walrus wolf wren"
 _log = logging.getLogger(__name__)
 
 
 # --- the record ---
+
+
+def new_name(config: TrackingConfig) -> str:
+    """Return the run's name of the settings, or one that people can say, such as brave-otter.
+
+    Of these, one that is free under the root, unless that holds very many runs.
+    """
+    name, runs = config.run_name, tracking_root(config) / RUNS
+    for _ in range(100) if name is None else ():
+        words = (random.SystemRandom().choice(w.split()) for w in (FIRST_WORDS, LAST_WORDS))
+        if not (runs / (name := "-".join(words))).exists():
+            break
+    return str(name)
+
+
+def _new_folder(runs: Path, name: str) -> Path:
+    """Create a folder with a run's name, or with that and a number where it is taken."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "run"
+    folder = runs / plain
+    for n in itertools.count(2):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            folder = runs / f"{plain}-{n}"
+    return folder
 
 
 def make_run_dir(
@@ -44,12 +79,16 @@ def make_run_dir(
     kind: Kind = "run",
     experiment_id: str | None = None,
     tags: Mapping[str, str] | None = None,
+    is_named: bool = False,
 ) -> Path:
     """Create a run's folder and, durably, its record, and return the folder.
 
-    `tags`: those with which its store created it.
+    `tags`: those with which its store created it. `is_named`: the folder has the run's name, and
+    not its id.
     """
     run_dir = tracking_root(config) / RUNS / run_id
+    if is_named:
+        run_dir = _new_folder(run_dir.parent, run_name)
     run_dir.mkdir(parents=True, exist_ok=True)
     record = {
         FORMAT_KEY: FORMAT,
@@ -112,7 +151,7 @@ def find_run(
     """
     runs = tracking_root(config) / RUNS
     records = [record for record in _records(runs) if record["kind"] in kinds]
-    fits = [record for record in records if run in ("last", record["run_name"])]
+    fits = [r for r in records if run in ("last", r["run_name"], r["folder"].name)]
     if is_finished:
         fits = [record for record in fits if _has_result(record)] or fits
     if run and not fits:
@@ -140,7 +179,9 @@ def _told(record: dict[str, Any]) -> str:
     """Return a run's id and name, and what tells it from others of that name."""
     status = "finished" if _has_result(record) else "not finished"
     began = datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
-    return f"{record['run_id'][:8]} ({record['run_name']}, {status}, {began:%Y-%m-%d %H:%M} UTC)"
+    names = dict.fromkeys((record["folder"].name, record["run_name"]))
+    told = [*(name for name in names if name != record["run_id"]), status]
+    return f"{record['run_id'][:8]} ({', '.join(told)}, {began:%Y-%m-%d %H:%M} UTC)"
 
 
 # --- its start: preset, configuration, hashes of its data ---
@@ -264,4 +305,4 @@ def load_result(run_dir: Path) -> dict[str, Any] | None:
     if not (run_dir / RESULT).is_file():
         return None
     result = json.loads((run_dir / RESULT).read_text())
-    return result | {"run_id": read_record(run_dir)["run_id"]}
+    return result | {"run_id": read_record(run_dir)["run_id"], "name": run_dir.name}

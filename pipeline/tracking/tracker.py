@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from PIL import Image
 
 from pipeline.config.load import write_yaml
 from pipeline.config.tracking import TrackingConfig, tracking_root, tracking_uri
@@ -80,12 +81,14 @@ class Tracker:
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
         kind: Kind = "run",
+        is_named: bool = False,
     ) -> "Tracker":
         """Create a run (and its store and experiment, if they are new) and return its tracker.
 
-        `config.run_name`, if set, replaces `run_name`. `parent_run_id` nests the run below a sweep,
-        a run of the kind "sweep". `find_run` tells kinds apart. Longer names and tags than every
-        store of MLflow takes are cut in the store.
+        `config.run_name`, if set, replaces `run_name`. `is_named`: so the run's folder is called,
+        and not by its id. `parent_run_id` nests the run below a sweep, a run of the kind "sweep".
+        `find_run` tells kinds apart. Longer names and tags than every store of MLflow takes are cut
+        in the store.
         ConfigError if the settings cannot be used; ClusterError, within seconds, if the store
         does not answer or refuses.
         """
@@ -93,7 +96,7 @@ class Tracker:
         (tracking_root(config) / RUNS).mkdir(parents=True, exist_ok=True)  # before the run is known
         if not config.enabled:
             run_id = uuid.uuid4().hex
-            run_dir = make_run_dir(config, run_id, run_name, None, kind)
+            run_dir = make_run_dir(config, run_id, run_name, None, kind, is_named=is_named)
             return Tracker(run_id, run_dir, keeps_all=False)
         uri = tracking_uri(config)
         with first_contact(uri) as client:
@@ -102,7 +105,7 @@ class Tracker:
             parent = {} if parent_run_id is None else {PARENT: parent_run_id}
             place = experiment_id(client, config, uri)
             run_id = create_run(client, place, run_name, own | parent)
-        run_dir = make_run_dir(config, run_id, run_name, uri, kind, place, own)
+        run_dir = make_run_dir(config, run_id, run_name, uri, kind, place, own, is_named)
         sink = MlflowSink(client, run_id, run_dir)
         return Tracker(run_id, run_dir, uri, sink, config.log_model)
 
@@ -161,6 +164,10 @@ class Tracker:
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Record a matplotlib figure as the artifact `path`, such as `figures/kid.png`."""
         self._append_file("file", path, figure.savefig)
+
+    def log_picture(self, picture: np.ndarray, path: str) -> None:
+        """Record a picture (H, W, 3) of uint8 as the artifact `path`, a PNG."""
+        self._append_file("file", path, Image.fromarray(picture).save)
 
     def log_file(self, source: Path, path: str) -> None:
         """Record a copy of a file as the artifact `path`."""
@@ -319,7 +326,7 @@ def is_deleted(run_dir: Path, config: TrackingConfig) -> bool:
     if not config.enabled:
         return False
     with first_contact(tracking_uri(config)) as client:
-        return stage_of(client, run_dir.name) == "deleted"
+        return stage_of(client, read_record(run_dir)["run_id"]) == "deleted"
 
 
 def drop_runs(config: TrackingConfig, tags: Mapping[str, str]) -> None:

@@ -91,19 +91,22 @@ def _chosen(
 ) -> tuple[list[int], list[int]]:
     """Return the positions of the clients that take part, and of the new ones, each ascending."""
     order = numpy_generator(seed, "natural").permutation(len(clients.names)).tolist()
-    arrives = clients.arrives
+    names, arrives = clients.names, clients.arrives
     if config.new_clients:
         new = [_position(clients.names, name) for name in config.new_clients]
     else:
         new = [at for at in order if arrives is None or arrives[at]][:num_new]
     old = [at for at in order if at not in new and (arrives is None or not arrives[at])]
-    old = old[:num_clients]
     if len(old) < num_clients or len(new) < num_new:
+        fit_new = max(1, min(num_new, len(names) // 4)) if arrives is None else len(new)
+        fit_old = max(1, min(num_clients, len(names) - fit_new if arrives is None else len(old)))
+        fitting = f"federation.num_clients={fit_old} federation.num_new_clients={fit_new} "
+        fitting += f"federation.cohort_size={min(fit_old, 4)}"
         raise DataError(
             f"expected data of {num_clients} clients and {num_new} new ones, got {len(old)} and "
-            f"{len(new)}: lower federation.num_clients or federation.num_new_clients"
+            f"{len(new)} of {len(names)} in all ({', '.join(names[:9])}): type {fitting}"
         )
-    return sorted(old), sorted(new)
+    return sorted(old[:num_clients]), sorted(new)
 
 
 def _position(names: Sequence[str], name: str) -> int:

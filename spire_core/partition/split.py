@@ -57,6 +57,10 @@ class Partition:
             return self.train_clients[client_id]
         return self.new_clients[client_id - len(self.train_clients)]
 
+    def name_of(self, client_id: int) -> str | None:
+        """Return the name of a client that exists, None of any other."""
+        return self.names[client_id] if self.names else None
+
     @property
     def train_sizes(self) -> Sequence[int]:
         """The number of training images of each pre-training client."""

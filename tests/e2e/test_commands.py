@@ -96,14 +96,14 @@ def test_run_prints_one_object(told: dict[str, Any], desk: Desk) -> None:
     assert told["params_trainable_new_client"] == 16
     assert all(isinstance(v, float | int) for v in told["metrics"].values())
     assert told["metrics"]["final/pretrain_kid_mean"] > told["metrics"]["final/pretrain_kid_floor"]
-    assert (desk.folder / "runs" / told["run_id"] / "model").is_dir()
+    assert (desk.folder / "runs" / told["name"] / "model").is_dir()
 
 
 def test_a_client_arrives_later_and_is_drawn(told: dict[str, Any], desk: Desk) -> None:
     words = ("adapt", told["run_id"], "--data", "mnist", "--classes", "3", "--num-images", "32")
     said = json.loads(desk.spire(*words, "adapt.epochs=2", "--json")[0])
     assert said["client_id"] == 8  # 0..5 pre-trained, 6 and 7 were new
-    saved = desk.folder / "runs" / told["run_id"] / "model" / "clients" / "client_8.safetensors"
+    saved = desk.folder / "runs" / told["name"] / "model" / "clients" / "client_8.safetensors"
     assert set(load_file(saved)) == {"client_emb"}
     words = ("sample", told["run_id"], "--num", "8", "--json", "--client")
     said = json.loads(desk.spire(*words, "8")[0])
@@ -135,7 +135,7 @@ def test_each_command_of_the_first_hour_works(told: dict[str, Any], desk: Desk) 
     assert len(later) >= 4
     for words in later:
         desk.spire(*words)
-    assert (desk.folder / "runs" / told["run_id"] / "samples" / "client_0_seed0.png").is_file()
+    assert (desk.folder / "runs" / told["name"] / "samples" / "client_0_seed0.png").is_file()
 
 
 # MLflow's own warning:

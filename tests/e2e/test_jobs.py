@@ -25,6 +25,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.config.load import load_config
 from pipeline.experiment.run import run_experiment
 from pipeline.experiment.watcher import Watcher
+from pipeline.runs.record import read_record
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -144,7 +145,7 @@ def test_the_command_line_submits_this_checkout_and_gets_what_the_same_run_gives
     assert str(base / "mlflow.db") in done.stdout
     [run_dir] = run_folders(base)
     assert (run_dir / "model").is_dir()
-    run = MlflowClient(f"sqlite:///{base}/mlflow.db").get_run(run_dir.name)
+    run = MlflowClient(f"sqlite:///{base}/mlflow.db").get_run(read_record(run_dir)["run_id"])
     assert run.info.status == "FINISHED"
     assert {path.name for path in ROOT.iterdir()} - before <= OTHERS
 
@@ -181,5 +182,5 @@ def test_a_stopped_job_closes_its_run(head: Head, tmp_path: Path, new_database: 
     assert head.client.stop_job(job)
     assert head.wait(job) == JobStatus.STOPPED
     [run_dir] = run_folders(tmp_path)
-    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_dir.name)
+    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(read_record(run_dir)["run_id"])
     assert run.info.status == "KILLED"

@@ -22,6 +22,7 @@ from failing_proxy import Proxy
 from mlflow import MlflowClient
 
 from pipeline.runs.layout import RECORD, REFUSED
+from pipeline.runs.record import read_record
 from pipeline.tracking.outbox import entries, num_waiting, read_cursor, read_points
 from sweeps.cli import main
 
@@ -118,25 +119,26 @@ def spire(tmp_path: Path, mnist_root: Path) -> Iterator[Callable[[str, float], S
 
 def assert_all_is_there_once(address: str, run_dir: Path) -> None:
     client, logged = MlflowClient(address), [entry for entry, _ in entries(run_dir)]
-    run = client.get_run(run_dir.name)
+    run_id = read_record(run_dir)["run_id"]
+    run = client.get_run(run_id)
     told: dict[str, list[tuple[int, int, float]]] = {}
     for entry in logged:
         for key, value in entry.get("metrics", {}).items():
             told.setdefault(key, []).append((entry["time_ms"], entry["step"], value))
     assert run.data.metrics.keys() == told.keys()
     for key, points in told.items():
-        history = client.get_metric_history(run_dir.name, key)
+        history = client.get_metric_history(run_id, key)
         assert [(m.timestamp, m.step, m.value) for m in history] == points, key
     losses = [step for _, step, _ in told["pretrain/loss"]]
     assert losses == list(range(1, NUM_ROUNDS + 1))
     files = [entry["file"] for entry in logged if "file" in entry]
     folders = {str(Path(file).parent).removeprefix(".") for file in files}  # "" is the root
-    listed = [a for folder in folders for a in client.list_artifacts(run_dir.name, folder)]
+    listed = [a for folder in folders for a in client.list_artifacts(run_id, folder)]
     there = {a.path for a in listed if not a.is_dir}
     assert {path for path in there if not path.endswith(".webp")} == set(files)
     assert len(run.outputs.model_outputs) == len(run.inputs.dataset_inputs) == 1
     models = client.search_logged_models([run.info.experiment_id])
-    assert [str(m.status) for m in models if m.source_run_id == run_dir.name] == ["READY"]
+    assert [str(m.status) for m in models if m.source_run_id == run_id] == ["READY"]
     assert run.info.status == "FINISHED"
     assert num_waiting(run_dir) == 0
     assert not (run_dir / REFUSED).exists()
@@ -158,7 +160,7 @@ def test_a_server_that_hangs_and_one_that_is_started_again_get_everything_by_the
     server.end(signal.SIGKILL)
     run.wait_until(lambda: num_waiting(run.run_dir) >= 5 or run.process.poll() == 0)
     server.start()
-    assert run.end()["run_id"] == run.run_dir.name
+    assert run.end()["name"] == run.run_dir.name
     assert run.sync()[0] == 0  # on a slow machine, something may be left
     assert_all_is_there_once(server.address, run.run_dir)
 
@@ -204,7 +206,6 @@ def test_a_server_that_fails_30_percent_of_all_requests_gets_everything_once(
     assert len(proxy.counts) == 6  # answers, and faults of all five kinds
     assert_all_is_there_once(server.address, run.run_dir)
     client = MlflowClient(server.address)
-    place = client.get_run(run.run_dir.name).info.experiment_id
-    named = f"attributes.run_name = '{client.get_run(run.run_dir.name).info.run_name}'"
-    running = f"{named} and attributes.status = 'RUNNING'"
+    place = read_record(run.run_dir)["experiment_id"]
+    running = f"attributes.run_name = '{run.run_dir.name}' and attributes.status = 'RUNNING'"
     assert not client.search_runs([place], running)  # none was created twice

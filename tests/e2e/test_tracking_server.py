@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from pipeline.cli.main import main
 from pipeline.config.tracking import TrackingConfig, ui_command
 from pipeline.runs import noise_key
-from pipeline.runs.record import load_start
+from pipeline.runs.record import load_start, read_record
 from pipeline.tracking.tracker import Tracker
 
 
@@ -45,12 +45,12 @@ def test_of_private_rounds_neither_store_nor_storage_has_the_key_or_a_clients_nu
     [run_dir] = (path.parent for path in tmp_path.glob("root/runs/*/run.json"))
     federation = load_start(run_dir)[0].federation
 
-    client, storage = MlflowClient(server.address), tmp_path / "storage" / run_dir.name
-    run = client.get_run(run_dir.name)
+    client, storage = MlflowClient(server.address), tmp_path / "storage"
+    run = client.get_run(read_record(run_dir)["run_id"])
     assert not [key for key in run.data.metrics if key.startswith(("system/", "memory/"))]
     assert "pretrain/loss" not in run.data.metrics
 
-    assert not storage.exists()
+    assert not [*storage.rglob("*")]
     forms = (KEY, KEY.hex().encode(), base64.b64encode(KEY), repr(KEY).encode())
     for path in server.folder.rglob("*"):
         if path.is_file():

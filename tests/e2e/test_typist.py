@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from benchmarks.ray_desk import NOT_INHERITED, Command
 from pipeline.cli.main import main
 from pipeline.files.atomic import FORMAT
+from pipeline.runs.record import read_record
 from pipeline.tracking.outbox import Outbox, num_waiting, read_points
 
 NUM_ROUNDS, LIMIT_S = 18, 120
@@ -96,8 +97,8 @@ def test_a_killed_run_goes_on_in_its_store_if_it_is_typed_or_anew_in_the_present
     new_database: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    theirs = MlflowClient(server.address)
-    before = points_of(server.address, killed.name), (killed / "outbox.jsonl").read_bytes()
+    theirs, first_id = MlflowClient(server.address), read_record(killed)["run_id"]
+    before = points_of(server.address, first_id), (killed / "outbox.jsonl").read_bytes()
     for verb in ("resume", "sync"):
         ended = spire(verb, killed.name)
         assert (ended.code, ended.out) == (2, "")
@@ -105,36 +106,36 @@ def test_a_killed_run_goes_on_in_its_store_if_it_is_typed_or_anew_in_the_present
         word = f"tracking.uri={server.address}"
         assert f"add {word} to go on where it began, or --anew" in line
     assert spire("sync").code == 1
-    after = points_of(server.address, killed.name), (killed / "outbox.jsonl").read_bytes()
+    after = points_of(server.address, first_id), (killed / "outbox.jsonl").read_bytes()
     assert after == before
-    assert theirs.get_run(killed.name).info.status == "RUNNING"
+    assert theirs.get_run(first_id).info.status == "RUNNING"
     assert not (root / "mlflow.db").exists()
     other = Path(shutil.copytree(root, tmp_path / "other"))
 
     typed = re.search(r"add (.+) to go on where", line)
     assert typed is not None
     assert spire("resume", killed.name, "--quiet", *shlex.split(typed[1])).code == 0
-    there = points_of(server.address, killed.name)
+    there = points_of(server.address, first_id)
     assert there == curve(killed)
     assert len(curve(killed)["pretrain/loss"]) == NUM_ROUNDS
-    assert theirs.get_run(killed.name).info.status == "FINISHED"
+    assert theirs.get_run(first_id).info.status == "FINISHED"
 
     monkeypatch.chdir(other)
     shutil.copy(new_database, other)
     ended = spire("resume", killed.name, "--quiet", "--anew", "--json")
     assert ended.code == 0
     run_id, uri = json.loads(ended.out)["run_id"], f"sqlite:///{other}/mlflow.db"
-    assert run_id != killed.name
+    assert run_id != first_id
     assert points_of(uri, run_id) == curve(other / "runs" / killed.name)
-    run, began = MlflowClient(uri).get_run(run_id), theirs.get_run(killed.name)
+    run, began = MlflowClient(uri).get_run(run_id), theirs.get_run(first_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", began.info.run_name)
     assert run.data.params == began.data.params
     assert run.data.tags["method"] == began.data.tags["method"]
     artifacts = {file.path for file in MlflowClient(uri).list_artifacts(run_id)}
-    assert artifacts == {file.path for file in theirs.list_artifacts(killed.name)}
-    assert points_of(server.address, killed.name) == there
+    assert artifacts == {file.path for file in theirs.list_artifacts(first_id)}
+    assert points_of(server.address, first_id) == there
     assert spire("sync", run_id, "--anew").out == "nothing waits\n"  # it is there by now
-    assert spire("sample", killed.name, "--num", "1").code == 0  # by either id
+    assert spire("sample", killed.name, "--num", "1").code == 0
 
 
 def planted(root: Path, address: str, file: Path) -> Path:

@@ -34,7 +34,7 @@ def test_the_page_runs_as_printed(
     result, local = names["result"], {"resources.pool": "local"}
     for run_dir in (result.run_dir, Path(result.run_dir)):
         assert spire.load(run_dir).client_ids == names["run"].client_ids
-        with pytest.raises(RunError, match=rf'has finished: spire.load\("{result.run_id}"\)'):
+        with pytest.raises(RunError, match=rf'has finished: spire.load\("{result.run_dir.name}"\)'):
             spire.resume(run_dir, local)
     (Path(result.run_dir) / "result.json").unlink()  # as if it had been stopped before its end
     elsewhere = {"data.root": str(mnist_root)}

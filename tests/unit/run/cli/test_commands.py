@@ -29,7 +29,7 @@ from spire_core.rng import numpy_generator
 from sweeps import cli
 
 VERBS = [["run"], ["resume"], ["adapt"], ["sample"], ["data"], ["data", "fetch"], ["data", "show"]]
-VERBS += [["theory"], ["sweep"], ["report"], ["sync"], ["doctor"], ["audit"], ["export"]]
+VERBS += [["theory"], ["sweep"], ["report"], ["sync"], ["doctor"], ["audit"], ["export"], ["try"]]
 
 
 @dataclass
@@ -121,6 +121,7 @@ def test_dry_run_is_one_object(spire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.cluster.session.cluster", contextlib.nullcontext)
     monkeypatch.setattr("pipeline.cluster.session.cluster_nodes", lambda: nodes)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setattr("pipeline.tracking.tracker.check_store", lambda config: None)
     words = ["method=spire", "seed=3", "resources.num_cpus=2", STORE]
     said = spire("run", "--dry-run", "smoke", "--json", *words)
     told = json.loads(said.out)

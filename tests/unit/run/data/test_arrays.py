@@ -10,7 +10,6 @@ from PIL import Image
 
 import spire
 from pipeline.config.data import DataConfig
-from pipeline.data.arrays import uint8_images
 from pipeline.data.datasets import ImageData, load, load_clients
 from spire_core.errors import DataError
 
@@ -80,10 +79,3 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(DataError, match="expected a new or empty folder"):
         spire.write_images(tmp_path, GREY)
-
-
-def test_images_of_another_shape_do_not_join() -> None:
-    assert uint8_images(GREY, (1, 16, 16)).shape == (10, 1, 16, 16)
-    for wrong in (GREY / 255, GREY[:, :8]):
-        with pytest.raises(DataError, match=r"expected images uint8 \(N, 1, 16, 16\), got"):
-            uint8_images(wrong, (1, 16, 16))

@@ -302,3 +302,33 @@ def test_malformed_rows_are_refused(
     write(folder, change(rows(folder)))
     with pytest.raises(DataError, match=expected):
         listed(folder)
+
+
+def test_files_that_are_no_images_are_left_out_and_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_clients(own(folder))
+    for name in ("ann/0.png", "cid/cat/1.png"):
+        (folder / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"2 of 16 images cannot be read, .*ann/0\.png .*skip"):
+        load_clients(own(folder))
+    data = load_clients(own(folder, on_bad="skip"))
+    assert "left out: 2 of 16 images" in caplog.text
+    kept = [i for i, value in enumerate(values(before)) if value in values(data)]
+    assert len(kept) == 14
+    assert before.clients is not None
+    assert data.clients is not None
+    assert data.clients.owner.tolist() == before.clients.owner[kept].tolist()
+    assert data.labels.tolist() == before.labels[kept].tolist()
+
+
+def test_too_few_owners_are_answered_with_the_settings_that_fit(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data.path={folder}", "data.image_size=8", "partition.min_size=2"]
+    words += ["partition.test_fraction=0.6"]
+    typed = ["data", "show", "folder-cpu", *words, "partition=natural"]
+    assert main(typed) == 2
+    said = capsys.readouterr().err
+    assert "of 3 in all (ann, bob, cid): type " in said
+    assert main([*typed, *shlex.split(said.partition(": type ")[2])]) == 0

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from pipeline.evaluation.diagnosis import (
     INCONSISTENT,
     NOT_LEARNING,
     OVERFITTING,
+    UNCOVERED,
+    adaptation_diagnosis,
     backbone_diagnosis,
     consistency_diagnosis,
     diagnose,
@@ -35,6 +39,7 @@ from pipeline.experiment.watcher import Watcher
 from pipeline.results.files import result_json
 from pipeline.results.result import Result
 from pipeline.runs.layout import CLIENTS
+from spire_core.adaptation.adapt import AdaptPoint
 from spire_core.errors import DivergenceError
 from spire_core.methods import CLIENT_EMB
 
@@ -221,6 +226,29 @@ def test_clients_that_get_each_others_embeddings_are_inconsistent(
     assert healthy.cross_losses is not None
     expected = np.roll(healthy.cross_losses.values, -1, axis=1)
     np.testing.assert_array_equal(result.cross_losses.values, expected)
+
+
+def test_a_client_that_no_old_one_is_like_is_not_called_over_fitted() -> None:
+    """Its loss falls and its KID rises, unless old clients hold its classes."""
+
+    def named(kid: float, loss: float, known: tuple[int, ...] = (), rounds: int = 50) -> str | None:
+        observed = [{"own_kid": one, "own_kid_std": 0.1} for one in (1.0, kid)]
+        report: Any = SimpleNamespace(
+            client_id=7,
+            guidance=None,
+            kept_epoch=4,
+            curve=[AdaptPoint(i, None, None, one) for i, one in zip((0, 4), observed, strict=True)],
+            scores_after=observed[1],
+            heldout={0: torch.full((4,), 0.5), 4: torch.full((4,), loss)},
+        )
+        config = load_config("smoke", [f"federation.num_rounds={rounds}"])
+        found = adaptation_diagnosis([report], config, {7: "bob"}.__getitem__, known)
+        assert found is None or "bob's held-out loss fell from 0.5 to 0.4" in found.evidence
+        return found and found.name
+
+    assert named(1.5, 0.4) == UNCOVERED
+    assert [named(1.2, 0.4), named(1.5, 0.5), named(1.5, 0.4, (7,))] == [None] * 3
+    assert named(1.5, 0.4, rounds=5) is None
 
 
 def test_fine_tuning_on_four_images_is_over_fitted(

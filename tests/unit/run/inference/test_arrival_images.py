@@ -15,7 +15,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.federation.setup import public_representatives
 from pipeline.inference.arrival import adapt_arrival, mean_start, split_of
-from pipeline.inference.arrival_images import ArrivingImages, held_back, load_arrival
+from pipeline.inference.arrival_images import ArrivingImages, arrival_of, held_back, load_arrival
 from pipeline.inference.saved_run import SavedRun
 from spire_core.config.adapt import AdaptConfig
 from spire_core.config.diffusion import DiffusionConfig
@@ -68,6 +68,18 @@ def test_a_client_that_arrives_holds_back_what_the_run_hides(tmp_path: Path) -> 
     hidden = load_arrival(run, str(tmp_path / "new"), ["b", "cafe\u0301"])
     with pytest.raises(DataError, match=r"expected images .* that the run's partition.hidden and"):
         split_of(hidden, run, None, 30)
+
+
+def test_images_in_memory_of_any_kind_join(tmp_path: Path) -> None:
+    run = saved(tmp_path, Config(model=SMALL))
+    grey = np.arange(5 * 8 * 8).reshape(5, 8, 8).astype(np.uint8)
+    same = (grey, grey[:, None], torch.from_numpy(grey[:, None] / 255), map(Image.fromarray, grey))
+    for images in (*same, [{"image": image, "label": 3} for image in grey]):
+        np.testing.assert_array_equal(arrival_of(run, images).images[:, 0], grey)
+    wide = np.repeat(np.repeat(grey, 2, axis=1), 3, axis=2)[..., None].repeat(3, axis=3)
+    assert arrival_of(run, wide).images.shape == (5, 1, 8, 8)  # cut, scaled and grey
+    with pytest.raises(DataError, match="expected image 0 as uint8"):
+        arrival_of(run, grey.astype(np.int64))
 
 
 def test_a_client_of_a_run_with_tints_is_scored_by_the_classifier_of_colours(

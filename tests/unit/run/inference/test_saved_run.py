@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import spire
 from pipeline.config.schema import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.inference.arrival import joining_config
@@ -106,6 +107,18 @@ def test_an_unknown_client_and_an_unfinished_run_are_refused(run: SavedRun, tmp_
     (run.folder / "clients/client_5.safetensors").write_text("{")  # writing it was cut off
     with pytest.raises(RunError, match=r"client_5\.safetensors, got"):
         run.client_state(5)
+
+
+def test_a_client_is_found_by_its_name_before_its_id(run: SavedRun) -> None:
+    emb = {"client_emb": torch.ones(4)}
+    for client_id, name in ((5, "caf\u00e9"), (6, "0")):
+        save_client(run.folder, client_id, emb, name=name)
+    assert run.client_names == {5: "caf\u00e9", 6: "0"}
+    found = [run.id_of(client) for client in (None, 0, "5", "cafe\u0301", "0")]
+    assert found == [None, 0, 5, 5, 6]
+    np.testing.assert_array_equal(spire.draw(run, "caf\u00e9", 2), run.draw(5, 2))
+    with pytest.raises(RunError, match="one of caf\u00e9, 0, got 'caf': did you mean caf\u00e9"):
+        run.id_of("caf")
 
 
 def test_what_a_client_that_arrives_never_reads_is_named(

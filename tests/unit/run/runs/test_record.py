@@ -1,5 +1,7 @@
 """The record of a run: how it is found, what a resume may change, and runs of other formats."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from pipeline.files.atomic import FORMAT, DamagedError
 from pipeline.runs.layout import RECORD
 from pipeline.runs.record import (
     check_same,
+    find_run,
     has_begun,
     load_resumed,
     load_start,
     make_run_dir,
+    new_name,
     read_record,
     run_folders,
     save_start,
@@ -94,3 +98,17 @@ def test_checkpoints_go_where_the_user_says_alone(tmp_path: Path) -> None:
     assert storage("tracking.storage=gs://other") == "gs://other"
     given = TrackingConfig(storage="s3://bucket/x")  # of `spire resume s3://bucket/x/RUN_ID`
     assert load_resumed(run_dir, given, [])[0].tracking.storage == "s3://bucket/x"
+
+
+def test_folders_of_runs_have_names_that_are_free(tmp_path: Path) -> None:
+    config = TrackingConfig(root=str(tmp_path))
+    names = {new_name(config) for _ in range(20)}
+    assert len(names) > 10
+    assert all(re.fullmatch("[a-z]+-[a-z]+", name) for name in names)
+    assert new_name(replace(config, run_name="my run/1")) == "my run/1"
+    made = [make_run_dir(config, run_id * 32, "my run/1", None, is_named=True) for run_id in "abc"]
+    assert [folder.name for folder in made] == ["my-run-1", "my-run-1-2", "my-run-1-3"]
+    for word in ("my-run-1-2", "bbb"):
+        assert find_run(word, config) == made[1]
+    with pytest.raises(RunError, match=r"fits 3 of them.*\(my-run-1-3, my run/1, not"):
+        find_run("my run/1", config)
