@@ -363,7 +363,7 @@ class RoundWorker:
     def measure_server(self) -> tuple[float, float]:
         """Return `collect_s` and `average_s` of `StepCosts`, from a rehearsal of one client."""
         total, broadcast = self._rehearse(range(1))
-        whole, state = UpdateSum(broadcast, 0), ServerState.initial(broadcast.weights)
+        whole, state = pickle.loads(pickle.dumps(total)), ServerState.initial(broadcast.weights)
         server, cpu = self.config.server, torch.device("cpu")
         collect_s = _second_of_two(lambda: whole.merge(pickle.loads(pickle.dumps(total))), cpu)
         return collect_s, _second_of_two(lambda: aggregate(state, whole.mean(), server), cpu)

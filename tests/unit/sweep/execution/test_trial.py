@@ -57,9 +57,9 @@ def command_of(
     study.folder.mkdir(parents=True)
     stop = study.folder / "stop"
     data_root, listed = str(data), {trial.trial_id: trial}
-    cluster = {"CPU": 1.0}
+    nodes = [{"CPU": 1.0}]
     return (
-        Command(sweep, study, listed, tracking, data_root, str(root), None, cluster, 1, stop),
+        Command(sweep, study, listed, tracking, data_root, str(root), None, nodes, 1, stop),
         trial,
     )
 
