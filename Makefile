@@ -79,8 +79,8 @@ chaos: $(STAMP)  ## disturb 20 small runs, each in another way, as in docs/failu
 	$(VENV)/bin/python -m benchmarks.chaos --runs 20 --seed 0
 
 docs: $(VENV)/.docs  ## the pages as a site, in build/site, with all options and functions
-	{ echo '# The command'; for verb in run resume adapt sample export audit 'data fetch' 'data show' \
-		sweep report sync theory doctor; do printf '\n## spire %s\n\n```\n' "$$verb"; \
+	{ echo '# The command'; for verb in try run resume adapt sample export audit 'data fetch' 'data show' \
+		sweep plan report open sync theory doctor; do printf '\n## spire %s\n\n```\n' "$$verb"; \
 		COLUMNS=100 $(SPIRE) $$verb --help || exit; echo '```'; done; } > docs/cli.md
 	{ printf '# The module spire\n\n```\n'; $(VENV)/bin/python -m pydoc spire | sed '/^FILE/,$$d' || exit; echo '```'; } > docs/api.md
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

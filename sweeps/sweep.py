@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from filelock import FileLock
 
@@ -110,6 +111,10 @@ def _run_left(
             finally:
                 study.end_trials(base.tracking)
             after = read_progress(sweep, study)
+            if scores := after.scores():
+                best = min(scores) if sweep.mode == "min" else max(scores)
+                told = {f"best/{sweep.metric}": best, f"mean/{sweep.metric}": fmean(scores)}
+                tracker.log_metrics(told, step=len(scores))
             tracker.finish(_last_status(after))
     return after
 

@@ -28,7 +28,15 @@ from pipeline.config.meaning import load_typed, say_without_effect, without_effe
 from pipeline.config.tracking import SERVERS, tracking_uri, ui_command
 from pipeline.files.paths import lasting
 from pipeline.runs.layout import SAMPLES
-from pipeline.runs.record import find_run, load_result, load_start, located, run_folders, run_lock
+from pipeline.runs.record import (
+    find_run,
+    load_result,
+    load_start,
+    located,
+    read_record,
+    run_folders,
+    run_lock,
+)
 from spire_core.config.checks import require
 from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 from spire_core.errors import RunError
@@ -162,6 +170,26 @@ def sync(words: Words, anew: bool) -> Answer:
     shown = [one for one in synced if any(one[name] for name in counts)]
     text = f"{table(shown)}\n{waiting} entries wait" if shown else "nothing waits"
     return Answer(text, {"num_waiting": waiting, "runs": synced}, int(waiting > 0))
+
+
+@verb(name="open")
+@argument("words", nargs=-1, metavar="[RUN] [KEY=VALUE]...", shell_complete=offered(runs))
+def open_ui(words: Words) -> Answer:
+    """Show a sweep or a run in MLflow's UI, on a free port, until Ctrl-C.
+
+    RUN is a name, an id or a folder; the newest sweep, or else run, unless given. Of a sweep, the
+    trials are charted, the best first. Settings are those of tracking.*.
+    """
+    from pipeline.cli.ui import address_of
+    from pipeline.cli.ui import show as show_ui
+
+    name, settings = split_one(words, "run, or none for the newest sweep,")
+    config = load_config(None, allowed(settings, ("tracking.",))).tracking
+    kinds = {read_record(folder)["kind"] for folder in run_folders(config)}
+    newest = ("sweep",) if "sweep" in kinds else ("run",)
+    folder = find_run(name or "last", config, ("sweep", "run") if name else newest)
+    address = show_ui(config, address_of(folder, config), say)
+    return Answer(address, {"address": address})
 
 
 # --- a finished run -------------------------------------------------------------------------------
@@ -424,7 +452,7 @@ def doctor(metrics: bool) -> Answer:
     return Answer("", state, 0 if state["ok"] else 1)
 
 
-VERBS = (run, try_out, resume, adapt, sample, export, audit, data, theory, doctor, sync)
+VERBS = (run, try_out, resume, adapt, sample, export, audit, data, theory, doctor, sync, open_ui)
 
 
 def main(argv: Sequence[str] | None = None, more_verbs: Sequence[click.Command] = ()) -> int:

@@ -154,6 +154,11 @@ class Progress:
         """Return the trials to run: unfinished ones, and on demand failed ones."""
         return self.with_status("unfinished", *(["failed"] if retry_failed else []))
 
+    def scores(self) -> list[float]:
+        """Return the scores of the finished trials that have one."""
+        found = (score_of(self.sweep, result) for result in self.results.values())
+        return [score for score in found if score is not None]
+
     def best(self) -> Trial | None:
         """Return the finished trial with the best score."""
         sign = 1 if self.sweep.mode == "min" else -1

@@ -251,6 +251,7 @@ def test_a_client_that_no_old_one_is_like_is_not_called_over_fitted() -> None:
     assert named(1.5, 0.4, rounds=5) is None
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_four_images_is_over_fitted(
     mnist_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
