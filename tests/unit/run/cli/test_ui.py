@@ -1,6 +1,7 @@
 """Where `spire open` leads: to the trials of a sweep, or to a run."""
 
 import json
+import shutil
 import urllib.request
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.cli import ui
 from pipeline.cli.main import main
+from pipeline.config.load import load_config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.tracker import Tracker
 
@@ -18,12 +20,31 @@ def begun(tracking: TrackingConfig, kind: str) -> Tracker:
     return tracker
 
 
-def test_the_newest_sweep_is_served_until_an_interrupt_and_a_run_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def words(tmp_path: Path, new_database: Path) -> list[str]:
+    shutil.copy(new_database, tmp_path)
+    return [f"tracking.root={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+
+
+def test_a_sweeps_trials_are_charted_the_best_first_and_a_run_has_its_page(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracking = TrackingConfig(root=str(tmp_path), uri=f"sqlite:///{tmp_path}/mlflow.db")
-    sweep, _ = begun(tracking, "sweep"), begun(tracking, "run")
-    words = [f"tracking.root={tmp_path}", f"tracking.uri={tracking.uri}"]
+    tracking = load_config(None, words).tracking
+    sweep, run = begun(tracking, "sweep"), begun(tracking, "run")
+    monkeypatch.setattr(ui, "SERVERS", ("sqlite",))  # as if it were served already
+    assert main(["open", "--json", *words]) == 0
+    address = json.loads(capsys.readouterr().out)["address"]
+    assert "/runs?workflowType=machine_learning&searchFilter=" in address
+    assert f"%27{sweep.run_id}%27&orderByKey=metrics.%60final%2Fkid%60&orderByAsc=true" in address
+    assert main(["open", "--json", "run", *words]) == 0
+    assert f"/runs/{run.run_id}?" in json.loads(capsys.readouterr().out)["address"]
+
+
+@pytest.mark.slow
+def test_the_page_is_served_until_an_interrupt(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(load_config(None, words).tracking, "sweep")
     pages = list[bytes]()
 
     def look(text: str) -> None:
@@ -33,11 +54,3 @@ def test_the_newest_sweep_is_served_until_an_interrupt_and_a_run_by_its_name(
     monkeypatch.setattr("pipeline.cli.main.say", look)
     assert main(["open", *words]) == 130
     assert b"MLflow" in pages[0]
-
-    monkeypatch.setattr(ui, "SERVERS", ("sqlite",))  # as if it were served already
-    assert main(["open", "--json", *words]) == 0
-    address = json.loads(capsys.readouterr().out)["address"]
-    assert "/runs?workflowType=machine_learning&searchFilter=" in address
-    assert f"%27{sweep.run_id}%27&orderByKey=metrics.%60final%2Fkid%60&orderByAsc=true" in address
-    assert main(["open", "--json", "run", *words]) == 0
-    assert "searchFilter" not in capsys.readouterr().out
