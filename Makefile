@@ -87,7 +87,7 @@ docs: $(VENV)/.docs  ## the pages as a site, in build/site, with all options and
 
 ui: $(STAMP)  ## look at the runs in mlflow.db, here, in the browser
 	@echo 'open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'
-	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
