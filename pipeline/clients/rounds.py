@@ -7,7 +7,6 @@ weights, and measurements. P: length of the weight vector, n: images.
 """
 
 import functools
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +41,6 @@ from spire_core.federated.messages import (
 from spire_core.federated.participation import secret_cohort
 from spire_core.federated.private_state import PrivateState, load_client, new_private_state
 from spire_core.federated.private_updates import NOISE, ClippedFormat
-from spire_core.federated.server import ServerState, aggregate
 from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
 from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
@@ -66,8 +64,7 @@ class StepCosts:
     """Seconds of a device for an image: of an optimizer step, and of one network evaluation.
 
     `peak_bytes`: the most memory that the step of a whole group took, on the GPU if it is there;
-    `num_images`: those of that step. `collect_s`, `average_s`: of the server's processor in a
-    round, for each worker's sum, and for the mean and the step.
+    `num_images`: those of that step.
     """
 
     train_s: float
@@ -75,8 +72,6 @@ class StepCosts:
     peak_bytes: int = 0
     device: str = "cpu"
     num_images: int = 0
-    collect_s: float = 0.0
-    average_s: float = 0.0
 
 
 class RoundWorker:
@@ -360,16 +355,8 @@ class RoundWorker:
         step_s, look_s = step_s / num_trained, look_s / len(x)
         return StepCosts(step_s, look_s, peak, device.type, num_trained)
 
-    def measure_server(self) -> tuple[float, float]:
-        """Return `collect_s` and `average_s` of `StepCosts`, from a rehearsal of one client."""
-        total, broadcast = self._rehearse(range(1))
-        whole, state = pickle.loads(pickle.dumps(total)), ServerState.initial(broadcast.weights)
-        server, cpu = self.config.server, torch.device("cpu")
-        collect_s = _second_of_two(lambda: whole.merge(pickle.loads(pickle.dumps(total))), cpu)
-        return collect_s, _second_of_two(lambda: aggregate(state, whole.mean(), server), cpu)
-
-    def _rehearse(self, client_ids: Sequence[int]) -> tuple[UpdateSum, Broadcast]:
-        """Take a step of each phase as in a round, and return the sum of the updates."""
+    def _rehearse(self, client_ids: Sequence[int]) -> None:
+        """Take a step of each phase as in a round, and add the updates up."""
         config, weights = self.config, self.model.weights.cpu().numpy().copy()
         moments = None
         if config.client.opt_state == "average":  # as from the second round on
@@ -380,7 +367,6 @@ class RoundWorker:
         total = UpdateSum(broadcast, plan.num_examples)
         for update, _ in self.trained(client_ids, 0, broadcast, plan):
             total.add(update)
-        return total, broadcast
 
 
 def _second_of_two(call: Callable[[], object], device: torch.device) -> float:

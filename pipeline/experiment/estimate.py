@@ -5,6 +5,7 @@ for actors with a GPU where this machine has one, on one GPU. The rest is counti
 other users of the machine and a pre-trained model's autoencoder are not foreseen.
 """
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -39,17 +40,22 @@ MOST_IMAGES = 8  # in the first timed batch: networks of GPU size take seconds f
 MOST_S = 3.0  # of a step whose whole batch is timed
 
 
-def run_seconds(config: Config, plan: ActorPlan) -> float:
-    """Return the seconds of a run with these actors; DataError if an image folder is missing."""
-    costs = measure(*kind_of(config, plan.num_gpus > 0))
-    work = pretraining_s(config, costs) + adaptation_s(config, costs)
-    return START_S + server_s(config, costs, plan.num_actors) + work / devices_of(plan, costs)
+def run_seconds(
+    config: Config, plan: ActorPlan, has_rounds: bool = True, start_s: float = START_S
+) -> float:
+    """Return the seconds of a run with these actors; DataError if an image folder is missing.
 
-
-def devices_of(plan: ActorPlan, costs: StepCosts) -> float:
-    """Return the number of devices such as the measured one that actors keep at work together."""
+    Without `has_rounds` it takes over another run's pre-training. `start_s`: before its first step.
+    """
+    costs = costs_of(config, plan)
     share = plan.num_gpus if costs.device == "cuda" else plan.num_cpus
-    return plan.num_actors * min(1.0, share)
+    work = adaptation_s(config, costs) + (pretraining_s(config, costs) if has_rounds else 0.0)
+    return start_s + work / (plan.num_actors * min(1.0, share))
+
+
+def costs_of(config: Config, plan: ActorPlan) -> StepCosts:
+    """Return the costs on a device of these actors, of which each kind is timed once."""
+    return measure(*kind_of(config, plan.num_gpus > 0))
 
 
 def pretraining_s(config: Config, costs: StepCosts) -> float:
@@ -68,12 +74,6 @@ def pretraining_s(config: Config, costs: StepCosts) -> float:
     num_losses = num_evaluations * num_old * (3 if config.method.record.has_embedding else 1)
     num_looks = num_draws * _num_drawing(config) + num_losses * _num_heldout(config)
     return num_rows * costs.train_s + num_looks * costs.look_s
-
-
-def server_s(config: Config, costs: StepCosts, num_actors: int) -> float:
-    """Return the seconds of the server's part of the rounds, which no client's device shares."""
-    round_s = costs.average_s + num_actors * costs.collect_s
-    return config.federation.num_rounds * round_s if config.method.record.is_federated else 0.0
 
 
 def adaptation_s(config: Config, costs: StepCosts) -> float:
@@ -103,8 +103,9 @@ def adaptation_s(config: Config, costs: StepCosts) -> float:
     return config.federation.num_new_clients * new_s + _num_old(config) * tuned_s
 
 
+@functools.cache
 def measure(config: Config, device: str = "cpu") -> StepCosts:
-    """Return the costs of a step, a look and a round on a device of this machine, on random images.
+    """Return the costs of a step and a look on a device of this machine, on random images.
 
     A whole batch is timed where that takes seconds; else a part of it stands for it.
     """
@@ -134,8 +135,7 @@ def _measured(config: Config, device: str) -> StepCosts:
     if worker.encode is not None:  # once for all clients
         x = worker.diffusion.encoded(to_float(torch.from_numpy(images[:num_images])))
         worker.encode = lambda own: x[: len(own)]
-    collect_s, average_s = worker.measure_server()
-    return replace(worker.measure_step(), collect_s=collect_s, average_s=average_s)
+    return worker.measure_step()
 
 
 def kind_of(config: Config, has_gpu: bool) -> tuple[Config, str]:

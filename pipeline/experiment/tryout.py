@@ -13,15 +13,7 @@ from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes, prese
 from pipeline.config.load import load_config, write_value
 from pipeline.data.arrays import FACTOR, METADATA
 from pipeline.data.image_folder import client_rows, image_base, listed_rows, opened_rgb
-from pipeline.experiment.estimate import (
-    START_S,
-    adaptation_s,
-    devices_of,
-    kind_of,
-    measure,
-    pretraining_s,
-    server_s,
-)
+from pipeline.experiment.estimate import run_seconds
 from pipeline.figures.image_grids import image_grid, inline
 from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
@@ -114,16 +106,10 @@ def words_for(seen: Seen, new: str | None = None) -> list[str]:
 
 def rounds_in(words: Sequence[str], minutes: float) -> int:
     """Return how many rounds of a run take so many minutes here, by a few timed steps."""
-    config = load_config(PRESET, [*words, "federation.num_rounds=1"])
-    plan = plan_on_nodes(config.resources, present_nodes(), most_useful_actors(config))
-    costs = measure(*kind_of(config, plan.num_gpus > 0))
-    num_devices = devices_of(plan, costs)
-    longer = load_config(PRESET, [*words, "federation.num_rounds=2"])
-    once_s = pretraining_s(config, costs)
-    round_s = (pretraining_s(longer, costs) - once_s) / num_devices
-    round_s += server_s(config, costs, plan.num_actors)
-    rest_s = START_S + (once_s + adaptation_s(config, costs)) / num_devices
-    return max(10, int((60 * minutes - rest_s) / round_s))
+    one, two = (load_config(PRESET, [*words, f"federation.num_rounds={n}"]) for n in (1, 2))
+    plan = plan_on_nodes(one.resources, present_nodes(), most_useful_actors(one))
+    one_s = run_seconds(one, plan)
+    return max(10, int((60 * minutes - one_s) / (run_seconds(two, plan) - one_s)))
 
 
 # --- the page -------------------------------------------------------------------------------------

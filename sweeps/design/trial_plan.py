@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.clients.rounds import StepCosts
 from pipeline.cluster.actor_plan import (
     ActorPlan,
     gpu_share,
@@ -14,16 +15,7 @@ from pipeline.cluster.actor_plan import (
 )
 from pipeline.config.meaning import pretrain_fingerprint
 from pipeline.config.schema import Config
-from pipeline.experiment.estimate import (
-    START_S,
-    StepCosts,
-    adaptation_s,
-    devices_of,
-    kind_of,
-    measure,
-    pretraining_s,
-    server_s,
-)
+from pipeline.experiment.estimate import START_S, costs_of, run_seconds
 from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial
 
@@ -167,17 +159,14 @@ def estimate(
     that several trials share counts once. Pre-trainings of other sweeps, which may be reused, count
     again. DataError if an image folder is missing.
     """
-    measured: dict[tuple[Config, str], StepCosts] = {}
+    measured = dict[StepCosts, None]()
     begun = {pretrain_fingerprint(trial.config) for trial in done}
     free_at = [SWEEP_S if planned else 0.0] * max(1, min(at_once, len(planned)))
     for trial, plan in planned:
-        config, workers, shared = trial.config, plan.workers, pretrain_fingerprint(trial.config)
-        kind = kind_of(config, workers.num_gpus > 0)
-        costs = measured[kind] = measured.get(kind) or measure(*kind)
-        work, seconds = adaptation_s(config, costs), TRIAL_S if plan.actors is None else START_S
-        if shared not in begun:
-            work += pretraining_s(config, costs)
-            seconds += server_s(config, costs, workers.num_actors)
+        shared = pretrain_fingerprint(trial.config)
+        start_s = TRIAL_S if plan.actors is None else START_S
+        seconds = run_seconds(trial.config, plan.workers, shared not in begun, start_s)
+        measured[costs_of(trial.config, plan.workers)] = None
         begun.add(shared)
-        heapq.heapreplace(free_at, free_at[0] + seconds + work / devices_of(workers, costs))
-    return Estimate(max(free_at), tuple(measured.values()))
+        heapq.heapreplace(free_at, free_at[0] + seconds)
+    return Estimate(max(free_at), tuple(measured))

@@ -8,11 +8,11 @@ from sweeps.design.config import SweepConfig
 from sweeps.design.points import Trial, trials
 from sweeps.design.trial_plan import SWEEP_S, TRIAL_S, TrialPlan, estimate
 
-COSTS = StepCosts(train_s=1.0, look_s=1e-3)  # and nothing for the server
+COSTS = StepCosts(train_s=1.0, look_s=1e-3)
 
 
 def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.design.trial_plan.measure", lambda config, device: COSTS)
+    monkeypatch.setattr("pipeline.experiment.estimate.measure", lambda config, device: COSTS)
 
     def trials_of(epochs: list[int]) -> list[Trial]:
         return trials(SweepConfig(name="a", preset="smoke", axes={"adapt.epochs": epochs}))
