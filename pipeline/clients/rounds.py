@@ -95,6 +95,7 @@ class RoundWorker:
         self.objective = TrainingObjective(
             self.diffusion,
             precision=config.client.precision,
+            micro_batch=config.client.micro_batch,
             below=config.method.own_timesteps(self.diffusion.config.num_timesteps),
             own_loss=config.method.record.loss,
         )

@@ -35,7 +35,8 @@ LOCAL_LAYER_KEYS = ("method.phases", "adapt.local_init")
 OF_ROUNDS = ("client.", "server.", "eval.text_guidance", "federation.num_rounds")
 OF_ROUNDS += ("federation.cohort_size", "federation.tau", "federation.local_epochs")
 OF_ROUNDS += ("federation.drop_rate", "federation.secure_aggregation")
-ALWAYS_READ = ("client.precision", "adapt.num_images")  # also where nothing trains in rounds
+# Also where nothing trains in rounds:
+ALWAYS_READ = ("client.precision", "client.micro_batch", "adapt.num_images")
 PLACES = ("resources.", "tracking.", "data.root", "data.on_bad", "eval.extractor_weights")
 PLACES += ("federation.client_timeout_s",)  # a client that is computed again gives the same
 OWN_NETWORK = ("model.width", "model.multipliers", "model.num_blocks", "model.attention")
@@ -51,8 +52,9 @@ Switch = tuple[tuple[str, ...], str, Callable[[Config], bool]]
 SWITCHES: tuple[Switch, ...] = (
     (("client.private_moments",), "client.opt_state=average", lambda c: c.client.opt_state == "average"),
     (("client.top_k_fraction",), "client.compression=top_k", lambda c: c.client.compression == "top_k"),
+    (("client.micro_batch",), "client.engine=loop", lambda c: c.resolved_client.engine == "loop"),
     (("client.group_size",), "client.engine=grouped", lambda c: c.resolved_client.engine != "loop"),
-    (("method.entrance", "method.projection"), "model.backbone", lambda c: c.model.backbone is not None),
+    (("method.entrance", "method.projection", "model.checkpointing"), "model.backbone", lambda c: c.model.backbone is not None),
     (OWN_NETWORK, "model.backbone=null", lambda c: c.model.backbone is None),
     (("data.on_bad",), "data=folder", lambda c: c.data.name == "folder"),
     (("data.clients", "data.captions"), "data.metadata", lambda c: c.data.metadata is not None),

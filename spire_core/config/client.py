@@ -44,6 +44,9 @@ class ClientConfig:
     (`spire_core.federated.compression`). `top_k_fraction`: the share of the coordinates that
     "top_k" sends.
 
+    `micro_batch`: a step of a client that trains by itself takes at most so many images at once
+    and adds their gradients up to those of the batch, to save memory; None takes the whole batch.
+
     `precision`: that of the network in training, in rounds and for a new client. With "bf16"
     convolutions and matrix products run in bfloat16 (`torch.autocast`), while weights, gradients,
     Adam and all evaluation stay float32. "tf32" lets a GPU round the factors of its matrix products
@@ -51,6 +54,7 @@ class ClientConfig:
     """
 
     batch_size: Annotated[int, Range(1, 100_000)] = 16
+    micro_batch: Annotated[int | None, Range(1, 100_000)] = None
     lr: Annotated[float, Range(0, 1000)] = 2e-3
     emb_lr: Annotated[float, Range(0, 1000)] = 5e-2
     emb_proj_lr_factor: Annotated[float, Range(0, 1000)] = 3.0

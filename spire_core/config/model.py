@@ -24,6 +24,7 @@ class ModelConfig:
 
     `backbone`: the folder of a pre-trained model in diffusers' format, which takes the place of the
     U-Net (`spire_core.pretrained`). It brings its own noise schedule and prediction type.
+    `checkpointing`: it computes its layers again in the backward pass, to save memory.
 
     `text`: "words" shows the network the caption of each image, by a learnt table of `words` and a
     small network, which belong to the backbone. `words` is the vocabulary, in small letters. It is
@@ -48,6 +49,7 @@ class ModelConfig:
     text_encoder: str | None = None
     text_dim: Annotated[int, Range(1, 65_536)] = 256
     backbone: str | None = None
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "model")

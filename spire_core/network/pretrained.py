@@ -44,6 +44,8 @@ class PretrainedNet(nn.Module):
         self.config, self.folder = replace(config, dropout=0.0), open_backbone(config.backbone)
         self.kind, self.network = NETWORKS[self.folder.class_name], load_network(self.folder)
         prompt = load_prompt(self.folder) if "tokens" in self.kind.entrances else None
+        if config.checkpointing:
+            self.network.enable_gradient_checkpointing()
         self.register_buffer("prompt", prompt, persistent=False)
         self._client_emb: Tensor | None = None
         self.entrance = method.entrance
@@ -145,7 +147,8 @@ class PretrainedNet(nn.Module):
         try:
             output = self.kind.call(self.network, xt, t, self.tokens(len(xt), client_emb))
         finally:
-            self._client_emb = None
+            if not self.config.checkpointing:  # else the backward pass computes layers again
+                self._client_emb = None
         return output[:, : xt.shape[1]]  # the rest, if any, is a learnt variance
 
 

@@ -75,6 +75,7 @@ class TrainingObjective:
     emb_dropout: float = 0.0
     precision: str = "float32"
     text_dropout: float = 0.0
+    micro_batch: int | None = None
     terms: tuple[ProximalTerm | Penalty, ...] = ()
     own_loss: Callable[..., Tensor] | None = None
     below: int | None = None
@@ -186,13 +187,19 @@ def training_step(
     objective: TrainingObjective,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the mean denoising loss of a batch; its gradients are added."""
+    """Return the mean denoising loss of a batch; its gradients are added, part by part."""
     x0 = to_float(batch.images.to(model.weights.device))
     noise = objective.draw_noise(x0.shape, client_emb, generator, batch.tokens)
-    embs = None if client_emb is None else shown(client_emb, batch.rows)
-    loss = objective.losses(model.net, embs, x0, noise).mean()
-    loss.backward()
-    return loss.detach()
+    total, size = torch.zeros((), device=x0.device), objective.micro_batch or len(x0)
+    for start in range(0, len(x0), size):
+        part = slice(start, start + size)
+        rows = None if batch.rows is None else batch.rows[part]
+        embs = None if client_emb is None else shown(client_emb, rows)
+        draws = StepNoise(*(one[part] for one in noise))
+        loss = objective.losses(model.net, embs, x0[part], draws).mean() * (len(draws.t) / len(x0))
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def fit(

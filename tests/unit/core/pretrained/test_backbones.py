@@ -16,9 +16,11 @@ from spire_core.config.model import ModelConfig
 from spire_core.diffusion.generation import client_denoiser, draw
 from spire_core.diffusion.process import Diffusion
 from spire_core.diffusion.samplers import SAMPLERS, run_sampler, timestep_grid
-from spire_core.methods import EMB_PROJ, LOCAL
-from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash
+from spire_core.methods import CLIENT_EMB, EMB_PROJ, LOCAL
+from spire_core.network.flat_model import FlatModel, initial_weights, tensors_hash, train_only
 from spire_core.network.pretrained import fold
+from spire_core.training.batches import Batch
+from spire_core.training.fit import TrainingObjective, training_step
 from spire_core.training.fixed_entrance import fixed_entrance
 
 T, SIZE, D_EMB = 12, 8, 5
@@ -243,3 +245,29 @@ def test_the_subspace_holds_more_of_the_gradient_than_a_random_one(
         loss = diffusion.loss(lambda xt, t, m=model, e=emb: m.net(xt, t, e), x0, t, x).sum()
         norms.append(float(torch.autograd.grad(loss, emb)[0].norm()))
     assert norms[1] > 1.5 * norms[0]
+
+
+@pytest.mark.parametrize(("name", "entrance"), ENTRANCES)
+def test_less_memory_gives_the_same_gradients(
+    name: str, entrance: str, folders: dict[str, Path]
+) -> None:
+    """With layers that are computed again, and a batch of three in parts of two."""
+    method, images = MethodConfig("retrofit", entrance=entrance), noise(3)
+    batch, found = Batch(images, None), []
+    for checkpointing, micro_batch in ((False, None), (True, 2)):
+        config = ModelConfig(d_emb=D_EMB, backbone=str(folders[name]), checkpointing=checkpointing)
+        model = FlatModel(config, method, 1)
+        weights = initial_weights(config, method, 1, 0)
+        weights[model.layout.parts[EMB_PROJ]] = 0.1
+        model.load(weights)
+        emb = nn.Parameter(torch.ones(D_EMB))
+        diffusion = Diffusion.of(DiffusionConfig(), "cpu", str(folders[name]))
+        objective = TrainingObjective(diffusion, micro_batch=micro_batch)
+        leaves = {EMB_PROJ: model.leaves[EMB_PROJ], CLIENT_EMB: emb}
+        train_only(model.net, model.layout, leaves)
+        with model.training():
+            loss = training_step(model, emb, batch, objective, stream())
+        found.append((loss, emb.grad, model.grads[model.layout.parts[EMB_PROJ]].clone()))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+    assert found[0][1].abs().max() > 1e-6
