@@ -13,9 +13,10 @@ from scipy.special import stdtrit
 
 from pipeline.results import metric_names as names
 from sweeps.primary import HELDOUT, KIDS, MEASURES, TUNED_KID, Primary
-from sweeps.report.runs import DISTANCE, SCORES, sortable, varying
+from sweeps.report.runs import DISTANCE, SCORES, UNSET, sortable, varying
 
 REFERENCE = "spire"
+TAU, LOCAL_EPOCHS = "federation.tau", "federation.local_epochs"
 LEVEL = 0.05  # of tests; intervals have the rest
 FEW_SEEDS = 3  # fewer tell nothing
 HIGHER_IS_BETTER = ("final/adapt_prompt_accuracy_after", "final/adapt_retrieved_after")
@@ -162,13 +163,24 @@ def verdict(row: dict, metric: str) -> str:
 
 
 def axes(runs: pd.DataFrame) -> list[str]:
-    """Return the settings that vary, of those that always move together the first."""
+    """Return the settings that vary, of those that always move together the first, or tau."""
     found: list[str] = []
-    for key in varying(runs):
-        pairs = [runs[[key, one]].dropna().drop_duplicates() for one in found]
-        if not any(len(p) == p.iloc[:, 0].nunique() == p.iloc[:, 1].nunique() for p in pairs):
+    for key in sorted(varying(runs), key=lambda key: key != TAU):
+        pairs = [
+            pd.DataFrame({0: places(runs, one), 1: places(runs, key)}).dropna().drop_duplicates()
+            for one in found
+        ]
+        if not any(len(p) == p[0].nunique() == p[1].nunique() for p in pairs):
             found.append(key)
-    return found
+    return [key for key in found if key != LOCAL_EPOCHS or TAU not in found]
+
+
+def places(runs: pd.DataFrame, key: str) -> pd.Series:
+    """Return the places of runs on the axis of a setting; tau's has epochs beside steps."""
+    at = runs[key]
+    if key == TAU:
+        at = at.where(at != UNSET, "local_epochs=" + runs[LOCAL_EPOCHS].astype(str))
+    return at
 
 
 def along(runs: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -176,10 +188,11 @@ def along(runs: pd.DataFrame, key: str) -> pd.DataFrame:
 
     The column `at` has the value, in order. `None` is no place among numbers.
     """
-    numbers = pd.to_numeric(runs[key], errors="coerce").notna()
-    given = runs[numbers if numbers.any() else runs[key].notna()]
-    at = best_settings(given, by=("task", "method", key))
-    return at.assign(at=at[key]).sort_values("at", key=sortable, kind="stable")
+    at = places(runs, key)
+    if pd.to_numeric(at, errors="coerce").notna().any():
+        at = at.where(at != UNSET)
+    chosen = best_settings(runs.assign(at=at)[at.notna()], by=("task", "method", "at"))
+    return chosen.sort_values("at", key=sortable, kind="stable")
 
 
 def axis_sentence(here: pd.DataFrame) -> str:

@@ -54,15 +54,17 @@ def axis_figure(here: pd.DataFrame, key: str) -> "Figure":
     score, at = score_of(here), pd.to_numeric(here["at"], errors="coerce")
     figure = blank_figure(3.9, 3.1)
     axes = figure.subplots()
-    has_words = at.isna().any()  # they stand side by side
-    at = here["at"].map(plain) if has_words else at
-    mean_lines(axes, here.assign(at=at), "at", score, has_band=False)
-    if has_words:
+    if at.isna().any():  # words stand side by side
+        positions, places = pd.factorize(here["at"])
+        mean_lines(axes, here.assign(at=positions), "at", score, has_band=False)
+        axes.set_xticks(range(len(places)), [plain(str(place)) for place in places])
         axes.margins(x=0.15)
-    elif at.min() > 0 and at.max() >= 4 * at.min():
-        log_scale(axes, "x")
-    if not has_words and at.nunique() <= MAX_TICKS:
-        axes.set_xticks(sorted(at.unique()), [f"{place:g}" for place in sorted(at.unique())])
+    else:
+        mean_lines(axes, here.assign(at=at), "at", score, has_band=False)
+        if at.min() > 0 and at.max() >= 4 * at.min():
+            log_scale(axes, "x")
+        if at.nunique() <= MAX_TICKS:
+            axes.set_xticks(sorted(at.unique()), [f"{place:g}" for place in sorted(at.unique())])
     _scale_scores(axes, here[score])
     axes.set(xlabel=plain(NAMES.get(key, key)), ylabel=SCORES[score])
     return with_legend(figure)

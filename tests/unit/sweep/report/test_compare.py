@@ -134,21 +134,19 @@ def test_who_is_ahead_by_how_much_and_how_sure() -> None:
     assert "fedavg_ft 2.02 times as high;" in few, "two seeds have no verdict"
 
 
-def test_settings_that_move_together_are_one_axis() -> None:
+def test_settings_that_move_together_are_one_axis_also_steps_and_epochs() -> None:
+    periods = {"3": {}, "12": {}, "None": {"federation__local_epochs": "2"}}
     found = runs(
         *(
-            run(
-                "spire",
-                0,
-                kid,
-                federation__tau=tau,
-                federation__num_rounds=3600 // tau,
-                adapt__lr=lr,
-            )
-            for tau, lr, kid in ((3, 0.1, 1.0), (12, 0.1, 2.0), (3, 0.2, 0.5), (12, 0.2, 4.0))
+            run("spire", 0, kid * lr, **more, federation__tau=tau, adapt__lr=lr, server__lr=kid)
+            for (tau, more), kid in zip(periods.items(), (1.0, 4.0, 2.0), strict=True)
+            for lr in (1, 3)
         )
     )
-    assert [*axes(found)] in (["federation.tau", "adapt.lr"], ["federation.num_rounds", "adapt.lr"])
+    assert axes(found) == ["federation.tau", "adapt.lr"]
+    here = along(found, "federation.tau")
+    assert [*here["at"]] == ["3", "12", "local_epochs=2"]
+    assert axis_sentence(here) == "Best: spire at 3 (12: 4.00 times as high)."
 
 
 def test_on_an_axis_each_place_is_at_the_best_of_the_other_settings() -> None:
