@@ -84,7 +84,6 @@ def test_a_profile_names_clients_unless_the_round_is_private(
     [
         ("loop", "smoke", 0.0, 0.0),
         ("grouped", "smoke", 0.0, 1e-3),
-        ("loop", "mnist-cpu", 0.0, 0.0),
         ("grouped", "mnist-cpu", 1e-5, 1e-2),  # with attention, far from the start
     ],
 )
@@ -98,9 +97,9 @@ def test_a_client_that_is_left_out_leaves_the_summands_of_the_others(
     is_large = preset == "mnist-cpu"
     words = ("client.opt_state=reset",) if is_large else SMALL
     words += (f"client.engine={engine}", *(["client.group_size=2"] * (engine == "grouped")))
-    worker = worker_of(tmp_path, *words, preset=preset, num_clients=14)
+    worker = worker_of(tmp_path, *words, preset=preset, num_clients=7)
     weights = first_weights(worker, 0.2 if is_large else 0.0)
-    plan = RoundPlan(2, 1.0, True, tau=8, private=PRIVATE)
+    plan = RoundPlan(2, 1.0, True, tau=4, private=PRIVATE)
 
     def total(client_ids: Sequence[int]) -> np.ndarray:
         found = np.zeros(0, np.uint64)
@@ -111,8 +110,7 @@ def test_a_client_that_is_left_out_leaves_the_summands_of_the_others(
                     found = form.encode(update) + (found if len(found) else np.uint64(0))
         return found.view(np.int64) / GRID
 
-    everybody = range(12 if is_large else 5)
-    assert least <= np.linalg.norm(total(everybody) - total(everybody[1:])) <= most
+    assert least <= np.linalg.norm(total(range(5)) - total(range(1, 5))) <= most
 
 
 @pytest.mark.parametrize(

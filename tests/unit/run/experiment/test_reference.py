@@ -27,6 +27,7 @@ SCORES |= {"forgetting_own", "kid_copies", "kid_fresh", "kid_nearest_draws"}
 def results(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """A run with each reference."""
     more = ("adapt.epochs=2", "eval.num_images=64", "eval.controls=true")
+    more += ("partition=independent", "partition.client_size=250")
     return [
         finished(small(mnist_root, tmp_path_factory.mktemp(r), f"eval.reference={r}", *more))
         for r in REFERENCES
@@ -34,7 +35,7 @@ def results(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:
-    rows = new_clients(result.adaptation, result.real, 1000).to_dict("records")
+    rows = new_clients(result.adaptation, result.real, 20).to_dict("records")
     return [
         row
         | {f"kid_{name}": one.kid for name, one in own.items()}
