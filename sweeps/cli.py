@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from click import IntRange, argument, option
 
 import spire
-from pipeline.cli.command import INTERRUPTED, Answer, one_line, verb
+from pipeline.cli.command import INTERRUPTED, Answer, one_line, say, verb
 from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.tables import change, duration, table
 from pipeline.cli.words import Words, keys, offered, split_words
@@ -102,6 +102,7 @@ def _planned(
     study = Study.of(sweep, base_config(sweep).tracking)
     if nodes is not None:
         sweep = replace(sweep, autoscaling=False)  # it has grown to these
+    say(f"{sweep.name}: timing a step of each kind of trial here")
     values = plan_json(sweep, study, nodes or present_nodes(), retry_failed)
     settings = values["better"] or (values["settings"] if grows else [])
     changed = {word.partition("=")[0] for word in settings}

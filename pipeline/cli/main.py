@@ -104,7 +104,7 @@ def run(words: Words, dry_run: bool, quiet: bool) -> Answer:
 @anew
 @quiet
 def resume(run: str, words: Words, anew: bool, quiet: bool) -> Answer:
-    """Go on with an interrupted run; print the result of a finished one again.
+    """Go on with an interrupted run; with --json, print the result of a finished one again.
 
     RUN is a run's id, name or folder, or last; or its copy, as <tracking.storage>/<run id>.
     Settings are those of tracking.*, resources.*, data.root, eval.extractor_weights and
@@ -119,13 +119,12 @@ def resume(run: str, words: Words, anew: bool, quiet: bool) -> Answer:
 
 @verb(name="try")
 @argument("folder")
-@option("--owners", "is_owners", is_flag=True, help="Its subfolders are people.")
-@option("--classes", "is_classes", is_flag=True, help="Its subfolders are kinds of images.")
+@option("--owners/--classes", default=None, help="Its subfolders are people, or kinds of images.")
 @option("--new", metavar="NAME", help="Who arrives later (the last person unless given).")
 @option("--minutes", type=FloatRange(0.5, 600), default=3.0, help="How long to train (3).")
 @quiet
 def try_out(
-    folder: str, is_owners: bool, is_classes: bool, new: str | None, minutes: float, quiet: bool
+    folder: str, owners: bool | None, new: str | None, minutes: float, quiet: bool
 ) -> Answer:
     """Train on a folder of images for a few minutes, and write a page of what is drawn.
 
@@ -134,7 +133,6 @@ def try_out(
     from pipeline.experiment.tryout import look
     from pipeline.runs.layout import PAGE
 
-    owners = is_owners if is_owners or is_classes else None
     if sys.stdin.isatty() and (seen := look(folder, owners, new)).are_owners is None:
         say(seen.text)
         owners = click.confirm("Are these people, each with images of their own?", err=True)

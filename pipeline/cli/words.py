@@ -22,6 +22,8 @@ def words_of(settings: Any, prefixes: tuple[str, ...] = ("",)) -> list[str]:
     if isinstance(settings, Mapping):
         flat = _flat(settings)
         settings = [f"{k}={json.dumps(v, default=_plain, ensure_ascii=False)}" for k, v in flat]
+    elif isinstance(settings, str):
+        settings = [settings]
     return allowed([*(settings or ())], prefixes)
 
 

@@ -67,7 +67,8 @@ def _connect(num_cpus: int | None) -> None:
     except Exception as error:  # of this very class if a start takes too long
         raise ClusterError(
             f"expected a Ray cluster at {address or 'this machine'}, got {type(error).__name__} "
-            f"({first_line(error)}): check RAY_ADDRESS and RAY_AUTH_MODE, or start again"
+            f"({first_line(error)}): start again, later if the machine is busy, "
+            "and check RAY_ADDRESS and RAY_AUTH_MODE if you set them"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():

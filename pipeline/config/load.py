@@ -113,6 +113,8 @@ def build(base: T | type[T], values: Mapping[str, Any], listed: str = SETTINGS) 
             found, key = error, error.full_key or one
             break
     reason = str(found).splitlines()[0].replace("'$VALUE' of type '$VALUE_TYPE'", "in the list")
+    if meant := [known for known in known_keys(base) if known.endswith(f".{key}")]:
+        reason += f"; did you mean {' or '.join(meant)}?"
     raise ConfigError(f"expected settings that fit, got {key}: {reason} ({listed})") from found
 
 

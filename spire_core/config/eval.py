@@ -58,7 +58,8 @@ class EvalConfig:
         check_fields(self, "eval")
         for name in self.metrics:
             if OTHER_METRICS.find(name) is None:
-                check_choice("eval.metrics", name, OTHER_METRICS.names())
+                known = OTHER_METRICS.names() or ["those of installed packages, none here"]
+                check_choice("eval.metrics", name, known)
         interval = self.guidance_interval
         is_rising = interval is None or interval[0] < interval[1]
         advice = "name the lowest noise level first, such as [0.2, 5], or null for all"

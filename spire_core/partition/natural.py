@@ -115,7 +115,8 @@ def _position(names: Sequence[str], name: str) -> int:
     if (same := unicodedata.normalize("NFC", name)) in composed:
         return composed.index(same)
     raise ConfigError(
-        f"expected clients of the data in partition.new_clients, got {name!r}: {hint(name, names)}"
+        f"expected clients of the data, {', '.join(names):.200}, in partition.new_clients, "
+        f"got {name!r}: {hint(name, names)}"
     )
 
 
