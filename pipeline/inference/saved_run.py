@@ -20,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.files.atomic import read_object, reading
 from pipeline.runs.layout import CLIENT_FILE, CLIENTS, MODEL
 from pipeline.runs.model_files import CONFIG, GUIDANCE, NAME, client_path
-from pipeline.runs.record import find_run, load_result
+from pipeline.runs.record import find_run
 from spire_core.config.checks import hint, require
 from spire_core.diffusion.generation import client_denoiser, draw_together
 from spire_core.diffusion.process import Denoiser, Diffusion
@@ -33,7 +33,7 @@ from spire_core.pretrained.sentences import SentenceEncoder, open_encoder
 from spire_core.rng import torch_generator
 from spire_core.training.several import drawn
 
-ADVICE = "wait for the run to end, or name another"
+ADVICE = "spire resume goes on with a run that has not ended; or name another"
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,4 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> SavedRun:
     `overrides`: those of tracking, which say where runs lie. Raises RunError if there is no such
     run, or if it is not complete.
     """
-    run_dir = find_run(run, load_config(None, overrides).tracking, is_finished=True)
-    if load_result(run_dir) is None:
-        name = run_dir.name
-        raise RunError(f"expected a finished run, got {name}: spire resume {name} goes on with it")
-    return SavedRun.load(run_dir)
+    return SavedRun.load(find_run(run, load_config(None, overrides).tracking, is_finished=True))
