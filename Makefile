@@ -5,8 +5,8 @@ NO_PYTHON := expected Python 3.11, 3.12 or 3.13, got none: install one, or name 
 VENV := .venv
 SPIRE := $(VENV)/bin/spire
 STAMP := $(VENV)/.installed
-# Four fill two cores: many tests wait for servers, time limits and processes that start.
-TESTS_AT_ONCE ?= 4
+# Three fill two cores: many tests wait for servers, time limits and processes that start.
+TESTS_AT_ONCE ?= 3
 PYTEST := $(VENV)/bin/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 # A second version of Python: settings, the command line, plans of sweeps and pages show most of what

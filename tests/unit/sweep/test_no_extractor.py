@@ -29,6 +29,7 @@ def here(
     shutil.copy(new_database, tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_run_needs_features(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,23 +123,24 @@ def assert_close(found: Finished, expected: Finished, tolerance: float) -> None:
             assert np.linalg.norm(np.asarray(mine[name]) - np.asarray(value)) <= allowed, name
 
 
-def case(method: str, phases: str = "joint", **plan: Any) -> Any:
-    chosen = MethodConfig(name=method, phases=phases)
-    return pytest.param(chosen, plan, id="-".join((method, phases, *plan)))
+def case(method: str, phases: str = "joint", opt_state: str = "average", **plan: Any) -> Any:
+    chosen, sizes = MethodConfig(name=method, phases=phases), {"reset": (2,), "average": (1, 2, 5)}
+    name = "-".join((method, phases, opt_state, *plan))
+    return pytest.param(chosen, plan, opt_state, sizes[opt_state], id=name)
 
 
 CASES = [
     case("spire", tau=3),
+    case("spire", opt_state="reset", tau=3),
     case("spire", local_epochs=2),
     case("fedavg", local_epochs=1),
     case("shared_rep", local_epochs=2),
     case("shared_rep", phases="alternate", local_epochs=2),
-    case("time_split", phases="alternate", tau=3),
+    case("time_split", phases="alternate", opt_state="reset", tau=3),
 ]
 
 
-@pytest.mark.parametrize(("method", "plan"), CASES)
-@pytest.mark.parametrize(("opt_state", "sizes"), [("reset", (2,)), ("average", (1, 2, 5))])
+@pytest.mark.parametrize(("method", "plan", "opt_state", "sizes"), CASES)
 @pytest.mark.usefixtures("float64")
 def test_groups_are_their_clients_one_after_the_other(
     method: MethodConfig, plan: dict[str, Any], opt_state: str, sizes: tuple[int, ...]

@@ -278,6 +278,7 @@ def test_new_clients_of_spire_are_fitted_together_and_change_nothing_else(
             torch.testing.assert_close(emb, kept_alone[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pretraining_clients_fine_tune_for_a_score_of_their_own(
     mnist_root: Path, tmp_path: Path
 ) -> None:
