@@ -15,7 +15,7 @@ Words = tuple[str, ...]
 
 
 def words_of(settings: Any, prefixes: tuple[str, ...] = ("",)) -> list[str]:
-    """Return settings as words: of a mapping, nested or by whole keys, or of words; None is none.
+    """Return settings as words: of a mapping, nested or by whole keys, of words or of one.
 
     ConfigError for a key that begins with none of the prefixes.
     """

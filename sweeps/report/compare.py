@@ -163,7 +163,10 @@ def verdict(row: dict, metric: str) -> str:
 
 
 def axes(runs: pd.DataFrame) -> list[str]:
-    """Return the settings that vary, of those that always move together the first, or tau."""
+    """Return the settings that vary. Of several that always move together, it is tau or the first.
+
+    Local epochs have their place on the axis of tau, where there is one.
+    """
     found: list[str] = []
     for key in sorted(varying(runs), key=lambda key: key != TAU):
         pairs = [

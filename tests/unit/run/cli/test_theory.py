@@ -82,7 +82,10 @@ def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(
     alone = run_theory(load_theory("backbone", words), "backbone")
     other = run_theory(load_theory("backbone", [*words, "seed=1"]), "backbone")
     assert list(together.outcomes) == list(EXPERIMENTS)
-    assert False not in verdicts(list(together.outcomes["bridge"].claims))
+    of_gaussians = together.outcomes["landscape"].claims[:-5]  # the others want all steps
+    assert len(of_gaussians) > 3
+    for exact in (together.outcomes["bridge"].claims, of_gaussians):  # also for few replicates
+        assert False not in verdicts(list(exact))
     texts = [str(run.outcomes["backbone"]) for run in (together, alone, other)]
     assert texts[0] == texts[1] != texts[2]
     assert all(path.stat().st_size > 5000 for path in together.figures.values())
