@@ -35,6 +35,7 @@ class PretrainedNet(nn.Module):
     network stays in evaluation mode, without dropout.
     """
 
+    network: Any  # an nn.Module with the attributes of diffusers' models
     emb_proj: nn.Module | None
     prompt: Tensor | None  # (1, L, D)
 
@@ -63,7 +64,7 @@ class PretrainedNet(nn.Module):
         It has to be of the side that it was trained on, if its settings name one.
         """
         shape = image_shape if codec is None else codec.shape_of(image_shape)
-        config: Any = self.network.config
+        config = self.network.config
         size = config.sample_size
         sides = {size} if isinstance(size, int) else {*(size or ())}
         if sides - {shape[-1]}:
