@@ -1,6 +1,7 @@
 """Small runs in this process: to the end, or until a test ends them."""
 
 import hashlib
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ from spire_core.network.flat_model import tensors_hash
 SMALL = ("tracking.enabled=false", "resources.pool=local", "adapt.epochs=1", "eval.every=0")
 SMALL += ("eval.num_images=8", "eval.num_loss_images=8", "eval.num_clients=2")
 SMALL += ("diffusion.sample_steps=2", "federation.num_rounds=2")
+CACHE = tempfile.TemporaryDirectory()  # of real images' features, which runs have in common
 
 
 def small(data: Path, root: Path, *words: str) -> Config:
     """Return the settings of a small run on the data of a store; the words come last."""
+    cache = root / "runs" / "cache"
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.symlink_to(CACHE.name)
     return load_config("smoke", [*SMALL, f"data.root={data}", f"tracking.root={root}", *words])
 
 
