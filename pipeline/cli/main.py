@@ -37,6 +37,7 @@ from pipeline.runs.record import (
     run_folders,
     run_lock,
 )
+from pipeline.theory.config import NAMES, load_theory
 from spire_core.config.checks import require
 from spire_core.config.eval import MAX_DRAWN, MAX_GUIDANCE
 from spire_core.errors import RunError
@@ -393,18 +394,12 @@ text = "Get a data set, or show who holds which images."
 data = click.Group("data", [fetch, show], help=text, no_args_is_help=False)
 
 
-@verb()
+@verb(epilog=f"Experiments by name: {', '.join(NAMES)}.")
 @argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
 @option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @option("--out", metavar="DIR", help="Where figures go (the run's folder).")
 def theory(words: Words, dry_run: bool, out: str | None) -> Answer:
-    """Run the Gaussian-mixture experiments of docs/theory.md.
-
-    NAME is all, theorem, scaling, failure, optimiser, components, backbone, bridge, landscape or
-    readout.
-    """
-    from pipeline.theory.config import load_theory
-
+    """Run the Gaussian-mixture experiments of docs/theory.md."""
     name, settings = split_one(words, "name")
     config = load_theory(name or "none", settings)
     shown = {**config.as_dict(), "experiments": list(config.experiments)}

@@ -37,7 +37,10 @@ def listing(values: Mapping[str, Any]) -> str:
 
 
 def table(rows: Iterable[Mapping[Any, Any]], columns: Mapping[str, str] | None = None) -> str:
-    """Return rows of numbers; `columns`: those shown, by their titles, or all with a value."""
+    """Return rows of numbers as text.
+
+    `columns` are those shown, by their titles. By default they are all that have a value.
+    """
     flat = [flattened(row) for row in rows]
     shown = columns or {key: key for row in flat for key, value in row.items() if value is not None}
     return aligned([*shown], [[number(row.get(key)) for key in shown.values()] for row in flat])

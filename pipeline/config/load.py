@@ -50,16 +50,15 @@ def overridden(config: Config, words: Sequence[str]) -> Config:
     if isinstance(found, Config):
         return found
     faults, words = [found], [*words]
-    while isinstance(found, ConfigError):  # leave out the word without which it goes on
-        for word in words:
-            others = [one for one in words if one is not word]
-            left = _tried(config, others)
-            if isinstance(left, Config) or _kind(left) != _kind(found):
-                words, found = others, left
-                faults += [] if isinstance(left, Config) else [left]
-                break
-        else:
+    while isinstance(found, ConfigError):  # leave out a word without which this fault is gone
+        fewer = [[one for one in words if one is not word] for word in words]
+        tried = [(_tried(config, others), others) for others in fewer]
+        gone = [t for t in tried if isinstance(t[0], Config) or _kind(t[0]) != _kind(found)]
+        if not gone:
             break
+        # At best no fault is left: another one may be due to the word that was left out.
+        found, words = min(gone, key=lambda t: isinstance(t[0], ConfigError))
+        faults += [found] if isinstance(found, ConfigError) else []
     if len(faults) == 1:
         raise faults[0]
     told = "; ".join(f"({i}) {fault}" for i, fault in enumerate(faults, 1))

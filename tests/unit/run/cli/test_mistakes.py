@@ -24,6 +24,7 @@ MISTAKES = {  # what is typed, and what the answer names
     "run smoke client.lrr=1 model.d_emb=big federation.cohort_size=9": "3 settings are wrong",
     "run smoke federation.cohort_size=9 federation.num_clients=8": "(8), got 9",
     "run smoke data=cifar10 data.image_size=30 data.root=.": "data.image_size divisible by 4",
+    "run smoke data=fonts partition=natural partition.new_clients=[a]": "run: expected federation.",
     "run smoke data.root=nowhere": "data.root",
     "run smoke --dry-run tracking.uri=http://127.0.0.1:9": "an MLflow store at http://127.0.0.1:9",
     "run smoke federation.tau=1 federation.local_epochs=1": "federation.tau",
