@@ -266,6 +266,7 @@ def whole(mnist_root: Path, folder: Path) -> str:
     return run_experiment(config, None, Watcher()).state_fingerprint
 
 
+@pytest.mark.slow
 def test_killed_actors_come_back_and_nothing_changes(
     whole: str, mnist_root: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

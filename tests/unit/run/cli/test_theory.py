@@ -152,6 +152,7 @@ def test_the_bound_holds_up_to_where_the_error_crosses_it() -> None:
     assert failure.limit_of(rows[:2]) is None
 
 
+@pytest.mark.slow
 def test_descent_finds_the_weights_of_any_shapes() -> None:
     outcome = landscape.run_any_shapes(load_theory("landscape", ["replicates=60"]))
     assert verdicts(outcome.claims) == [True] * 5
