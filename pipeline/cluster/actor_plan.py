@@ -19,7 +19,8 @@ class ActorPlan:
     num_gpus: float
 
     def describe(self) -> str:
-        return f"{self.num_actors} client actors x ({self.num_cpus:g} CPU, {self.num_gpus:g} GPU)"
+        shares = f"({self.num_cpus:g} CPU, {self.num_gpus:g} GPU)"
+        return f"{self.num_actors} client actor{'s' * (self.num_actors != 1)} x {shares}"
 
     @property
     def words(self) -> list[str]:
