@@ -159,7 +159,7 @@ def plan_json(
         for trial in [*to_run, *shown]
     }
     left_to_run = [(trial, plans[trial.trial_id]) for trial in to_run]
-    found = estimate(left_to_run, at_once, progress.with_status("finished"))
+    found = estimate(left_to_run, at_once, nodes, progress.with_status("finished"))
     used = sum(plan.num_gpus for _, plan in left_to_run[:at_once])
     better = better_words([trial for trial, _ in left_to_run[:at_once]], nodes, used)
     return {

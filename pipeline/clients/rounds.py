@@ -332,16 +332,16 @@ class RoundWorker:
 
     # --- costs ---
 
-    def measure_step(self) -> StepCosts:
+    def measure_step(self, num_steps: int = 1) -> StepCosts:
         """Return the costs of a step of the clients that are computed together, and of one look.
 
-        They are those of a rehearsal, at a learning rate of 0, of which nothing is kept. Each is
-        done twice, and the second time counts.
+        They are those of a rehearsed round of so many steps, at a learning rate of 0, of which
+        nothing is kept. Each is done twice, and the second time counts.
         """
         config, before = self.config, resident_bytes()
         size, device = config.client.batch_size, self.device
         group = config.resolved_client.groups(range(config.federation.cohort_size))[0]
-        step_s = _second_of_two(lambda: self._rehearse(group), device)
+        step_s = _second_of_two(lambda: self._rehearse(group, num_steps), device)
         clients = [self.client_data(client_id) for client_id in group]
         num_trained = sum(len(client.split.train[:size]) for client in clients)
         x = to_float(self.for_training(clients[0]).images[:size].to(device))
@@ -353,17 +353,17 @@ class RoundWorker:
         peak = max(0, peak_bytes() - before)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(device)
-        step_s, look_s = step_s / num_trained, look_s / len(x)
+        step_s, look_s = step_s / (num_steps * num_trained), look_s / len(x)
         return StepCosts(step_s, look_s, peak, device.type, num_trained)
 
-    def _rehearse(self, client_ids: Sequence[int]) -> None:
-        """Take a step of each phase as in a round, and add the updates up."""
+    def _rehearse(self, client_ids: Sequence[int], num_steps: int) -> None:
+        """Take so many steps of each phase as in a round, and add the updates up."""
         config, weights = self.config, self.model.weights.cpu().numpy().copy()
         moments = None
         if config.client.opt_state == "average":  # as from the second round on
             steps = np.zeros(len(NETWORK_PARTS), np.float32)
             moments = AdamMoments(np.zeros_like(weights), np.zeros_like(weights), steps)
-        tau = 2 if config.method.alternates else 1
+        tau = num_steps * (2 if config.method.alternates else 1)
         plan, broadcast = RoundPlan(0, 0.0, shares_local=True, tau=tau), Broadcast(weights, moments)
         total = UpdateSum(broadcast, plan.num_examples)
         for update, _ in self.trained(client_ids, 0, broadcast, plan):

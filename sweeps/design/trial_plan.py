@@ -151,22 +151,30 @@ class Estimate:
 
 
 def estimate(
-    planned: Sequence[tuple[Trial, TrialPlan]], at_once: int, done: Sequence[Trial] = ()
+    planned: Sequence[tuple[Trial, TrialPlan]],
+    at_once: int,
+    nodes: Nodes,
+    done: Sequence[Trial] = (),
 ) -> Estimate:
     """Return the time of these trials, `at_once` at a time, after the trials that are done.
 
-    Each begins when another one ends. Actors that share a device share its speed. A pre-training
-    that several trials share counts once. Pre-trainings of other sweeps, which may be reused, count
-    again. DataError if an image folder is missing.
+    Each begins when another one ends. Actors that share a device share its speed; CPUs of the nodes
+    that nobody asks for are shared too. A pre-training that several trials share counts once.
+    Pre-trainings of other sweeps, which may be reused, count again. DataError if an image folder is
+    missing.
     """
+    at_once = max(1, min(at_once, len(planned)))
     measured = dict[StepCosts, None]()
     begun = {pretrain_fingerprint(trial.config) for trial in done}
-    free_at = [SWEEP_S if planned else 0.0] * max(1, min(at_once, len(planned)))
+    free_at = [SWEEP_S if planned else 0.0] * at_once
     for trial, plan in planned:
         shared = pretrain_fingerprint(trial.config)
         start_s = TRIAL_S if plan.actors is None else START_S
-        seconds = run_seconds(trial.config, plan.workers, shared not in begun, start_s)
-        measured[costs_of(trial.config, plan.workers)] = None
+        workers = plan.workers
+        num_cpus = max(workers.num_cpus, total(nodes, "CPU") / (at_once * workers.num_actors))
+        workers = replace(workers, num_cpus=num_cpus)
+        seconds = run_seconds(trial.config, workers, shared not in begun, start_s)
+        measured[costs_of(trial.config, workers)] = None
         begun.add(shared)
         heapq.heapreplace(free_at, free_at[0] + seconds)
     return Estimate(max(free_at), tuple(measured))

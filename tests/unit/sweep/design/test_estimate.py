@@ -19,8 +19,8 @@ def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyP
 
     def seconds(epochs: list[int], num_done: int = 0, at_once: int = 1) -> float:
         found = trials_of(epochs)
-        left = [(trial, TrialPlan(None)) for trial in found[num_done:]]
-        return estimate(left, at_once, done=found[:num_done]).seconds
+        left = [(trial, TrialPlan(None, 0.4)) for trial in found[num_done:]]
+        return estimate(left, at_once, [{"CPU": 1.8}], found[:num_done]).seconds
 
     configs = [trial.config for trial in trials_of([2, 3, 4])]
     first, *more = [adaptation_s(config, COSTS) for config in configs]
@@ -28,5 +28,6 @@ def test_a_pretraining_that_trials_share_counts_once(monkeypatch: pytest.MonkeyP
     assert seconds([2]) == pytest.approx(one)
     assert seconds([2, 3, 4]) == pytest.approx(one + sum(TRIAL_S + s for s in more))
     assert seconds([3, 2], num_done=1) == pytest.approx(SWEEP_S + TRIAL_S + first)
-    others = SWEEP_S + sum(TRIAL_S + s for s in more)
-    assert seconds([2, 3, 4], at_once=2) == pytest.approx(max(one, others))
+    others = SWEEP_S + sum(TRIAL_S + s / 0.9 for s in more)  # of 1.8 CPUs
+    slower = SWEEP_S + TRIAL_S + (pretraining_s(configs[0], COSTS) + first) / 0.9
+    assert seconds([2, 3, 4], at_once=2) == pytest.approx(max(slower, others))
