@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 
 class Narrator(tune.Callback):
-    """Says in one line when a trial ends or is lost, what is left, and for what trials wait.
+    """Says when a trial begins, ends or is lost, what is left, and for what trials wait.
 
     `lost` has the trials that were lost for good, by Tune's id. `no_node`: the loss of this
     process's own node, after which Tune would wait for ever.
@@ -57,8 +57,8 @@ class Narrator(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         self.running[trial.trial_id] = own = self.command.trial(trial.config)
-        if trial.num_failures:
-            self.say(f"{own.label}: lost {trial.num_failures} times, starts again")
+        lost = f"lost {trial.num_failures} times, starts again"
+        self.say(f"{own.label}: {lost if trial.num_failures else 'begins'}")
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
