@@ -145,7 +145,13 @@ def resume(
         from pipeline.experiment.run import resume_experiment
 
         with _watched(is_quiet, on_round) as watcher:
-            return resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
+            result = resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
+    if preset == "folder-cpu":
+        from pipeline.experiment.tryout import tried_words, write_page
+
+        if (words := tried_words(config)) is not None:
+            write_page(result, words)
+    return result
 
 
 def load(name: str | Path = "last", settings: Settings | None = None) -> "SavedRun":
@@ -215,6 +221,8 @@ def adapt(
         is_new = client is None and not goes_on and str(images) not in SPECS
         if is_new and folder.name not in run.client_names.values():
             client = folder.name or None
+        elif is_new:
+            say(f"{folder.name} is a client already, so this one has a number and no name")
     else:
         arriving = arrival_of(run, images)
     if captions is not None:

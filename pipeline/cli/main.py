@@ -132,22 +132,24 @@ def try_out(
     FOLDER has a subfolder of images for each person, or for each kind of images.
     """
     from pipeline.experiment.tryout import look
-    from pipeline.runs.layout import PAGE
 
     if sys.stdin.isatty() and (seen := look(folder, owners, new)).are_owners is None:
         say(seen.text)
         owners = click.confirm("Are these people, each with images of their own?", err=True)
     kept = {"owners": owners, "new": new, "minutes": minutes, "is_quiet": quiet}
-    result = spire.try_out(folder, **kept)
-    answer, page = _finished(result), result.run_dir / PAGE
-    answer.values["artifacts"]["page"] = str(page)
-    return Answer(f"{answer.text}\n\neach one's images beside what is drawn: {page}", answer.values)
+    return _finished(spire.try_out(folder, **kept))
 
 
 def _finished(result: Any) -> Answer:
     from pipeline.cli.texts import result_table
+    from pipeline.runs.layout import PAGE
 
-    return Answer(result_table(result), load_result(result.run_dir) or {})
+    text, values = result_table(result), load_result(result.run_dir) or {}
+    page = result.run_dir / PAGE
+    if page.is_file():
+        values["artifacts"]["page"] = str(page)
+        text += f"\n\neach one's images beside what is drawn: {page}"
+    return Answer(text, values)
 
 
 @verb()

@@ -11,6 +11,8 @@ import numpy as np
 
 from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes, present_nodes
 from pipeline.config.load import load_config, write_value
+from pipeline.config.meaning import pretrain_fingerprint
+from pipeline.config.schema import Config
 from pipeline.data.arrays import FACTOR, METADATA
 from pipeline.data.image_folder import client_rows, image_base, listed_rows, opened_rgb
 from pipeline.experiment.estimate import run_seconds
@@ -58,7 +60,10 @@ def look(folder: str | Path, are_owners: bool | None = None, new: str | None = N
     """Return what a folder holds; DataError for a folder without images below subfolders.
 
     A table that lists images with their clients, or the name of a `new` person, tells what it is.
+    ConfigError for such a name among kinds of images.
     """
+    expected = "--new with people"
+    require(new is None or are_owners is not False, expected, "--classes", "leave one out")
     base = image_base(folder)
     if (base / METADATA).is_file():
         rows, are_owners = listed_rows(base, METADATA, "client", "caption"), True
@@ -102,6 +107,16 @@ def words_for(seen: Seen, new: str | None = None) -> list[str]:
         words += ["partition.test_fraction=0.5", f"partition.min_size={FEWEST}"]
     sizes = {"num_clients": num_old, "num_new_clients": 1, "cohort_size": min(num_old, 4)}
     return words + [f"federation.{name}={number}" for name, number in sizes.items()]
+
+
+def tried_words(config: Config) -> list[str] | None:
+    """Return the settings of `words_for`, if a run has these and the preset's; None otherwise."""
+    if config.data.path is None:
+        return None
+    new = next(iter(config.partition.new_clients), None)
+    words = words_for(look(config.data.path, config.partition.name == "natural", new), new)
+    typed = load_config(PRESET, [*words, f"federation.num_rounds={config.federation.num_rounds}"])
+    return words if pretrain_fingerprint(typed) == pretrain_fingerprint(config) else None
 
 
 def rounds_in(words: Sequence[str], minutes: float) -> int:

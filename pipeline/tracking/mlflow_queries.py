@@ -54,7 +54,8 @@ def _find(client: "MlflowClient", word: str) -> "Run":
     fits = fits or [run for run in runs if run.info.run_name == word]
     if len(fits) == 1:
         return fits[0]
-    what = f"which fits {len(fits)} runs" if fits else "which is none"
+    none = "and there is no sweep" if word == "last" else "which is none"
+    what = f"which fits {len(fits)} runs" if fits else none
     there = [run.info for run in fits or [*sweeps[:NUM_NAMED], *runs[:NUM_NAMED]]]
     known = ", ".join(dict.fromkeys(f"{run.run_id[:8]} ({run.run_name})" for run in there))
     raise RunError(

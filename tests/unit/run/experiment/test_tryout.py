@@ -9,7 +9,15 @@ import torch
 from PIL import Image
 
 import spire
-from pipeline.experiment.tryout import PRESET, look, rounds_in, words_for, write_page
+from pipeline.config.load import load_config
+from pipeline.experiment.tryout import (
+    PRESET,
+    look,
+    rounds_in,
+    tried_words,
+    words_for,
+    write_page,
+)
 from pipeline.results.result import Result
 from spire_core.errors import ConfigError, DataError, RunError
 from spire_core.methods import CLIENT_EMB
@@ -47,6 +55,11 @@ def test_a_folder_says_how_many_clients_of_what_size_it_has(people: Path) -> Non
     assert {"partition=pathological", "federation.num_clients=6"} <= {*dealt}
     with pytest.raises(ConfigError, match="did you mean ann"):
         words_for(look(people, new="anne"), "anne")
+    with pytest.raises(ConfigError, match="--new with people, got --classes"):
+        look(people, are_owners=False, new="ann")
+    for words in (natural, dealt):
+        assert tried_words(load_config(PRESET, [*words, "federation.num_rounds=9"])) == words
+    assert tried_words(load_config(PRESET, [*natural, "client.lr=0.5"])) is None
     assert rounds_in(natural, 9.0) > 2 * rounds_in(natural, 2.0) > 0
 
 
