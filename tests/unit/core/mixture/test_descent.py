@@ -49,6 +49,7 @@ def test_the_error_does_not_grow_with_d(case: int, d: int, m_t: float) -> None:
     assert abs(mean - expected) <= 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "d"), [(200, 4), (201, 256)])
 def test_fixed_draws_cost_what_the_sandwich_says(case: int, d: int) -> None:
     m, generator = math.sqrt(d), numpy_generator(0, "test_fixed_draws", case)

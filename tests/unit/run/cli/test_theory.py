@@ -70,6 +70,7 @@ def verdicts(claims: list[Claim]) -> list[bool | None]:
 # --- the command, and what is recorded ----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_an_experiment_gives_the_same_numbers_whatever_runs_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +159,7 @@ def test_descent_finds_the_weights_of_any_shapes() -> None:
     assert verdicts(outcome.claims) == [True] * 5
 
 
+@pytest.mark.slow
 def test_likelihood_finds_the_weights_of_fixed_embeddings_and_shares_have_their_bias() -> None:
     found = weights.run(load_theory("weights", ["replicates=60"]))
     assert verdicts(list(found.claims)) == [True, True, True, None]

@@ -152,7 +152,11 @@ def test_controls_are_scored_as_if_a_client_had_drawn_them(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("partition=iid partition.style=rotation", ["copies", "nearest_draws"]),
+        pytest.param(
+            "partition=iid partition.style=rotation",
+            ["copies", "nearest_draws"],
+            marks=pytest.mark.slow,
+        ),
         ("method=fedavg", ["copies", "fresh", "nearest_images"]),
     ],
 )

@@ -128,7 +128,7 @@ def test_pretraining_is_taken_over_by_a_run_that_shares_it(
         finished(overridden(config, ["federation.tau=1"]), leader.run_dir)
 
 
-@pytest.mark.parametrize("whole", ["lora", SLOW[1]], indirect=True)
+@pytest.mark.parametrize("whole", SLOW, indirect=True)
 def test_clients_with_an_adapter_of_their_own_are_drawn_audited_and_joined(
     whole: tuple[Config, Result], tmp_path: Path
 ) -> None:
