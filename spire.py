@@ -146,11 +146,10 @@ def resume(
 
         with _watched(is_quiet, on_round) as watcher:
             result = resume_experiment(run_dir, config, watcher, preset=preset, is_anew=is_anew)
-    if preset == "folder-cpu":
         from pipeline.experiment.tryout import tried_words, write_page
 
-        if (words := tried_words(config)) is not None:
-            write_page(result, words)
+    if (words := tried_words(config)) is not None:
+        write_page(result, words)
     return result
 
 

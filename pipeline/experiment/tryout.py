@@ -21,7 +21,7 @@ from pipeline.inference.saved_run import SavedRun
 from pipeline.results.result import Result
 from pipeline.runs.layout import PAGE
 from spire_core.config.checks import hint, require
-from spire_core.errors import DataError
+from spire_core.errors import ConfigError, DataError
 
 PRESET = "folder-cpu"
 FEWEST = 8  # images of a person, half of them to measure on
@@ -114,7 +114,10 @@ def tried_words(config: Config) -> list[str] | None:
     if config.data.path is None:
         return None
     new = next(iter(config.partition.new_clients), None)
-    words = words_for(look(config.data.path, config.partition.name == "natural", new), new)
+    try:
+        words = words_for(look(config.data.path, config.partition.name == "natural", new), new)
+    except (ConfigError, DataError):  # a folder that nobody could have tried
+        return None
     typed = load_config(PRESET, [*words, f"federation.num_rounds={config.federation.num_rounds}"])
     return words if pretrain_fingerprint(typed) == pretrain_fingerprint(config) else None
 

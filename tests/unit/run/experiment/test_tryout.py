@@ -68,6 +68,8 @@ def test_people_with_few_images_are_named(tmp_path: Path) -> None:
         paint(tmp_path / name, num)
     with pytest.raises(DataError, match="2 people with 8 images each, got fewer of bob"):
         words_for(look(tmp_path, are_owners=True))
+    run = ["data=folder", f"data.path={tmp_path}", "partition=natural"]
+    assert tried_words(load_config(PRESET, run)) is None
 
 
 @pytest.fixture(scope="module")
