@@ -57,6 +57,11 @@ class DataConfig:
         require(is_met, f"no data.metadata {named}", self.metadata, "it lists images of a folder")
 
 
+def side(width: int, image_size: int | None) -> int:
+    """Return the pixels of a side that a model sees of images of this width."""
+    return image_size if image_size is not None else (32 if width == 28 else width)
+
+
 def check_dataset(name: str) -> None:
     """Raise ConfigError unless a data set of this name is known."""
     if name not in DATASETS:

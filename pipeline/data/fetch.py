@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from pipeline.config.data import DataConfig
+from pipeline.config.data import DataConfig, side
 from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import check_array, describe, store_root, stored_file
@@ -27,7 +27,6 @@ from pipeline.data.originals import (
     from_torchvision,
     has_originals,
 )
-from pipeline.data.resize import side
 from spire_core.config.checks import hint, require
 from spire_core.config.partition import NATURAL
 from spire_core.errors import ConfigError, DataError

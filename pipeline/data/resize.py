@@ -6,12 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.config.data import side
+
 _CHUNK_VALUES = 2**23  # resized at a time
-
-
-def side(width: int, image_size: int | None) -> int:
-    """Return the side of images of this width after `resized`."""
-    return image_size if image_size is not None else (32 if width == 28 else width)
 
 
 def resized(images: np.ndarray, image_size: int | None) -> np.ndarray:

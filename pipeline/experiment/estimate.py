@@ -16,11 +16,11 @@ import torch
 from pipeline.clients.memory import peak_bytes, resident_bytes
 from pipeline.clients.rounds import RoundWorker, StepCosts
 from pipeline.cluster.actor_plan import ActorPlan
+from pipeline.config.data import side
 from pipeline.config.federation import FederationConfig
 from pipeline.config.schema import Config
 from pipeline.data.catalog import SPECS
 from pipeline.data.datasets import load
-from pipeline.data.resize import side
 from pipeline.evaluation.controls import MAX_OLD
 from pipeline.evaluation.scores import NUM_POPULATION_DRAWS
 from pipeline.experiment.pretraining import evaluation_rounds

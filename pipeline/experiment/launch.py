@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
+from pipeline.tracking.mlflow_session import quiet_mlflow
 
 
 @contextlib.contextmanager
@@ -26,11 +27,16 @@ def ready_for(config: Config, say: Callable[[str], None], begins: bool = True) -
         yield
         return
     check_reachable(config)
-    # Ray starts while this imports torch.
-    imports = ("pipeline.experiment.run",)
-    threading.Thread(target=importlib.import_module, args=imports, daemon=True).start()
+    threading.Thread(target=_import, args=(config.tracking.enabled,), daemon=True).start()
     from pipeline.cluster.session import cluster, cluster_nodes
 
     with cluster():
         plan_on_nodes(config.resources, cluster_nodes(), most_useful_actors(config))
         yield
+
+
+def _import(tracks: bool) -> None:
+    """Import what a run needs, among it torch; Ray takes seconds to start, and this fills them."""
+    importlib.import_module("pipeline.experiment.run")
+    if tracks:
+        quiet_mlflow()

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.data import side
 from pipeline.config.schema import Config
 from pipeline.data.datasets import ImageData, fitting, is_class, load, load_clients
-from pipeline.data.resize import resized, side
+from pipeline.data.resize import resized
 from pipeline.federation.rounds import promise_to_clients
 from spire_core.adaptation.set_aside import fitted_split
 from spire_core.config.checks import require
