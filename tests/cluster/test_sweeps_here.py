@@ -88,10 +88,7 @@ def rates(*several: str) -> str:
 DIVERGES = "1.0e+3"  # at once
 
 
-def test_one_that_failed_is_listed_and_more_can_follow(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sweeps.report.make.svg_text", lambda figure: "<svg/>")  # takes seconds
+def test_one_that_failed_is_listed_and_more_can_follow(desk: Desk) -> None:
     code, told, _ = desk.sweep(rates(DIVERGES), *OUTSIDE)
     assert (code, told["num_finished"], told["num_failed"]) == (1, 0, 1)
     [failed] = told["trials"]
@@ -101,7 +98,7 @@ def test_one_that_failed_is_listed_and_more_can_follow(
     assert "DivergenceError" in error.read_text()
     assert desk.runs() == ("FAILED", {failed["trial_id"]: "FAILED"})
 
-    code, more, said = desk.sweep(rates(DIVERGES, "1.0e-3"), *OUTSIDE, "report=true")
+    code, more, said = desk.sweep(rates(DIVERGES, "1.0e-3"), *OUTSIDE)
     assert (code, more["num_finished"], more["num_failed"]) == (1, 1, 1)
     assert more["parent_run_id"] == told["parent_run_id"]
     assert more["trials"][0] == failed  # it is listed, and not tried again
@@ -110,8 +107,6 @@ def test_one_that_failed_is_listed_and_more_can_follow(
     assert "lr=0.001 seed=0: finished, final/adapt_kid_after " in said
     ends = {failed["trial_id"]: "FAILED", other["trial_id"]: "FINISHED"}
     assert desk.runs() == ("FAILED", ends)
-    page = Path(more["artifacts"]["report"]).read_text()
-    assert all(row["run_id"][:8] in page for row in more["trials"])
 
 
 class NeverThere:
