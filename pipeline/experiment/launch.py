@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pipeline.cluster.actor_plan import most_useful_actors, plan_on_nodes
 from pipeline.config.plugins import check_reachable
 from pipeline.config.schema import Config
-from pipeline.tracking.mlflow_session import quiet_mlflow
 
 
 @contextlib.contextmanager
@@ -39,4 +38,4 @@ def _import(tracks: bool) -> None:
     """Import what a run needs, among it torch; Ray takes seconds to start, and this fills them."""
     importlib.import_module("pipeline.experiment.run")
     if tracks:
-        quiet_mlflow()
+        importlib.import_module("pipeline.tracking.mlflow_session").quiet_mlflow()
