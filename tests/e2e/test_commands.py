@@ -175,6 +175,7 @@ def test_what_lies_in_the_tracking_store(
     assert np.asarray(drawn).shape == (3, 1, 16, 16)
 
 
+@pytest.mark.slow
 def test_doctor_checks_the_metrics(desk: Desk, mnist_root: Path, tmp_path: Path) -> None:
     beside, file = (
         replace(desk, env=desk.env | {"SPIRE_DATA": str(tmp_path)}),

@@ -90,6 +90,7 @@ def digits(mnist_root: Path) -> tuple[Tensor, np.ndarray]:
         return images / 127.5 - 1, stored["test_labels"].astype(np.int64)
 
 
+@pytest.mark.slow
 def test_fresh_images_of_several_clients_are_flagged_so_within_classes(
     digits: tuple[Tensor, np.ndarray],
 ) -> None:

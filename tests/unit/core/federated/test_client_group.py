@@ -123,18 +123,20 @@ def assert_close(found: Finished, expected: Finished, tolerance: float) -> None:
             assert np.linalg.norm(np.asarray(mine[name]) - np.asarray(value)) <= allowed, name
 
 
-def case(method: str, phases: str = "joint", opt_state: str = "average", **plan: Any) -> Any:
+def case(
+    method: str, phases: str = "joint", opt_state: str = "average", marks: Any = (), **plan: Any
+) -> Any:
     chosen, sizes = MethodConfig(name=method, phases=phases), {"reset": (2,), "average": (1, 2, 5)}
     name = "-".join((method, phases, opt_state, *plan))
-    return pytest.param(chosen, plan, opt_state, sizes[opt_state], id=name)
+    return pytest.param(chosen, plan, opt_state, sizes[opt_state], id=name, marks=marks)
 
 
 CASES = [
     case("spire", tau=3),
-    case("spire", opt_state="reset", tau=3),
+    case("spire", opt_state="reset", marks=pytest.mark.slow, tau=3),
     case("spire", local_epochs=2),
-    case("fedavg", local_epochs=1),
-    case("shared_rep", local_epochs=2),
+    case("fedavg", marks=pytest.mark.slow, local_epochs=1),
+    case("shared_rep", marks=pytest.mark.slow, local_epochs=2),
     case("shared_rep", phases="alternate", local_epochs=2),
     case("time_split", phases="alternate", opt_state="reset", tau=3),
 ]

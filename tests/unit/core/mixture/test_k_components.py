@@ -103,6 +103,7 @@ def test_two_components_have_twice_the_bound_of_one_weight() -> None:
         pytest.param(5, "circle", 8, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: str, k: int) -> None:
     means, weights, n = (
         reduced_means(means_of(shape, k, numpy_generator(0, "test_means", k))),

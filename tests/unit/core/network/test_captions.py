@@ -118,6 +118,7 @@ def test_each_guidance_has_its_own_scale() -> None:
     assert torch.equal(client_denoiser(net, emb, 1.0, None, None, 3.0)(xt, t), client)
 
 
+@pytest.mark.slow
 def test_a_network_learns_what_captions_say() -> None:
     """Black images are a q and white ones a letter: with the captions exchanged, loss is high."""
     model, diffusion = FlatModel(TEXT, SPIRE, 1), Diffusion.of(DiffusionConfig())

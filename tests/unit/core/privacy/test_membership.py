@@ -44,6 +44,7 @@ def test_pooled_scores_do_not_depend_on_a_clients_scale() -> None:
     assert (pooled([equal]).members == 0).all()
 
 
+@pytest.mark.slow
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     truth, covered = stats.norm.cdf(0.7 / np.sqrt(2)), 0
     for seed in range(10):

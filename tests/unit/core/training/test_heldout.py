@@ -79,7 +79,7 @@ def test_losses_of_many_images_are_taken_piece_by_piece(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("sampler", "batch_size", "guidance"),  # without and with noise on the way
     [
-        ("dpmpp", 3, 1.5),  # pieces of a client
+        pytest.param("dpmpp", 3, 1.5, marks=pytest.mark.slow),  # pieces of a client
         ("ddpm", 20, 1.5),  # several clients
     ],
 )

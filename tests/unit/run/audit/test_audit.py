@@ -135,6 +135,7 @@ def test_members_are_the_images_that_a_client_was_fitted_to(run_dir: Path) -> No
     assert leak.num_members == leak.num_others == 2 * 6
 
 
+@pytest.mark.slow
 def test_eight_images_that_a_client_has_learnt_by_heart_are_found(
     mnist_root: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_images_that_are_hidden_are_no_held_out_images_of_an_attack(fonts_root: 
         without_hidden(replace(setting, partition=bare))
 
 
+@pytest.mark.slow
 def test_a_secure_sum_shows_the_mean_of_what_single_messages_show(run_dir: Path) -> None:
     """Of clients that take different numbers of steps."""
     words = ("client.private_moments=none", "client.batch_size=128", "federation.cohort_size=3")
@@ -198,6 +200,7 @@ def test_a_secure_sum_shows_the_mean_of_what_single_messages_show(run_dir: Path)
     )
 
 
+@pytest.mark.slow
 def test_a_masked_sum_of_a_private_round_is_that_of_clipped_changes(run_dir: Path) -> None:
     words = ("client.opt_state=reset", "client.engine=loop", "federation.cohort_size=18")
     words += ("privacy.rounds.epsilon=8", "privacy.rounds.clip_norm=0.001")

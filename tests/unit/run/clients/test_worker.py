@@ -60,8 +60,7 @@ def first_weights(worker: ClientWorker, spread: float = 0.0) -> np.ndarray:
 # --- rounds ---
 
 
-@pytest.mark.parametrize("engine", ["loop", "grouped"])
-@pytest.mark.parametrize("private", [None, PRIVATE])
+@pytest.mark.parametrize(("private", "engine"), [(None, "grouped"), (PRIVATE, "loop")])
 def test_a_profile_names_clients_unless_the_round_is_private(
     private: PrivateRound | None, engine: str, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def assert_stored(root: Path, mnist_root: Path) -> None:
     assert {path.name for path in root.iterdir()} == {"mnist.npz", ".mnist.lock"}
 
 
+@pytest.mark.slow
 def test_original_files_anywhere_below_a_folder_are_a_source(
     tmp_path: Path, originals: Path, mnist_root: Path
 ) -> None:

@@ -273,6 +273,7 @@ def test_fine_tuning_on_four_images_is_over_fitted(
     assert (told["name"], told["evidence"]) == (OVERFITTING, evidence)
 
 
+@pytest.mark.slow
 def test_an_embedding_that_does_not_train_is_ignored_unless_clients_are_alike(
     mnist_root: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def test_an_embedding_that_does_not_train_is_ignored_unless_clients_are_alike(
     assert diagnose(result.setting, replace(result.real, mixtures=alike), *records) == ()
 
 
+@pytest.mark.slow
 def test_a_backbone_that_does_not_move_is_named_in_mlflow(
     mnist_root: Path, tmp_path: Path, new_database: Path
 ) -> None:

@@ -187,6 +187,7 @@ def test_pretraining_clients_are_scored_on_what_the_saved_run_draws(
         assert np.abs(drawn.images - plain[: len(drawn.images)]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_guidance_leaves_a_method_without_pretraining_alone(
     mnist_root: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def of_the_choice(seed: int, purpose: str, *counters: int) -> torch.Generator:
     return torch_generator(seed, "guidance", *counters)
 
 
+@pytest.mark.slow
 def test_a_new_client_takes_the_scale_whose_drawings_are_nearest_to_what_it_set_aside(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,9 +57,9 @@ def check_promise(found: Result, mechanism: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("method", "mechanism", "clip"),
     [
-        ("spire", "one_release", "null"),
+        pytest.param("spire", "one_release", "null", marks=pytest.mark.slow),
         ("spire model.num_embs=2", "dp_sgd", "null"),
-        ("shared_rep", "dp_sgd", "0.1"),
+        pytest.param("shared_rep", "dp_sgd", "0.1", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_with_its_key_to_the_same_result(

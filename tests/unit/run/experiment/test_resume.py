@@ -82,10 +82,12 @@ def points(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "time_split")]
+TEXT, *ADAPTERS = (
+    pytest.param(kind, marks=pytest.mark.slow) for kind in ("text", "lora", "time_split")
+)
 
 
-@pytest.fixture(scope="module", params=["spire", "shared_rep", "text", *SLOW])
+@pytest.fixture(scope="module", params=["spire", "shared_rep", TEXT, *ADAPTERS])
 def whole(
     request: pytest.FixtureRequest,
     mnist_root: Path,
@@ -128,7 +130,7 @@ def test_pretraining_is_taken_over_by_a_run_that_shares_it(
         finished(overridden(config, ["federation.tau=1"]), leader.run_dir)
 
 
-@pytest.mark.parametrize("whole", SLOW, indirect=True)
+@pytest.mark.parametrize("whole", ADAPTERS, indirect=True)
 def test_clients_with_an_adapter_of_their_own_are_drawn_audited_and_joined(
     whole: tuple[Config, Result], tmp_path: Path
 ) -> None:

@@ -262,6 +262,7 @@ def wait_for_all(run_dir: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_locked_database_delays_the_record_and_not_the_run(
     tmp_path: Path,
     new_database: Path,

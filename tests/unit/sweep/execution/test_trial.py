@@ -120,6 +120,7 @@ def test_one_that_was_killed_right_at_its_end_has_finished(
     assert MlflowClient(uri).get_run(run_dir.name).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_one_that_only_its_store_or_another_process_keeps_from_beginning_is_unfinished(
     tmp_path: Path, mnist_root: Path, uri: str
 ) -> None:
