@@ -6,6 +6,8 @@ from typing import Any
 
 from pipeline.config.load import flattened
 
+WIDEST = 200  # characters of a table's line, beyond which each of its rows is a block of lines
+
 
 def number(value: Any) -> str:
     """Return a number in three digits, "-" for an unknown one; other values as they are."""
@@ -24,11 +26,14 @@ def change(before: float | None, after: float | None) -> str:
 
 
 def listing(values: Mapping[str, Any]) -> str:
-    """Return nested values for reading: tables of records, lists of texts, then the others."""
+    """Return nested values for reading: records, lists of texts, then the others."""
     parts, others = list[str](), dict[str, Any]()
     for key, value in flattened(values).items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            parts.append(f"{key}\n{table(value)}")
+            text = table(value)
+            if text.index("\n") > WIDEST:
+                text = "\n\n".join(pairs(flattened(row)) for row in value)
+            parts.append(f"{key}\n{text}")
         elif isinstance(value, list) and value and isinstance(value[0], str):
             parts.append("\n- ".join([key, *value]))
         else:
