@@ -61,8 +61,11 @@ lint: $(VENV)/.dev  ## linter, formatting and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-check: lint  ## the linters, and the unit tests that need no whole run
-	$(PYTEST) -m 'not slow' tests/unit --ignore=tests/unit/run/experiment --ignore=tests/unit/run/audit --ignore=tests/unit/sweep
+LONG := core/mixture core/pretrained run/audit run/experiment sweep
+check: $(VENV)/.dev  ## the linters, and beside them most unit tests
+	$(MAKE) --no-print-directory lint & linters=$$!; \
+	$(PYTEST) -m 'not slow' tests/unit $(LONG:%=--ignore=tests/unit/%); \
+	tests=$$?; wait $$linters && exit $$tests
 
 bench: $(STAMP)  ## speed of training and fitting beside plain PyTorch, as in docs/performance.md
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m benchmarks.engine
