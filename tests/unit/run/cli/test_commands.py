@@ -103,10 +103,12 @@ def test_every_verb_explains_itself(spire, verb: list[str]) -> None:
 
 
 def test_heavy_packages_are_imported_when_they_are_needed() -> None:
-    """Neither for `--help`, nor Ray, MLflow and matplotlib before an experiment needs them."""
+    """Neither for `--help`, nor torch before Ray starts, nor others before a run needs them."""
     code = """import sys, sweeps.cli
 sweeps.cli.main(["--help"])
 found = {"torch", "ray", "mlflow", "matplotlib", "numpy", "yaml"} & {*sys.modules}
+import pipeline.data.fetch, pipeline.experiment.launch
+found |= {"torch"} & {*sys.modules}
 import pipeline.experiment.run
 sys.exit(len(found | {"ray", "matplotlib", "mlflow"} & {*sys.modules}))"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
