@@ -35,7 +35,9 @@ def ready_for(config: Config, say: Callable[[str], None], begins: bool = True) -
 
 
 def _import(tracks: bool) -> None:
-    """Import what a run needs, among it torch; Ray takes seconds to start, and this fills them."""
+    """Import what a run needs, such as torch. Ray takes seconds to start, which this fills."""
     importlib.import_module("pipeline.experiment.run")
     if tracks:
-        importlib.import_module("pipeline.tracking.mlflow_session").quiet_mlflow()
+        from pipeline.tracking.mlflow_session import quiet_mlflow
+
+        quiet_mlflow()

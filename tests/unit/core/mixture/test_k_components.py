@@ -97,11 +97,7 @@ def test_two_components_have_twice_the_bound_of_one_weight() -> None:
 
 @pytest.mark.parametrize(
     ("case", "shape", "k"),
-    [
-        (1, "general", 5),
-        pytest.param(3, "orthogonal", 5, marks=pytest.mark.slow),
-        pytest.param(5, "circle", 8, marks=pytest.mark.slow),
-    ],
+    [(1, "general", 5), (3, "orthogonal", 5), (5, "circle", 8)],
 )
 @pytest.mark.slow
 def test_descent_over_all_t_is_within_a_fifth_of_cramer_rao(case: int, shape: str, k: int) -> None:
