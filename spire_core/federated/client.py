@@ -186,10 +186,10 @@ def weighted(
     """Return a finite update with the weight that a method's own function gives it, if any."""
     if weight is None or not math.isfinite(update.loss):
         return update
-    found = operator.index(weight(update, broadcast))
-    expected = f"a client's weight in 1..{MAX_WEIGHT}"
-    require(1 <= found <= MAX_WEIGHT, expected, found, "change the method's function")
-    return replace(update, num_examples=found)
+    found, expected = weight(update, broadcast), f"a client's weight in 1..{MAX_WEIGHT}"
+    is_met = hasattr(found, "__index__") and 1 <= found <= MAX_WEIGHT
+    require(is_met, f"{expected}, a whole number", found, "change the method's function")
+    return replace(update, num_examples=operator.index(found))
 
 
 def _shared(layout: Layout, plan: RoundPlan) -> slice:

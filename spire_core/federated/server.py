@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spire_core.config.checks import require
 from spire_core.config.server import ServerConfig
 from spire_core.errors import DivergenceError
 from spire_core.federated.messages import AdamMoments, Broadcast
@@ -77,7 +78,10 @@ def _server_step(
     if own_step is not None:
         new, at = np.array([state.weights, np.zeros_like(mean)], np.float64), slice(shared_size)
         before = new[1, at] if state.velocity is None else state.velocity[at]
-        new[:, at] = own_step(new[0, at].copy(), mean[at].astype(np.float64), before.copy())
+        found = own_step(new[0, at].copy(), mean[at].astype(np.float64), before.copy())
+        expected = "the next weights and velocity of a method's server_step"
+        require(len(found) == 2, expected, f"{len(found)} values", "return both")
+        new[:, at] = found
         return new[0].astype(np.float32), new[1], None
     if config.optimizer == "fedavg" and config.lr == 1.0:
         return mean, None, None

@@ -134,6 +134,8 @@ def test_a_weight_and_a_step_are_those_of_the_mean(mnist_root: Path) -> None:
 MISTAKES = {
     "a number for each image": {"loss": lambda net, client_emb, batch: batch.output.mean()},
     "a client's weight in": {"weight": lambda update, broadcast: 0},
+    "a whole number": {"weight": lambda update, broadcast: 0.5},
+    "weights and velocity": {"server_step": lambda weights, mean, velocity: mean},
     "a network that returns": {"network": lambda *_: Flat()},
 }
 
