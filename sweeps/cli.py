@@ -102,7 +102,7 @@ def _planned(
     study = Study.of(sweep, base_config(sweep).tracking)
     if nodes is not None:
         sweep = replace(sweep, autoscaling=False)  # it has grown to these
-    say(f"{sweep.name}: timing a step of each kind of trial here")
+    say(f"{sweep.name}: timing a step of each kind of trial here; large networks take minutes")
     values = plan_json(sweep, study, nodes or present_nodes(), retry_failed)
     settings = values["better"] or (values["settings"] if grows else [])
     changed = {word.partition("=")[0] for word in settings}
@@ -203,11 +203,15 @@ def plan_text(values: Mapping[str, Any]) -> str:
     kinds = Counter(f"{node['CPU']:g} CPU, {node['GPU']:g} GPU" for node in values["nodes"])
     nodes = "; ".join(f"{count} x ({kind})" for kind, count in kinds.items())
     measured, timed = values["measured"], ""
-    devices = "GPUs" if any(one["device"] == "cuda" for one in measured) else "CPUs"
+    device = "GPU" if any(one["device"] == "cuda" for one in measured) else "CPU"
+    time = f"about {duration(values['estimate_s'])} on {device}s such as this machine's"
+    if values["gpus"]["used"] and device == "CPU":
+        time = f"no hours for GPUs, since a CPU was timed ({time}): plan on a node with a GPU"
     if measured:
         seconds = sorted(one["num_images"] * one["train_s"] for one in measured)
         most = max(one["peak_bytes"] for one in measured)
-        timed = f"a step here: {seconds[0]:.2g} to {seconds[-1]:.2g} s, {most / 2**20:.0f} MiB"
+        timed = f"a step on a {device} here: {seconds[0]:.2g} to {seconds[-1]:.2g} s, "
+        timed += f"up to {most / 2**20:.0f} MiB of memory"
     lines = [
         f"sweep {values['name']} on {values['preset']}: {num_trials} {kind}{left}, "
         f"{values['concurrency']} at once on {nodes}",
@@ -215,7 +219,7 @@ def plan_text(values: Mapping[str, Any]) -> str:
         values["equal"],
         _gpus_text(values),
         timed,
-        f"about {duration(values['estimate_s'])} on {devices} such as this machine's",
+        time,
     ]
     return "\n".join(filter(None, lines))
 
@@ -225,8 +229,8 @@ def _gpus_text(values: Mapping[str, Any]) -> str:
     gpus, words = values["gpus"], values["better"]
     if not gpus["all"]:
         return ""
-    on_each = f", {gpus['trials_on_each']:.2g} trials on each" if gpus["used"] else ""
-    told = f"{gpus['used']:.3g} of {gpus['all']:g} GPUs have work{on_each}"
+    of_each = f", {gpus['used'] / values['concurrency']:.2g} for each trial" if gpus["used"] else ""
+    told = f"{gpus['used']:.3g} of {gpus['all']:g} GPUs have work{of_each}"
     if words:
         return f"{told}; more with {' '.join(words)}"
     if gpus["used"] > gpus["all"] - 1:

@@ -194,13 +194,13 @@ def initial_weights(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial_weights", *counters))
-        if model.backbone is None and method.record.network is None:
-            drawn = UNet(model, image_channels, has_embedding=False).state_dict()
-        else:
-            drawn = dict[str, Tensor]()
+        plain = dict[str, Tensor]()
+        if model.backbone is None:
+            plain = (method.record.network or UNet)(model, image_channels, False).state_dict()
         torch.manual_seed(derive_seed(seed, "initial_adapter", *counters))
         net = new_network(model, method, image_channels)
-        drawn = {name: p.detach() for name, p in net.named_parameters()} | drawn
+        drawn = {name: p.detach() for name, p in net.named_parameters()}
+        drawn |= {k: p for k, p in plain.items() if k in drawn and p.shape == drawn[k].shape}
         torch.manual_seed(derive_seed(seed, "initial_emb_proj", *counters))
         if model.backbone is None:
             for entrance in declaring(net, EMB_PROJ):

@@ -18,6 +18,7 @@ from pipeline.federation.setup import prepare
 from pipeline.results.recording import run_tags
 from spire_core.errors import ConfigError
 from spire_core.methods import METHODS
+from spire_core.network.unet import UNet
 from spire_core.partition.schemes import SCHEMES
 from sweeps.cli import main
 from sweeps.design.config import load_sweep
@@ -95,6 +96,7 @@ def test_functions_that_change_nothing_give_the_same_run() -> None:
         METHODS["spire"],
         name="same",
         loss=unchanged,
+        network=UNet,
         weight=lambda update, broadcast: update.num_examples,
         server_step=lambda weights, mean, velocity: (mean, velocity),
     )

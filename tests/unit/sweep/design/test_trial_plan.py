@@ -183,6 +183,9 @@ def test_a_plan_names_the_settings_that_give_idle_gpus_work(
     assert told["better"] == ["resources.num_actors=2", "resources.num_gpus=1"]
     assert told["command"].endswith(f"axes.method=[spire]' {' '.join(told['better'])}")
     assert told["nodes"] == [{"CPU": 64.0, "GPU": 8.0}] * 4
+    for device, is_forecast in ("cuda", True), ("cpu", False):
+        told["measured"][0]["device"] = device
+        assert ("plan on a node with a GPU" in plan_text(told)) != is_forecast
     better = plan(*words, *told["better"])
     assert (better["gpus"]["used"], better["better"]) == (30.0, [])
     assert better["estimate_s"] < told["estimate_s"]
