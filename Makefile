@@ -61,7 +61,7 @@ lint: $(VENV)/.dev  ## linter, formatting and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-LONG := core/mixture core/pretrained run/audit run/experiment run/tracking sweep
+LONG := core/mixture run/audit run/evaluation run/experiment run/tracking sweep
 check: $(VENV)/.dev  ## the linters, and beside them most unit tests
 	$(MAKE) --no-print-directory lint & linters=$$!; \
 	$(PYTEST) -m 'not slow' tests/unit $(LONG:%=--ignore=tests/unit/%); \

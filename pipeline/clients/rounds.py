@@ -39,24 +39,17 @@ from spire_core.federated.messages import (
     RoundPlan,
 )
 from spire_core.federated.participation import secret_cohort
-from spire_core.federated.private_state import PrivateState, load_client, new_private_state
+from spire_core.federated.private_state import PrivateState, assigned, new_private_state
 from spire_core.federated.private_updates import NOISE, ClippedFormat
 from spire_core.federated.sums import HiddenSum, UpdateSum, vector_form
-from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
+from spire_core.methods import NETWORK_PARTS
 from spire_core.network.flat_model import FlatModel
 from spire_core.network.grouped_layers import FlatGroup
 from spire_core.pretrained.folder import check_same
 from spire_core.privacy.noise import SecretNoise
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import TrainingObjective, to_float
-from spire_core.training.heldout import losses_by_row
-from spire_core.training.several import (
-    EVERY,
-    first_assignment,
-    is_table,
-    rows_by_class,
-    with_weights,
-)
+from spire_core.training.several import rows_by_class
 
 
 @dataclass(frozen=True)
@@ -221,13 +214,12 @@ class RoundWorker:
         Returns each one's update, as it arrives, and its new state.
         """
         settings, results = self.config.client, []
-        clients = [self.client_data(client_id) for client_id in client_ids]
-        states = [self.private_state(client_id, num_rounds_done) for client_id in client_ids]
-        states = [self._assigned(*pair, broadcast) for pair in zip(clients, states, strict=True)]
-        inputs = [
-            replace(self.for_training(client), rows=state.rows)
-            for client, state in zip(clients, states, strict=True)
-        ]
+        inputs, states = list[ClientContext](), list[PrivateState]()
+        for client_id in client_ids:
+            images = self.for_training(self.client_data(client_id))
+            client, state = assigned(images, self.private_state(client_id, num_rounds_done))
+            inputs.append(client)
+            states.append(state)
         objective = replace(
             self.objective, emb_dropout=settings.emb_dropout, text_dropout=settings.text_dropout
         )
@@ -247,7 +239,7 @@ class RoundWorker:
         for before, (update, after) in zip(states, finished, strict=True):
             arrived, residual = lossy(update, broadcast, before.residual, settings)
             arrived = weighted(arrived, broadcast, self.config.method.record.weight)
-            kept = replace(after, residual=residual, assignment=before.assignment)
+            kept = replace(after, residual=residual, rows=before.rows)
             results.append((arrived, kept))
         return results
 
@@ -257,29 +249,6 @@ class RoundWorker:
         config, channels = self.config, self.image_shape[0]
         largest = config.client.largest_group(config.federation.cohort_size)
         return FlatGroup(config.model, config.method, channels, largest, self.device)
-
-    def _assigned(
-        self, client: ClientData, state: PrivateState, broadcast: Broadcast
-    ) -> PrivateState:
-        """Return the state of a client at the start of its round.
-
-        Of a client with several embeddings, all its images belong to one of these: at first by
-        clusters or classes, then by their losses, every few rounds in which it takes part.
-        """
-        table = state.parts.get(CLIENT_EMB)
-        if table is None or not is_table(table):
-            return state
-        images = self.for_training(client)
-        found = state.assignment or first_assignment(images, len(table))
-        if found.is_refined and found.num_visits % EVERY == EVERY - 1:
-            emb = load_client(self.model, self.on_device(broadcast.weights), state)
-            assert emb is not None
-            purpose = f"assign {found.num_visits}"
-            losses = losses_by_row(self.model, emb, images, self.diffusion, purpose)
-            found = found.seen(losses)
-        found = replace(found, num_visits=found.num_visits + 1)
-        parts = {**state.parts, CLIENT_EMB: with_weights(table, found)}
-        return replace(state, parts=parts, assignment=found)
 
     def private_cohort(self, _: int, round_idx: int) -> list[int]:
         """Return the clients of a private round, each drawn by itself under the run's key."""

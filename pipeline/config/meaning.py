@@ -181,7 +181,8 @@ def _counting(config: Config) -> dict[str, Any]:
         if determines(key) and reads(method, key) and switched_off(key, config) is None
     }
     outside = {f"plugin {one.kind} {one.name}": one.version for one in plugins_of(config)}
-    return {**settings, **outside, "numbers": NUMBERS}
+    numbers = NUMBERS + (config.model.num_embs > 1)  # whose images once moved between embeddings
+    return {**settings, **outside, "numbers": numbers}
 
 
 def _digest(settings: dict[str, Any]) -> str:

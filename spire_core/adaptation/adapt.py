@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spire_core.adaptation.set_aside import split_validation
 from spire_core.config.adapt import AdaptConfig
 from spire_core.federated.messages import steps_per_epoch
-from spire_core.federated.private_state import PrivateState, load_client
+from spire_core.federated.private_state import PrivateState, assigned, load_client
 from spire_core.methods import CLIENT_EMB
 from spire_core.network.flat_model import FlatModel, train_only
 from spire_core.training.adam import Adam
@@ -29,16 +29,9 @@ from spire_core.training.fit import (
     to_float,
     trained_leaves,
 )
-from spire_core.training.heldout import heldout_losses, losses_by_row
+from spire_core.training.heldout import heldout_losses
 from spire_core.training.proximal import ProximalTerm
-from spire_core.training.several import (
-    EVERY,
-    Assignment,
-    first_assignment,
-    is_table,
-    shown,
-    with_weights,
-)
+from spire_core.training.several import shown
 
 PATIENCE = 5  # epochs without a better one, after which early stopping ends a fit
 
@@ -205,6 +198,7 @@ class _Fit:
     ) -> None:
         """Load the client's start into the model, and observe it."""
         record = model.method.record
+        client, start = assigned(client, start)
         emb = load_client(model, weights, start)
         self.client_emb = None if emb is None else nn.Parameter(emb.clone())
         self.client, self.val = client, None
@@ -213,10 +207,6 @@ class _Fit:
             self.client = client.chosen(train)
             self.val = client.chosen(val) if config.early_stopping else None
         self.model, self.config, self.diffusion = model, config, objective.diffusion
-        self.assignment: Assignment | None = None
-        if self.client_emb is not None and is_table(self.client_emb):
-            first = start.assignment or first_assignment(self.client, len(self.client_emb))
-            self._assign(self.client_emb, first)
         leaves = trained_leaves(model, self.client_emb, record.adapt_parts)
         self.descent = Descent(leaves, config.lr or record.adapt_lr, config, self.client)
         self.observe = observe
@@ -224,18 +214,8 @@ class _Fit:
         observed = observe(0, self.best)
         self.curve = [AdaptPoint(0, None, self.best_loss, observed)]
 
-    def _assign(self, table: nn.Parameter, assignment: Assignment) -> None:
-        """Show each image with its embedding from now on, and weigh these by their images."""
-        self.assignment = assignment
-        self.client = replace(self.client, rows=assignment.rows)
-        table.data.copy_(with_weights(table, assignment))
-
     def end_epoch(self, epoch: int, train_loss: float) -> bool:
         """Record an epoch; return whether it was the last."""
-        if self.assignment is not None and self.assignment.is_refined and epoch % EVERY == 0:
-            assert self.client_emb is not None
-            seen = self.model, self.client_emb, self.client, self.diffusion, f"assign {epoch}"
-            self._assign(self.client_emb, self.assignment.seen(losses_by_row(*seen)))
         with self.descent.averaged():
             val_loss, config = self._val_loss(), self.config
             if val_loss is None or self.best_loss is None or val_loss < self.best_loss:

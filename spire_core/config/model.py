@@ -19,8 +19,8 @@ class ModelConfig:
     channels at the input, so that each image costs less.
 
     `num_embs`: the embeddings of a client, of which each of its images is drawn with one, by
-    private weights. `assign`: its training images belong to embeddings by "images", which clusters
-    and denoising losses find, or by their "classes".
+    private weights. `assign`: its training images belong to embeddings by clusters of "images", or
+    by their "classes".
 
     `backbone`: the folder of a pre-trained model in diffusers' format, which takes the place of the
     U-Net (`spire_core.pretrained`). It brings its own noise schedule and prediction type.

@@ -6,7 +6,7 @@ the names. S: length of the shared stretch of the weights; D_emb: numbers of an 
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from spire_core.methods import CLIENT_EMB, NETWORK_PARTS
 from spire_core.network.flat_model import FlatWeights
 from spire_core.rng import torch_generator
 from spire_core.training.adam import PartMoments
-from spire_core.training.several import Assignment, table_of
+from spire_core.training.context import ClientContext
+from spire_core.training.several import is_table, rows_by_cluster, table_of, with_weights
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class PrivateState:
 
     `moments`: Adam's moments of a part. `residual` (S,): the change of the shared weights that
     compression has not sent yet. `snapshots`: a new client's embedding (D_emb,) by the epoch after
-    which it was kept. `guidance`: the scale that it has chosen for its drawings. `assignment`: of a
-    client with several embeddings.
+    which it was kept. `guidance`: the scale that it has chosen for its drawings. `rows` (n,): of a
+    client with several embeddings, the one that each of its images is shown with.
     """
 
     parts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -34,7 +35,7 @@ class PrivateState:
     residual: Tensor | None = None
     snapshots: Mapping[int, Tensor] = field(default_factory=dict)
     guidance: float | None = None
-    assignment: Assignment | None = None
+    rows: Tensor | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -46,11 +47,6 @@ class PrivateState:
         """The client's embedding (D_emb,), if its method has one."""
         return self.parts.get(CLIENT_EMB)
 
-    @property
-    def rows(self) -> Tensor | None:
-        """Which embedding each of the client's images is shown with, (n,); None of a single one."""
-        return None if self.assignment is None else self.assignment.rows
-
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the flat form: a part by its name, everything else as group and name."""
         tensors = dict(self.parts)
@@ -60,9 +56,8 @@ class PrivateState:
             tensors["shared.residual"] = self.residual
         if self.guidance is not None:
             tensors["guidance.scale"] = torch.tensor(self.guidance, dtype=torch.float64)
-        if self.assignment is not None:
-            for name, value in vars(self.assignment).items():
-                tensors[f"assignment.{name}"] = torch.as_tensor(value)
+        if self.rows is not None:
+            tensors["images.rows"] = self.rows
         return tensors | {f"after.{epoch}": emb for epoch, emb in self.snapshots.items()}
 
     @classmethod
@@ -72,16 +67,13 @@ class PrivateState:
         for name, tensor in tensors.items():
             group, _, own_name = name.rpartition(".")
             groups[group][own_name] = tensor
-        scale, assignment = groups.pop("guidance", {}).get("scale"), None
-        if assigned := groups.pop("assignment", None):
-            counts = (int(assigned[name]) for name in ("num_looks", "num_visits"))
-            assignment = Assignment(assigned["rows"], assigned["losses"], *counts)
+        scale = groups.pop("guidance", {}).get("scale")
         return cls(
             parts=groups.pop("", {}),
             residual=groups.pop("shared", {}).get("residual"),
             snapshots={int(epoch): emb for epoch, emb in groups.pop("after", {}).items()},
             guidance=None if scale is None else float(scale),
-            assignment=assignment,
+            rows=groups.pop("images", {}).get("rows"),
             moments={part: PartMoments(**arrays) for part, arrays in groups.items()},
         )
 
@@ -100,6 +92,21 @@ def new_private_state(
     generator = torch_generator(seed, "client_emb", client_id)
     embs = torch.randn(num_embs, d_emb, generator=generator) * config.emb_init_std
     return PrivateState({CLIENT_EMB: table_of(embs)})
+
+
+def assigned(client: ClientContext, state: PrivateState) -> tuple[ClientContext, PrivateState]:
+    """Return a client of several embeddings with one for each image, and its state with weights.
+
+    Images keep the embeddings of before. They get them from the client, or else by clusters. Any
+    other client is returned as it is.
+    """
+    table, rows = state.client_emb, client.rows if state.rows is None else state.rows
+    if table is None or not is_table(table):
+        return client, state
+    if rows is None:
+        rows = rows_by_cluster(client, len(table))
+    parts = {**state.parts, CLIENT_EMB: with_weights(table, rows)}
+    return replace(client, rows=rows), replace(state, parts=parts, rows=rows)
 
 
 def load_client(model: FlatWeights, weights: Tensor, state: PrivateState) -> Tensor | None:

@@ -32,23 +32,12 @@ def heldout_losses(
     is the mean by their weights.
     """
     if client_emb is not None and is_table(client_emb):
-        return losses_by_row(model, client_emb, client, diffusion, purpose) @ _weights(client_emb)
+        rows = (heldout_losses(model, e, client, diffusion, purpose) for e in client_emb[:, :-1])
+        return torch.stack([*rows], dim=1).cpu() @ _weights(client_emb)
     images, generator = client.images, client.generator(purpose)
     t = sample_timesteps(len(images), diffusion.config.num_timesteps, 1.0, generator)
     eps = torch.randn(images.shape, generator=generator)
     return _losses(model, client_emb, client, diffusion, t, eps)
-
-
-def losses_by_row(
-    model: FlatModel,
-    table: Tensor,
-    client: ClientContext,
-    diffusion: Diffusion,
-    purpose: str,
-) -> Tensor:
-    """Return `heldout_losses` (N, M) with each embedding of a table, at the same noise."""
-    found = [heldout_losses(model, emb, client, diffusion, purpose) for emb in table[:, :-1]]
-    return torch.stack(found, dim=1).cpu()
 
 
 def _weights(table: Tensor) -> Tensor:

@@ -2,13 +2,9 @@
 
 Such a client's part is a table (M, D_emb + 1): a row is an embedding, and its weight in the last
 column. A single embedding (D_emb,) is SPIRE's. Each of the client's images belongs to one row and
-is shown with it. At first the rows are clusters of the images (k-means of pixels). Hard EM refines
-them: at a look, each image goes to the row with the lowest denoising loss, a mean over all looks.
-All rows of a look have the same noise.
+is shown with it: that of its cluster, or of its class.
 N: the client's images, B: those of a batch.
 """
-
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,31 +14,7 @@ from spire_core.rng import numpy_generator
 from spire_core.training.context import ClientContext
 
 PRIOR = 0.5  # images that each row has beside its own, in its weight
-EVERY = 8  # rounds in which a client takes part, or epochs of a new one, between two looks
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """To which row each of a client's images belongs, (N,), and how it was found.
-
-    `losses` (N, M): the mean over `num_looks` of each image's loss with each row; M is 0 for rows
-    that are given. `num_visits`: the rounds in which the client took part.
-    """
-
-    rows: Tensor
-    losses: Tensor
-    num_looks: int = 0
-    num_visits: int = 0
-
-    @property
-    def is_refined(self) -> bool:
-        """Whether looks may change it."""
-        return self.losses.shape[1] > 0
-
-    def seen(self, losses: Tensor) -> "Assignment":
-        """Return the assignment after another look, which gave the losses (N, M)."""
-        mean = (self.losses * self.num_looks + losses) / (self.num_looks + 1)
-        return replace(self, rows=mean.argmin(1), losses=mean, num_looks=self.num_looks + 1)
+NUM_STARTS = 8  # of k-means, of which the tightest clusters count
 
 
 def table_of(embs: Tensor) -> Tensor:
@@ -57,21 +29,20 @@ def is_table(part: Tensor) -> bool:
     return part.ndim == 2
 
 
-def first_assignment(client: ClientContext, num_rows: int) -> Assignment:
-    """Return the rows that a client's images are given, or their clusters.
+def rows_by_cluster(client: ClientContext, num_rows: int) -> Tensor:
+    """Return the rows (N,) of a client's images by their clusters (k-means of pixels).
 
     Of fewer images than rows each has its own.
     """
-    if client.rows is not None:
-        return Assignment(client.rows, torch.zeros(len(client.rows), 0))
-    pixels = client.images.flatten(1).double().numpy()
-    rows = np.arange(len(pixels))
-    if len(pixels) > num_rows:
-        from scipy.cluster.vq import kmeans2  # late: a part of a second, for few runs
+    from scipy.cluster.vq import kmeans2  # late: a part of a second, for few runs
 
-        rng = numpy_generator(client.seed, "clusters", client.client_id)
-        _, rows = kmeans2(pixels, num_rows, minit="++", rng=rng)
-    return Assignment(torch.from_numpy(rows).long(), torch.zeros(len(rows), num_rows))
+    pixels = client.images.flatten(1).double().numpy()
+    if len(pixels) <= num_rows:
+        return torch.arange(len(pixels))
+    rng = numpy_generator(client.seed, "clusters", client.client_id)
+    found = [kmeans2(pixels, num_rows, minit="++", rng=rng) for _ in range(NUM_STARTS)]
+    _, rows = min(found, key=lambda one: np.square(pixels - one[0][one[1]]).sum())
+    return torch.from_numpy(rows).long()
 
 
 def rows_by_class(labels: np.ndarray, num_rows: int) -> Tensor:
@@ -85,9 +56,9 @@ def rows_by_class(labels: np.ndarray, num_rows: int) -> Tensor:
     return torch.from_numpy(np.minimum(ranks[np.searchsorted(classes, labels)], num_rows - 1))
 
 
-def with_weights(part: Tensor, assignment: Assignment) -> Tensor:
-    """Return a client's table with the weights of an assignment: shares of its images."""
-    counts = torch.bincount(assignment.rows, minlength=len(part)) + PRIOR
+def with_weights(part: Tensor, rows: Tensor) -> Tensor:
+    """Return a client's table with weights: the shares of its images' rows (N,)."""
+    counts = torch.bincount(rows, minlength=len(part)) + PRIOR
     weights = (counts / counts.sum()).to(part)
     return torch.cat([part.detach()[:, :-1], weights[:, None]], dim=1)
 
