@@ -1,4 +1,4 @@
-"""MLflow's UI on a free port, at a run or at the trials of a sweep."""
+"""MLflow's UI at a run or at the trials of a sweep, on its usual port if that is free."""
 
 import contextlib
 import os
@@ -60,7 +60,8 @@ def show(config: TrackingConfig, address: str, say: Callable[[str], object]) -> 
     if uri.startswith(SERVERS):
         return address
     with socket.socket() as free:
-        free.bind((UI_HOST, 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind((UI_HOST, 0 if _answers(UI_PORT) else UI_PORT))  # where links of reports lead
         port = free.getsockname()[1]
     # Without a helper process for each of MLflow's kinds of jobs, which take a minute to start.
     given = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -31,7 +31,7 @@ ADVICE = {
     NOT_LEARNING: "more federation.num_rounds or a higher client.lr; a lower one if the loss is "
     "far above its start",
     DIVERGING: "a lower client.lr, with fedavgm or fedadam a lower server.lr (0.01), a longer "
-    "client.warmup_rounds; fewer rounds if only the KID rises",
+    "client.warmup_rounds; fewer rounds if only the KID rises; with privacy.rounds more clients",
     OVERFITTING: "adapt.early_stopping=true, which keeps the best epoch on images set aside; if it "
     "is on, fewer adapt.epochs, a lower adapt.lr, more images",
     UNCOVERED: "fine-tuning, such as method=fedavg_ft, or clients like it in the rounds; a longer "

@@ -27,7 +27,7 @@ SAMPLED_TOLERANCE = 5e-4  # relative, below the budget, of the epsilon at which 
 MISSING = (
     "expected the package dp-accounting, which computes the privacy of sampled steps, got none: "
     "pip install 'dp-accounting>=0.6,<0.7', or sample nothing: all images in each step with a "
-    "larger privacy.adapt.batch_size, or all clients in each round"
+    "larger privacy.adapt.batch_size, or all clients in each round (federation.cohort_size)"
 )
 
 
