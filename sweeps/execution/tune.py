@@ -173,8 +173,9 @@ def _scheduler(sweep: SweepConfig, max_rounds: int) -> TrialScheduler | None:
 
 
 def _be_quiet() -> None:
-    """Keep Tune from tables, from advice on resuming, and from asking for every metric."""
-    logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
+    """Keep Tune from tables, from advice on resuming, and from metrics of its own."""
+    for name in "ray.tune.tune", "ray.tune.analysis":
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S", "1000000")
