@@ -327,7 +327,9 @@ def adaptation_diagnosis(
     rises, lacks = dict[int, str](), dict[int, str]()
     for report in reports:
         seen = {p.epoch: p.observed for p in report.curve if p.observed is not None}
-        kept, rise = report.kept_epoch, heldout_rise(report.heldout, report.kept_epoch)
+        kept, rise = report.kept_epoch, None
+        if config.model.num_embs == 1:  # of several, the loss with those for other images rises
+            rise = heldout_rise(report.heldout, kept)
         # The curve is of images with the run's guidance, whatever a client has chosen for the end.
         end = report.scores_after if report.guidance is None else seen.get(kept)
         is_known = rise or not may_lack or report.client_id in known

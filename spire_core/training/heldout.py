@@ -13,7 +13,7 @@ from spire_core.diffusion.process import Diffusion, sample_timesteps
 from spire_core.network.flat_model import FlatModel
 from spire_core.training.context import ClientContext
 from spire_core.training.fit import to_float
-from spire_core.training.several import is_table
+from spire_core.training.several import is_table, shown
 
 NUM_DRAWS = 16  # of a timestep and noise for the bits of an image
 MAX_ROWS = 512  # evaluated at a time, which bounds memory: a client may hold or set aside thousands
@@ -29,9 +29,11 @@ def heldout_losses(
     """Return the denoising loss (N,) float64 on each of the client's N images.
 
     `purpose` names the stream of the noise; timesteps are spread evenly. With several embeddings it
-    is the mean by their weights.
+    is that with each image's own, or if none is told the mean by their weights.
     """
-    if client_emb is not None and is_table(client_emb):
+    if client_emb is not None and client.rows is not None:
+        client_emb = shown(client_emb, client.rows.to(client_emb.device))
+    elif client_emb is not None and is_table(client_emb):
         rows = (heldout_losses(model, e, client, diffusion, purpose) for e in client_emb[:, :-1])
         return torch.stack([*rows], dim=1).cpu() @ _weights(client_emb)
     images, generator = client.images, client.generator(purpose)
@@ -93,13 +95,15 @@ def _losses(
 ) -> Tensor:
     """Return the losses (N,) float64 of the client's images at t (N,) with this noise."""
     device = model.weights.device
-    rows = (client.images, t, eps) + (() if client.tokens is None else (client.tokens,))
+    embs = () if client_emb is None else (client_emb.expand(len(t), -1),)
+    tokens = () if client.tokens is None else (client.tokens,)
+    rows = (client.images, t, eps, *embs, *tokens)
 
     def losses(*chunk: Tensor) -> Tensor:
-        x0, at, noise, *tokens = (some.to(device) for some in chunk)
-        emb = None if client_emb is None else client_emb.expand(len(x0), -1)
+        x0, at, noise, *given = (some.to(device) for some in chunk)
+        given = given if embs else [None, *given]
         return diffusion.loss(
-            lambda xt, at: model.net(xt, at, emb, *tokens), to_float(x0), at, noise
+            lambda xt, at: model.net(xt, at, *given), to_float(x0), at, noise
         ).double()
 
     return torch.cat(

@@ -157,6 +157,11 @@ def test_losses_and_bits_of_a_mixture_are_those_of_its_rows_by_weight() -> None:
     mean = sum(share * own for share, own in zip(shares, single, strict=True))
     torch.testing.assert_close(heldout_losses(model, both, client, diffusion), mean)
     bits = torch.stack([heldout_bits(model, row, client, diffusion) for row in both[:, :-1]], 1)
+    rows = torch.tensor([0, 1] * 5)
+    told = torch.stack(single, 1)[torch.arange(10), rows]
+    torch.testing.assert_close(
+        heldout_losses(model, both, client_of(range(0, 200, 20), rows=rows), diffusion), told
+    )
     likelihoods = (2.0 ** (-bits * 64)) @ shares
     torch.testing.assert_close(
         heldout_bits(model, both, client, diffusion), -likelihoods.log2() / 64
