@@ -181,7 +181,7 @@ def _counting(config: Config) -> dict[str, Any]:
         if determines(key) and reads(method, key) and switched_off(key, config) is None
     }
     outside = {f"plugin {one.kind} {one.name}": one.version for one in plugins_of(config)}
-    numbers = NUMBERS + (config.model.num_embs > 1)  # whose images once moved between embeddings
+    numbers = NUMBERS + (config.model.num_embs > 1)  # several had another assignment
     return {**settings, **outside, "numbers": numbers}
 
 

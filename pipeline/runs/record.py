@@ -178,7 +178,7 @@ def _has_result(record: dict[str, Any]) -> bool:
 def _told(record: dict[str, Any]) -> str:
     """Return a run's id and name, and what tells it from others of that name."""
     status = "finished" if _has_result(record) else "not finished"
-    status = record["kind"] if record["kind"] == "sweep" else status
+    status = status if record["kind"] == "run" else record["kind"]  # others have no result
     began = datetime.fromtimestamp(record["started_ms"] / 1000, UTC)
     names = dict.fromkeys((record["folder"].name, record["run_name"]))
     told = [*(name for name in names if name != record["run_id"]), status]

@@ -95,10 +95,10 @@ def new_private_state(
 
 
 def assigned(client: ClientContext, state: PrivateState) -> tuple[ClientContext, PrivateState]:
-    """Return a client of several embeddings with one for each image, and its state with weights.
+    """Return a client whose images have rows of its table, and its state with weights by these.
 
-    Images keep the embeddings of before. They get them from the client, or else by clusters. Any
-    other client is returned as it is.
+    The rows are those of the state, else those of the client, else clusters. A client of a single
+    embedding, or of none, is returned as it is.
     """
     table, rows = state.client_emb, client.rows if state.rows is None else state.rows
     if table is None or not is_table(table):

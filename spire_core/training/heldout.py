@@ -28,8 +28,8 @@ def heldout_losses(
 ) -> Tensor:
     """Return the denoising loss (N,) float64 on each of the client's N images.
 
-    `purpose` names the stream of the noise; timesteps are spread evenly. With several embeddings it
-    is that with each image's own, or if none is told the mean by their weights.
+    `purpose` names the stream of the noise; timesteps are spread evenly. Of several embeddings each
+    image has that of its row. Without rows the loss is the mean over embeddings by their weights.
     """
     if client_emb is not None and client.rows is not None:
         client_emb = shown(client_emb, client.rows.to(client_emb.device))
