@@ -11,15 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any  # frames and series: pandas has no types of its own
 
-import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
+
+from sweeps.primary import primaries
+from sweeps.report import compare
 
 ROOT = Path(__file__).parents[1]
 STUDIES, PAGE = ROOT / "sweeps" / "studies", ROOT / "docs" / "results.md"
 PAIRS = yaml.safe_load((STUDIES / "pairs.yaml").read_text())
 FAMILIES = (["one", "pairs", "few-pairs", "mixtures", "contrast"], ["again", "long"], ["tints"])
+OLD = ("kid",)  # scores of old clients
+CONTRAST = ("known", "unknown")
+CROSSING = {0.0: "crossing", 3.0e-4: "crossing-pull"}  # pairs, by the weight of the pull
 MARK = re.compile(r"<!--([\w-]+):([\w.]+)-->(.*?)<!--/-->")
 FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code and links
 
@@ -30,7 +34,7 @@ def rows(study: str) -> Any:
     found = pd.read_parquet(STUDIES / f"{study}.parquet")
     more = found.reindex(columns=["nn_share", "nn_chance", "hull_tv"])
     covered = (more.hull_tv < 0.05).astype("str")  # by old clients: their mixtures span its own
-    return found.assign(excess=more.nn_share - more.nn_chance, covered=covered)
+    return found.assign(nn_excess=more.nn_share - more.nn_chance, covered=covered)
 
 
 @functools.cache
@@ -40,7 +44,8 @@ def score(pair: str, side: str, measure: str) -> Any:
         return score(pair, side, "heldout_after") / score(pair, side, "heldout_before")
     study, common, *methods = PAIRS[pair]
     method, *settings = f"{methods['ab'.index(side)]} {common}".split()
-    settings += [f"method={method}", f"clients={'pretraining' if measure == 'kid' else 'new'}"]
+    clients = "pretraining" if measure in OLD else "new"
+    settings += [f"method={method}", f"clients={clients}"]
     own = rows(study)
     for key, sign, to in re.findall(r"(\S+?)(!?=)(\S+)", " ".join(settings)):
         own = own[(own[key] == to) == (sign == "=")]
@@ -48,40 +53,60 @@ def score(pair: str, side: str, measure: str) -> Any:
     return own[measure].astype(float).groupby([own.seed, own.partition_hash]).mean()
 
 
-def effect(pair: str, measure: str = "kid_after") -> Any:
-    """Return the logarithm of the ratio of a pair's scores, by seed."""
+def effect(pair: str, measure: str = "kid_after", scale: str = "ratio", limit: float = 1) -> Any:
+    """Return how the scores of a pair's fits differ, as `sweeps.report.compare.paired` does."""
     if pair == "contrast":  # is the ratio another one for clients whose pair of classes is known?
-        return (effect("known") - effect("unknown")).dropna()  # a seed may have one kind alone
-    return np.log(score(pair, "a", measure) / score(pair, "b", measure))
+        known, unknown = (score(of, "a", measure) / score(of, "b", measure) for of in CONTRAST)
+        return compare.paired(known, unknown, scale)
+    return compare.paired(score(pair, "a", measure), score(pair, "b", measure), scale, limit)
 
 
 def holm(pair: str) -> float:
     """Return the p-value of a pair's KIDs, corrected for the size of its family."""
     [family] = [family for family in FAMILIES if pair in family]
-    p: Any = {key: stats.ttest_1samp(effect(key), 0)[1] for key in family}
-    order = sorted(family, key=lambda key: p[key])
-    corrected = [p[key] * (len(order) - place) for place, key in enumerate(order)]
-    return min(1.0, max(corrected[: order.index(pair) + 1]))
+    return compare.holm([effect(of)["p"] for of in family])[family.index(pair)]
+
+
+@functools.cache
+def verdicts() -> dict[tuple[str, str], str]:
+    """Return where several embeddings stand in each comparison of crossing-cpu.yaml, after Holm."""
+    found = {}
+    for one in primaries(yaml.safe_load((STUDIES / "crossing-cpu.yaml").read_text())["primary"]):
+        of = CROSSING[one.where["adapt.pull"]], one.measure.removeprefix("final/adapt_")
+        found[of] = effect(*of, one.scale, one.limit)
+    differ, match = (compare.holm([row[p] for row in found.values()]) for p in ("p", "match"))
+    words = dict[tuple[str, str], str]()
+    for of, p, level in zip(found, differ, match, strict=True):
+        words[of] = "level" if level < compare.LEVEL else "open"
+        if p < compare.LEVEL:
+            words[of] = "ahead" if found[of]["effect"] > 0 else "behind"
+    return words
 
 
 @functools.cache
 def value(pair: str, what: str) -> str:
-    """Return a MEASURE's ratio, a.MEASURE, minus.MEASURE, seeds or better, as it is printed."""
+    """Return a number or a word as it is printed.
+
+    MEASURE: a ratio; by.MEASURE: a difference; both with intervals. a.MEASURE, b.MEASURE: a score.
+    minus.MEASURE: the difference of scores. verdict.MEASURE, better, seeds.
+    """
     if what == "better":
-        leader = "SPIRE" if effect(pair).mean() > 0 else "full fine-tuning"
-        return leader if holm(pair) < 0.05 else "neither"
+        leader = "SPIRE" if effect(pair)["effect"] > 0 else "full fine-tuning"
+        return leader if holm(pair) < compare.LEVEL else "neither"
     side, _, measure = what.rpartition(".")
     if measure == "seeds":
         return str(len(score(pair, "b", "steps")))
+    if side == "verdict":
+        return verdicts()[pair, measure]
     if side == "minus":
         mean = (score(pair, "a", measure) - score(pair, "b", measure)).mean()
         return f"{mean:+.2f}".replace("-0.00", "+0.00")
-    if side:
+    if side in ("a", "b"):
         mean = score(pair, side, measure).mean()
         return f"{mean:,.0f}" if mean >= 1000 else f"{mean:.2f}"
-    logs = effect(pair, what)
-    low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval())
-    return f"{np.exp(logs.mean()):.2f} [{low:.2f}, {high:.2f}]"
+    row = effect(pair, measure, "difference" if side else "ratio")
+    middle, low, high = (f"{row[end]:{'+' * bool(side)}.2f}" for end in ("middle", "low", "high"))
+    return f"{middle} [{low}, {high}]"
 
 
 def faults(page: str) -> list[str]:

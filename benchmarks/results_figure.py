@@ -28,7 +28,7 @@ def fits(study: str) -> Any:
     """Return new clients' mean scores by fit: a world, a method and its settings."""
     new = rows(study)[lambda all: all.clients == "new"]
     keys = [key for key in new if key.startswith(("adapt.", "federation.", "partition."))]
-    scores = ["kid_after", "kid_copies", "excess", "heldout_after", "steps"]
+    scores = ["kid_after", "kid_copies", "nn_excess", "heldout_after", "steps"]
     return new.groupby([*keys, "method"])[new.columns.intersection(scores)].mean().reset_index()
 
 
@@ -44,9 +44,9 @@ def world_fits(name: str) -> Any:
 def draw_world(axes: Any, found: Any) -> None:
     for (method, _), line in found.groupby(["method", "adapt.lr"]):
         name, colour, marker = METHODS[method]
-        axes.plot(line.excess, line.kid_after, color=colour, linewidth=1)
+        axes.plot(line.nn_excess, line.kid_after, color=colour, linewidth=1)
         sizes = [SIZES[round(steps)] for steps in line.steps]
-        places = line.excess, line.kid_after
+        places = line.nn_excess, line.kid_after
         axes.scatter(*places, sizes, colour, marker=marker, label=name, zorder=3, edgecolor="white")
     copies = found.kid_copies.mean()
     axes.axhline(copies, color="grey", linestyle=":", label="copies of the 64 images")
