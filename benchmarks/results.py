@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 STUDIES, PAGE = ROOT / "sweeps" / "studies", ROOT / "docs" / "results.md"
 PAIRS = yaml.safe_load((STUDIES / "pairs.yaml").read_text())
 FAMILIES = (["one", "pairs", "few-pairs", "mixtures", "contrast"], ["again", "long"], ["tints"])
-OLD = ("kid",)  # scores of old clients
+OLD = ("kid", "old_fld", "old_nn_excess")  # scores of old clients
 CONTRAST = ("known", "unknown")
 CROSSING = {0.0: "crossing", 3.0e-4: "crossing-pull"}  # pairs, by the weight of the pull
 MARK = re.compile(r"<!--([\w-]+):([\w.]+)-->(.*?)<!--/-->")
@@ -32,9 +32,11 @@ FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code and links
 def rows(study: str) -> Any:
     """Return a study's rows, with the share of copies above chance, and who is covered."""
     found = pd.read_parquet(STUDIES / f"{study}.parquet")
-    more = found.reindex(columns=["nn_share", "nn_chance", "hull_tv"])
+    more = found.reindex(columns=["nn_share", "nn_chance", "hull_tv", "fld_above_fresh"])
+    excess = more.nn_share - more.nn_chance
     covered = (more.hull_tv < 0.05).astype("str")  # by old clients: their mixtures span its own
-    return found.assign(nn_excess=more.nn_share - more.nn_chance, covered=covered)
+    old = {"old_fld": more.fld_above_fresh, "old_nn_excess": excess}
+    return found.assign(nn_excess=excess, covered=covered, **old)
 
 
 @functools.cache
