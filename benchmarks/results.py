@@ -97,7 +97,7 @@ def value(pair: str, what: str) -> str:
         return leader if holm(pair) < compare.LEVEL else "neither"
     side, _, measure = what.rpartition(".")
     if measure == "seeds":
-        return str(len(score(pair, "b", "steps")))
+        return str(len(score(pair, "b", "num_train")))
     if side == "verdict":
         return verdicts()[pair, measure]
     if side == "minus":
@@ -105,7 +105,7 @@ def value(pair: str, what: str) -> str:
         return f"{mean:+.2f}".replace("-0.00", "+0.00")
     if side in ("a", "b"):
         mean = score(pair, side, measure).mean()
-        return f"{mean:,.0f}" if mean >= 1000 else f"{mean:.2f}"
+        return f"{mean:,.0f}" if mean >= 100 else f"{mean:.2f}"
     row = effect(pair, measure, "difference" if side else "ratio")
     middle, low, high = (f"{row[end]:{'+' * bool(side)}.2f}" for end in ("middle", "low", "high"))
     return f"{middle} [{low}, {high}]"

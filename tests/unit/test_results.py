@@ -49,7 +49,7 @@ def test_no_rival_has_both_a_lower_kid_and_fewer_copies(name: str) -> None:
 
 
 def changes(side: str) -> list[float]:
-    """Return by how much a fit changes the logarithm of the loss in each row of the first table.
+    """Return by how much a fit changes the logarithm of the loss in each row of Eight seeds.
 
     0 where its 95 % interval has 0.
     """
@@ -62,7 +62,7 @@ def changes(side: str) -> list[float]:
 
 
 def test_sentences_without_numbers_follow_from_the_rows() -> None:
-    assert max(changes("b")) < 0, "SPIRE's fit lowers the loss in each row of the first table"
+    assert max(changes("b")) < 0, "SPIRE's fit lowers the loss in each row of Eight seeds"
     assert sum(change > 0 for change in changes("a")) == 3, "it clearly raises it in three of six"
     assert effect("contrast")["effect"] > 0
     assert holm("contrast") < 0.05, "this contrast was planned, and holds"
@@ -79,7 +79,7 @@ def test_sentences_without_numbers_follow_from_the_rows() -> None:
         assert float(value(pair, "minus.prompt_accuracy_after")) < 0, "glyphs are read less often"
 
 
-def test_other_seeds_chose_the_rates_of_the_first_table() -> None:
+def test_other_seeds_chose_the_rates_of_eight_seeds() -> None:
     found = rows("rates-cpu")[lambda all: all.clients == "new"]
     tints = found["partition.style"] == "tint"
     few = found["adapt.num_images"] != "64"
